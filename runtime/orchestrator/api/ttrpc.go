@@ -1,0 +1,148 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/ttrpc"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+// ServiceName is the ttrpc service the daemon registers.
+const ServiceName = "forefend.orchestrator.v1.Orchestrator"
+
+// Orchestrator is the Policy Orchestration Service. Errors are errdefs kinds.
+type Orchestrator interface {
+	Admit(context.Context, AdmitRequest) (Decision, error)
+	Update(context.Context, UpdateRequest) (Decision, error)
+	Observe(context.Context, ObserveRequest) error
+	List(context.Context) (ListResponse, error)
+	Explain(context.Context, ExplainRequest) (Decision, error)
+	History(context.Context, HistoryRequest) (HistoryResponse, error)
+	Events(context.Context, EventsRequest) (EventsResponse, error)
+	Status(context.Context) (Status, error)
+}
+
+type none struct{}
+
+// Register serves o on server.
+func Register(server *ttrpc.Server, o Orchestrator) {
+	server.RegisterService(ServiceName, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
+		"Admit":   method(o.Admit),
+		"Update":  method(o.Update),
+		"Explain": method(o.Explain),
+		"History": method(o.History),
+		"Events":  method(o.Events),
+		"Observe": method(func(ctx context.Context, r ObserveRequest) (none, error) { return none{}, o.Observe(ctx, r) }),
+		"List":    method(func(ctx context.Context, _ none) (ListResponse, error) { return o.List(ctx) }),
+		"Status":  method(func(ctx context.Context, _ none) (Status, error) { return o.Status(ctx) }),
+	}})
+}
+
+// method adapts a typed function to ttrpc. ttrpc bounds a message to 4 MiB.
+func method[Req, Resp any](call func(context.Context, Req) (Resp, error)) ttrpc.Method {
+	return func(ctx context.Context, unmarshal func(any) error) (any, error) {
+		var in wrapperspb.BytesValue
+		if err := unmarshal(&in); err != nil {
+			return nil, err
+		}
+		var req Req
+		if err := json.Unmarshal(in.Value, &req); err != nil {
+			return nil, errgrpc.ToGRPC(fmt.Errorf("decode %T: %w: %w", req, err, errdefs.ErrInvalidArgument))
+		}
+		resp, err := call(ctx, req)
+		if err != nil {
+			return nil, errgrpc.ToGRPC(err)
+		}
+		body, err := json.Marshal(resp)
+		if err != nil {
+			return nil, fmt.Errorf("encode %T: %w", resp, err)
+		}
+		return wrapperspb.Bytes(body), nil
+	}
+}
+
+// Client calls a daemon. It implements Orchestrator.
+type Client struct {
+	ttrpc *ttrpc.Client
+}
+
+var _ Orchestrator = (*Client)(nil)
+var _ io.Closer = (*Client)(nil)
+
+// NewClient speaks over conn, which it then owns.
+func NewClient(conn net.Conn) *Client { return &Client{ttrpc: ttrpc.NewClient(conn)} }
+
+// Dial connects to the daemon's unix socket.
+func Dial(ctx context.Context, socket string) (*Client, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the forefend daemon: %w", err)
+	}
+	return NewClient(conn), nil
+}
+
+// Close ends the connection; calls under way fail.
+func (c *Client) Close() error { return c.ttrpc.Close() }
+
+func call[Req, Resp any](ctx context.Context, c *Client, name string, req Req) (resp Resp, err error) {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return resp, fmt.Errorf("encode %T: %w", req, err)
+	}
+	var out wrapperspb.BytesValue
+	if err := c.ttrpc.Call(ctx, ServiceName, name, wrapperspb.Bytes(body), &out); err != nil {
+		return resp, errgrpc.ToNative(err)
+	}
+	if err := json.Unmarshal(out.Value, &resp); err != nil {
+		return resp, fmt.Errorf("decode the daemon's answer to %s: %w", name, err)
+	}
+	return resp, nil
+}
+
+// Admit implements Orchestrator.
+func (c *Client) Admit(ctx context.Context, r AdmitRequest) (Decision, error) {
+	return call[AdmitRequest, Decision](ctx, c, "Admit", r)
+}
+
+// Update implements Orchestrator.
+func (c *Client) Update(ctx context.Context, r UpdateRequest) (Decision, error) {
+	return call[UpdateRequest, Decision](ctx, c, "Update", r)
+}
+
+// Observe implements Orchestrator.
+func (c *Client) Observe(ctx context.Context, r ObserveRequest) error {
+	_, err := call[ObserveRequest, none](ctx, c, "Observe", r)
+	return err
+}
+
+// List implements Orchestrator.
+func (c *Client) List(ctx context.Context) (ListResponse, error) {
+	return call[none, ListResponse](ctx, c, "List", none{})
+}
+
+// Explain implements Orchestrator.
+func (c *Client) Explain(ctx context.Context, r ExplainRequest) (Decision, error) {
+	return call[ExplainRequest, Decision](ctx, c, "Explain", r)
+}
+
+// History implements Orchestrator.
+func (c *Client) History(ctx context.Context, r HistoryRequest) (HistoryResponse, error) {
+	return call[HistoryRequest, HistoryResponse](ctx, c, "History", r)
+}
+
+// Events implements Orchestrator.
+func (c *Client) Events(ctx context.Context, r EventsRequest) (EventsResponse, error) {
+	return call[EventsRequest, EventsResponse](ctx, c, "Events", r)
+}
+
+// Status implements Orchestrator.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return call[none, Status](ctx, c, "Status", none{})
+}

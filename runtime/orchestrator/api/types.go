@@ -1,0 +1,196 @@
+package api
+
+import (
+	"time"
+
+	"forefend.dev/forefend/runtime/policy"
+	"forefend.dev/forefend/runtime/workload"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Version is the version of this contract. A daemon refuses a newer major one.
+const Version = 1
+
+// AdmitRequest asks what a container that is about to be created may do.
+type AdmitRequest struct {
+	Version int            `json:"version"`
+	Facts   workload.Facts `json:"facts"`
+	// Spec is the requested OCI spec without what no decision needs (environment,
+	// hooks, most mounts): secrets stay out of the daemon.
+	Spec specs.Spec `json:"spec"`
+	// ListenerPath is where the shim will accept seccomp notifications.
+	ListenerPath string `json:"listener_path"`
+	// DryRun decides without recording anything: explain --image.
+	DryRun bool `json:"dry_run,omitempty"`
+}
+
+// Availability says who decided.
+type Availability string
+
+// A decision is the daemon's, or was made by the shim while the daemon was
+// away: from the last sealed policy of the workload, from the site default, or not at all.
+const (
+	ByDaemon      Availability = "daemon"
+	ByLastKnown   Availability = "last-known"
+	BySiteDefault Availability = "site-default"
+	ByNobody      Availability = "open"
+)
+
+// Decision is the whole answer to an AdmitRequest, and what explain prints.
+type Decision struct {
+	Version      int                 `json:"version"`
+	Time         time.Time           `json:"time"`
+	Facts        workload.Facts      `json:"facts"`
+	Availability Availability        `json:"availability"`
+	Profile      string              `json:"profile"` // user/group profile of config.toml that applied
+	Effective    policy.Effective    `json:"effective"`
+	Prediction   Prediction          `json:"prediction"`
+	Sources      []Source            `json:"sources,omitempty"`
+	Notes        []string            `json:"notes,omitempty"`   // what a person should know: degraded, left as asked, …
+	Seccomp      *specs.LinuxSeccomp `json:"seccomp,omitempty"` // nil: the spec's profile stays as it is
+	Table        []byte              `json:"table,omitempty"`   // runtime/seccomp.Table; empty: nothing is supervised
+	Revision     int                 `json:"revision"`          // 1 at Create, one more for each change of the running container
+}
+
+// Prediction is what the predictor expects of a run.
+type Prediction = workload.Prediction
+
+// Source is how one input of a prediction took part.
+type Source struct {
+	Name   string        `json:"name"`   // history, image, executable, …
+	Status string        `json:"status"` // ok, absent, late, failed
+	Took   time.Duration `json:"took"`
+	Reason string        `json:"reason,omitempty"`
+}
+
+// UpdateRequest asks to change the resources of a running container, as `ctr task
+// update`, nerdctl update and the kubelet do.
+type UpdateRequest struct {
+	Version   int                  `json:"version"`
+	ID        workload.ID          `json:"id"`
+	Resources specs.LinuxResources `json:"resources"`
+}
+
+// ObserveRequest carries what a shim saw since its last one.
+type ObserveRequest struct {
+	Version      int                    `json:"version"`
+	Observations []workload.Observation `json:"observations,omitempty"`
+	Events       []Event                `json:"events,omitempty"`
+	Lost         uint64                 `json:"lost,omitempty"` // events the shim had to drop
+}
+
+// Event kinds. A kind is a stable word for programs; Message is for people.
+const (
+	EventAdmitted = "admitted" // a container's policy was decided
+	EventUpdated  = "updated"  // a running container's policy changed
+	EventDenied   = "denied"   // a call was refused for the first time in a run
+	EventLearned  = "learned"  // a call no earlier run made was allowed and recorded
+	EventWatched  = "watched"  // a dangerous call was let through under watch for the first time
+	EventExited   = "exited"
+	EventOOM      = "oom"
+	EventDegraded = "degraded" // something works less well than it should
+	EventCleaned  = "cleaned"  // garbage of a crashed shim was collected
+)
+
+// Event is one thing that happened to one container, or to the node.
+type Event struct {
+	Seq     uint64            `json:"seq"` // set by the daemon, increasing
+	Time    time.Time         `json:"time"`
+	ID      workload.ID       `json:"id,omitzero"`
+	Run     string            `json:"run,omitempty"`
+	Kind    string            `json:"kind"`
+	Message string            `json:"message"`
+	Fields  map[string]string `json:"fields,omitempty"` // syscall, errno, pid, exe, comm, phase, …
+}
+
+// ListResponse is the answer of ps.
+type ListResponse struct {
+	Containers []Container `json:"containers"`
+}
+
+// Container is one running container as ps shows it.
+type Container struct {
+	ID         workload.ID    `json:"id"`
+	Run        string         `json:"run"`
+	Name       string         `json:"name"`
+	Image      string         `json:"image,omitempty"`
+	PID        int            `json:"pid"`
+	Mode       string         `json:"mode"`
+	Sealed     bool           `json:"sealed"`
+	Started    time.Time      `json:"started"`
+	Prediction Prediction     `json:"prediction"`
+	Usage      workload.Usage `json:"usage"`
+	Limits     Limits         `json:"limits"`
+	By         Availability   `json:"by"`
+}
+
+// Limits are the enforced limits; zero is none.
+type Limits struct {
+	Memory     int64   `json:"memory"`
+	MemorySoft int64   `json:"memory_soft"`
+	CPUs       float64 `json:"cpus"`
+	PIDs       int64   `json:"pids"`
+}
+
+// ExplainRequest asks for the decision about a container, running or gone.
+type ExplainRequest struct {
+	ID workload.ID `json:"id"`
+}
+
+// HistoryRequest asks for known workloads, or for the runs of one.
+type HistoryRequest struct {
+	Workload string `json:"workload,omitempty"` // substring of its name or start of its key; empty: all workloads
+	Limit    int    `json:"limit,omitempty"`    // rows; 0: 100
+}
+
+// HistoryResponse lists workloads, and runs when exactly one workload matched.
+type HistoryResponse struct {
+	Workloads []Workload             `json:"workloads"`
+	Runs      []workload.Observation `json:"runs,omitempty"`      // newest first
+	SetAside  []string               `json:"set_aside,omitempty"` // damaged records: where they are and why
+}
+
+// Workload is the history of one key in a row.
+type Workload struct {
+	Key        workload.Key `json:"key"`
+	Name       string       `json:"name"`
+	Runs       int          `json:"runs"`
+	Last       time.Time    `json:"last"`
+	Prediction Prediction   `json:"prediction"` // for its next run
+	Sealed     bool         `json:"sealed"`
+}
+
+// EventsRequest asks for events after a sequence number. With Wait the answer
+// is held until there is one, Wait has passed, or the daemon stops.
+type EventsRequest struct {
+	After uint64        `json:"after"`
+	Limit int           `json:"limit,omitempty"` // 0: 1000
+	Wait  time.Duration `json:"wait,omitempty"`
+	Tail  bool          `json:"tail,omitempty"` // start Limit events before the newest instead of at After
+	ID    workload.ID   `json:"id,omitzero"`    // only this container's
+}
+
+// EventsResponse are events in order; Next is the After of the next request.
+type EventsResponse struct {
+	Events []Event `json:"events"`
+	Next   uint64  `json:"next"`
+	Lost   uint64  `json:"lost,omitempty"` // events older than what is kept
+}
+
+// Status is the daemon about itself, for doctor.
+type Status struct {
+	Version    string        `json:"version"`
+	API        int           `json:"api"`
+	PID        int           `json:"pid"`
+	Started    time.Time     `json:"started"`
+	Config     string        `json:"config"`
+	Root       string        `json:"root"`
+	State      string        `json:"state"`
+	Containers int           `json:"containers"`
+	Workloads  int           `json:"workloads"`
+	Runs       int           `json:"runs"`
+	SetAside   []string      `json:"set_aside,omitempty"`
+	Degraded   []string      `json:"degraded,omitempty"` // what works less well than it should, and why
+	RSS        int64         `json:"rss"`
+	Load       time.Duration `json:"load"` // time it took to load the history
+}

@@ -1,0 +1,157 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Prefix is the prefix of every annotation Forefend reads.
+const Prefix = "forefend.dev/"
+
+// Annotations that carry a workload's profile, not a value of its policy.
+const (
+	AnnotationUser  = Prefix + "user"
+	AnnotationGroup = Prefix + "group"
+)
+
+// maxAnnotation bounds one annotation's value in bytes, maxList the names in it.
+const (
+	maxAnnotation = 64 << 10
+	maxList       = 1024
+)
+
+// lists are the annotations whose value is a comma separated list of members
+// of a family, each set to value.
+var lists = map[string]struct {
+	family Key
+	value  Value
+}{
+	"syscalls.allow":    {KeySyscalls, SyscallWatch},
+	"syscalls.deny":     {KeySyscalls, SyscallDeny},
+	"capabilities.add":  {KeyCapabilities, Loose},
+	"capabilities.drop": {KeyCapabilities, Tight},
+	"masked_paths":      {KeyMaskedPaths, Tight},
+	"readonly_paths":    {KeyReadonlyPaths, Tight},
+}
+
+// plain are the annotations that set one plain key of the same name.
+var plain = []Key{KeyMode, KeyAgent, KeyMemory, KeyMemorySoft, KeyMemorySwap, KeyCPUs, KeyCPUShares, KeyPIDs,
+	KeySeccomp, KeyNetwork, KeyReadonlyRoot, KeyNoNewPrivileges}
+
+// AnnotationNames lists every annotation ParseAnnotations knows, without Prefix.
+func AnnotationNames() []string {
+	names := []string{"user", "group"}
+	for name := range lists {
+		names = append(names, name)
+	}
+	for _, k := range plain {
+		names = append(names, string(k))
+	}
+	slices.Sort(names)
+	return names
+}
+
+// ParseAnnotations turns a container's forefend.dev/ annotations into claims
+// of the request. Annotations without the prefix are ignored; an unknown name or a
+// malformed value is an error, and all errors are returned at once, each naming
+// its annotation. With an error no claims are returned.
+func ParseAnnotations(annotations map[string]string) ([]Claim, error) {
+	names := make([]string, 0, len(annotations))
+	for name := range annotations {
+		if strings.HasPrefix(name, Prefix) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	var claims []Claim
+	var errs []error
+	for _, name := range names {
+		c, err := parseAnnotation(strings.TrimPrefix(name, Prefix), annotations[name])
+		if err != nil {
+			errs = append(errs, fmt.Errorf("annotation %.200s: %w", name, err))
+		}
+		claims = append(claims, c...)
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return claims, nil
+}
+
+func parseAnnotation(name, value string) ([]Claim, error) {
+	origin := Origin{Author: Request, Source: "annotation " + Prefix + name}
+	if len(value) > maxAnnotation {
+		return nil, fmt.Errorf("value has %d bytes, the most is %d", len(value), maxAnnotation)
+	}
+	if l, ok := lists[name]; ok {
+		return parseList(l.family, l.value, value, origin)
+	}
+	key := Key(name)
+	if slices.Contains(plain, key) {
+		v, err := key.Parse(value)
+		if err != nil {
+			return nil, err
+		}
+		return []Claim{{Key: key, Value: v, Origin: origin, Amends: true}}, nil
+	}
+	if Prefix+name == AnnotationUser || Prefix+name == AnnotationGroup {
+		return nil, CheckIdentity(value)
+	}
+	return nil, fmt.Errorf("unknown; known are %s", strings.Join(AnnotationNames(), ", "))
+}
+
+// CheckIdentity refuses user and group names that are empty, longer than 128
+// bytes or not printable ASCII without spaces.
+func CheckIdentity(s string) error {
+	if s == "" || len(s) > 128 || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return fmt.Errorf("%.40q is not a name of 1 to 128 printable characters without spaces", s)
+	}
+	return nil
+}
+
+func parseList(family Key, v Value, list string, origin Origin) ([]Claim, error) {
+	var claims []Claim
+	for item := range strings.SplitSeq(list, ",") {
+		name, err := memberName(family, strings.TrimSpace(item))
+		if err != nil {
+			return nil, err
+		}
+		if len(claims) == maxList {
+			return nil, fmt.Errorf("more than %d names", maxList)
+		}
+		claims = append(claims, Claim{Key: family.Member(name), Value: v, Origin: origin, Amends: true})
+	}
+	return claims, nil
+}
+
+// memberName checks and normalises the name of a family's member.
+func memberName(family Key, s string) (string, error) {
+	switch family {
+	case KeyCapabilities:
+		name := strings.ToUpper(s)
+		if !strings.HasPrefix(name, "CAP_") {
+			name = "CAP_" + name
+		}
+		if !identifier(name) || len(name) < 6 {
+			return "", fmt.Errorf("%.60q is not the name of a capability such as NET_RAW", s)
+		}
+		return name, nil
+	case KeyMaskedPaths, KeyReadonlyPaths:
+		if !strings.HasPrefix(s, "/") || strings.Contains(s, "/../") || strings.HasSuffix(s, "/..") || strings.ContainsRune(s, 0) {
+			return "", fmt.Errorf("%.60q is not an absolute path without \"..\"", s)
+		}
+		return s, nil
+	}
+	if !identifier(s) {
+		return "", fmt.Errorf("%.60q is not the name of a system call such as ptrace", s)
+	}
+	return s, nil
+}
+
+func identifier(s string) bool {
+	return s != "" && len(s) <= 40 && !strings.ContainsFunc(s, func(r rune) bool {
+		return r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	})
+}

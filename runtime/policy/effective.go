@@ -1,0 +1,151 @@
+package policy
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
+
+// EffectiveVersion is the version of Effective's JSON form.
+const EffectiveVersion = 1
+
+// Field is one decided value. Members of a family that were decided alike
+// share one Field: Key is then the family and Names its members.
+type Field struct {
+	Key   Key      `json:"key"`
+	Names []string `json:"names,omitempty"`
+	Value Value    `json:"value"`
+	Origin
+	// NoValue marks a field nobody's applied claim decided (observe mode);
+	// what would have been is in Lost.
+	NoValue bool   `json:"no_value,omitempty"`
+	Lost    []Lost `json:"lost,omitempty"`
+}
+
+// Lost is a claim that did not prevail.
+type Lost struct {
+	Origin
+	Value Value  `json:"value"`
+	Why   string `json:"why"`
+}
+
+func (f *Field) lose(c *Claim, why string) {
+	if c != nil {
+		f.Lost = append(f.Lost, Lost{Origin: c.Origin, Value: c.Value, Why: why})
+	}
+}
+
+// Effective is a container's policy with the author, reason and losers of
+// every field.
+type Effective struct {
+	Version int     `json:"version"`
+	Fields  []Field `json:"fields"`
+}
+
+// newEffective orders fields and folds members of a family that were decided
+// alike into one.
+func newEffective(fields []Field) Effective {
+	rank := make(map[Key]int, len(keys))
+	for i, k := range keys {
+		rank[k.key] = i
+	}
+	folded := make(map[string]int)
+	out := make([]Field, 0, len(fields))
+	for _, f := range fields {
+		f.NoValue = f.Source == ""
+		family, name := f.Key.Family()
+		if name == "" {
+			out = append(out, f)
+			continue
+		}
+		f.Key, f.Names = family, []string{name}
+		signature := f.signature()
+		if at, ok := folded[signature]; ok {
+			out[at].Names = append(out[at].Names, name)
+			continue
+		}
+		folded[signature] = len(out)
+		out = append(out, f)
+	}
+	for i := range out {
+		slices.Sort(out[i].Names)
+	}
+	slices.SortFunc(out, func(a, b Field) int {
+		return cmp.Or(cmp.Compare(rank[a.Key], rank[b.Key]), cmp.Compare(a.Value, b.Value),
+			cmp.Compare(a.Author, b.Author), slices.Compare(a.Names, b.Names))
+	})
+	return Effective{Version: EffectiveVersion, Fields: out}
+}
+
+// signature is equal for two members exactly when they were decided alike.
+func (f *Field) signature() string {
+	var b strings.Builder
+	part := func(o Origin, v Value, why string) {
+		for _, s := range []string{string(f.Key), o.Author.String(), o.Source, o.Reason, why} {
+			b.WriteString(s)
+			b.WriteByte(0)
+		}
+		b.WriteString(f.Key.Format(v))
+		b.WriteByte(0)
+	}
+	part(f.Origin, f.Value, "")
+	for _, l := range f.Lost {
+		part(l.Origin, l.Value, l.Why)
+	}
+	return b.String()
+}
+
+// Lookup returns the field that decides k, a plain key or a member of a
+// family. The field's Value holds for every one of its Names.
+func (e Effective) Lookup(k Key) (Field, bool) {
+	family, name := k.Family()
+	for _, f := range e.Fields {
+		if f.Key == family && !f.NoValue && (name == "" || contains(f.Names, name)) {
+			return f, true
+		}
+	}
+	return Field{}, false
+}
+
+func contains(sorted []string, name string) bool {
+	_, ok := slices.BinarySearch(sorted, name)
+	return ok
+}
+
+// Value returns the decided value of k, or missing when nobody decided it.
+func (e Effective) Value(k Key, missing Value) Value {
+	if f, ok := e.Lookup(k); ok {
+		return f.Value
+	}
+	return missing
+}
+
+// Limit returns the decided value of a counted key; ok is false when it is
+// undecided or unlimited.
+func (e Effective) Limit(k Key) (n int64, ok bool) {
+	f, found := e.Lookup(k)
+	if !found || f.Value == Unlimited {
+		return 0, false
+	}
+	return int64(f.Value), true
+}
+
+// Members returns the decided values of a family by member name. The map is
+// the caller's.
+func (e Effective) Members(family Key) map[string]Value {
+	m := make(map[string]Value)
+	for _, f := range e.Fields {
+		if f.Key == family && !f.NoValue {
+			for _, name := range f.Names {
+				m[name] = f.Value
+			}
+		}
+	}
+	return m
+}
+
+// Mode returns the policy's mode; ModeAdaptive when it is undecided.
+func (e Effective) Mode() Value { return e.Value(KeyMode, ModeAdaptive) }
+
+// Sealed reports whether the policy is sealed.
+func (e Effective) Sealed() bool { return e.Value(KeySealed, Loose) == Tight }

@@ -1,0 +1,57 @@
+package policy
+
+import "cmp"
+
+// guard is the sum of all Guards on one key: the highest floor and the lowest
+// ceiling, each with where it came from.
+type guard struct {
+	floor, ceiling             *Value
+	floorSource, ceilingSource string
+}
+
+func indexGuards(guards []Guard) map[Key]guard {
+	m := make(map[Key]guard, len(guards))
+	for _, g := range guards {
+		if !g.Key.Known() {
+			continue
+		}
+		sum := m[g.Key]
+		if g.Floor != nil && (sum.floor == nil || cmp.Or(cmp.Compare(*sum.floor, *g.Floor), cmp.Compare(g.Source, sum.floorSource)) < 0) {
+			sum.floor, sum.floorSource = clone(g.Floor), g.Source
+		}
+		if g.Ceiling != nil && (sum.ceiling == nil || cmp.Or(cmp.Compare(*g.Ceiling, *sum.ceiling), cmp.Compare(g.Source, sum.ceilingSource)) < 0) {
+			sum.ceiling, sum.ceilingSource = clone(g.Ceiling), g.Source
+		}
+		m[g.Key] = sum
+	}
+	return m
+}
+
+func clone(v *Value) *Value { c := *v; return &c }
+
+// clamp moves f's value into the guard and reports whether f now has a value
+// it had not. Without a value only a ceiling applies: an absent claim means
+// unlimited, and no floor is tighter than that.
+func (g guard) clamp(f *Field, has bool) bool {
+	moved := false
+	set := func(to Value, source, why string) {
+		if has || moved {
+			f.lose(&Claim{Value: f.Value, Origin: f.Origin}, why)
+		}
+		f.Value, f.Origin = to, Origin{Author: Guardrail, Source: source, Reason: why}
+		moved = true
+	}
+	if has && g.floor != nil && f.Value < *g.floor {
+		set(*g.floor, g.floorSource, "tighter than the site's floor")
+	}
+	if g.ceiling != nil && (!has && !moved || f.Value > *g.ceiling) {
+		set(*g.ceiling, g.ceilingSource, "looser than the site's ceiling")
+	}
+	return moved
+}
+
+func guardOnly(key Key, g guard) (Field, bool) {
+	f := Field{Key: key}
+	ok := g.clamp(&f, false)
+	return f, ok
+}

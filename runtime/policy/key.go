@@ -1,0 +1,163 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Key names one policy value: "memory", or "syscalls/ptrace" for one member
+// of a family. Keys are the same words in annotations, config, CLI and explain.
+type Key string
+
+// Dimension groups keys that share a conflict rule.
+type Dimension string
+
+// The dimensions of a policy (DESIGN section 5). Control holds what steers Forefend itself.
+const (
+	Control      Dimension = "control"
+	Resources    Dimension = "resources"
+	Syscalls     Dimension = "syscalls"
+	Capabilities Dimension = "capabilities"
+	Filesystem   Dimension = "filesystem"
+	Network      Dimension = "network"
+)
+
+// Dimensions lists every dimension in the order explain prints them.
+var Dimensions = []Dimension{Control, Resources, Syscalls, Capabilities, Filesystem, Network}
+
+// The keys and the families of keys. A family's members are "family/name".
+const (
+	KeyMode       Key = "mode"
+	KeyAgent      Key = "agent"
+	KeySealed     Key = "sealed"
+	KeyMemory     Key = "memory"
+	KeyMemorySoft Key = "memory.soft"
+	KeyMemorySwap Key = "memory.swap"
+	KeyCPUs       Key = "cpus"
+	KeyCPUShares  Key = "cpu.shares"
+	KeyPIDs       Key = "pids"
+	KeyRlimits    Key = "rlimits"
+
+	KeySeccomp         Key = "seccomp"
+	KeySyscalls        Key = "syscalls"
+	KeyCapabilities    Key = "capabilities"
+	KeyNoNewPrivileges Key = "no_new_privileges"
+	KeyReadonlyRoot    Key = "readonly_root"
+	KeyMaskedPaths     Key = "masked_paths"
+	KeyReadonlyPaths   Key = "readonly_paths"
+	KeyNetwork         Key = "network"
+)
+
+type keyInfo struct {
+	key       Key
+	dimension Dimension
+	scale     scale
+	family    bool
+	help      string
+}
+
+// keys is the one table of what a policy is made of. To add a key: add a row
+// here, a step in runtime/rewrite, and a line in config.toml.example.
+var keys = []keyInfo{
+	{KeyMode, Control, words{"enforce", "adaptive", "observe"}, false, "how strictly the policy is applied"},
+	{KeySealed, Control, words{"yes", "no"}, false, "history says that unseen dangerous calls are surprises"},
+	{KeyAgent, Control, words{"on", "off"}, false, "whether the control agent is injected"},
+	{KeyMemory, Resources, bytes{}, false, "hard memory limit"},
+	{KeyMemorySoft, Resources, bytes{}, false, "memory above which the kernel reclaims (memory.high, v1 soft limit)"},
+	{KeyMemorySwap, Resources, bytes{}, false, "hard limit of memory plus swap"},
+	{KeyCPUs, Resources, millicores{}, false, "CPU time per second, in processors"},
+	{KeyCPUShares, Resources, count{2}, false, "relative CPU weight, 1024 is one share"},
+	{KeyPIDs, Resources, count{1}, false, "most processes and threads"},
+	{KeyRlimits, Resources, count{0}, true, "hard resource limits by name"},
+	{KeySeccomp, Syscalls, words{"profile", "unconfined"}, false, "whether a system call profile applies at all"},
+	{KeySyscalls, Syscalls, words{"kill", "deny", "watch", "native"}, true, "verdict for a system call"},
+	{KeyCapabilities, Capabilities, words{"dropped", "kept"}, true, "capabilities of the container's processes"},
+	{KeyNoNewPrivileges, Capabilities, words{"on", "off"}, false, "execve cannot gain privileges"},
+	{KeyReadonlyRoot, Filesystem, words{"on", "off"}, false, "root filesystem mounted read-only"},
+	{KeyMaskedPaths, Filesystem, words{"masked", "visible"}, true, "paths hidden from the container"},
+	{KeyReadonlyPaths, Filesystem, words{"readonly", "writable"}, true, "paths the container cannot write"},
+	{KeyNetwork, Network, words{"off", "on"}, false, "whether the container has more network than loopback"},
+}
+
+// The table is indexed once: Merge looks keys up hundreds of times per call.
+var keyIndex = func() map[Key]*keyInfo {
+	m := make(map[Key]*keyInfo, len(keys))
+	for i := range keys {
+		m[keys[i].key] = &keys[i]
+	}
+	return m
+}()
+
+// Family returns the family a key belongs to ("syscalls" of
+// "syscalls/ptrace") and the member's name; the name is empty for a plain key.
+func (k Key) Family() (family Key, name string) {
+	if i := strings.IndexByte(string(k), '/'); i > 0 {
+		if info := keyIndex[k[:i]]; info != nil && info.family {
+			return k[:i], string(k[i+1:])
+		}
+	}
+	return k, ""
+}
+
+// Member returns the key of one member of the family k.
+func (k Key) Member(name string) Key { return k + "/" + Key(name) }
+
+func (k Key) info() *keyInfo {
+	family, _ := k.Family()
+	return keyIndex[family]
+}
+
+// Known reports whether k is a key of the table, or a member of one of its
+// families.
+func (k Key) Known() bool {
+	family, name := k.Family()
+	info := keyIndex[family]
+	return info != nil && info.family == (name != "")
+}
+
+// Dimension returns the dimension k belongs to, empty for an unknown key.
+func (k Key) Dimension() Dimension {
+	if info := k.info(); info != nil {
+		return info.dimension
+	}
+	return ""
+}
+
+// Parse reads a value of k as people write it. The error names k and what
+// would have been accepted.
+func (k Key) Parse(s string) (Value, error) {
+	info := k.info()
+	if info == nil {
+		return 0, fmt.Errorf("%s is not a policy key", k)
+	}
+	v, err := info.scale.parse(s)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", k, err)
+	}
+	return v, nil
+}
+
+// Format prints a value of k for people.
+func (k Key) Format(v Value) string {
+	if info := k.info(); info != nil {
+		return info.scale.format(v)
+	}
+	return fmt.Sprint(int64(v))
+}
+
+// Help is a phrase that says what k means, empty for an unknown key.
+func (k Key) Help() string {
+	if info := k.info(); info != nil {
+		return info.help
+	}
+	return ""
+}
+
+// Keys lists the plain keys and the families, in the order explain prints them.
+func Keys() []Key {
+	out := make([]Key, len(keys))
+	for i, info := range keys {
+		out[i] = info.key
+	}
+	return out
+}

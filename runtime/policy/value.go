@@ -1,0 +1,154 @@
+package policy
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+)
+
+// Value is a point on the scale of its key. Larger is looser, on every scale.
+type Value int64
+
+// Unlimited is the loosest point of the scales that count something.
+const Unlimited Value = math.MaxInt64
+
+// Mode is how strictly a container's policy is applied.
+const (
+	ModeEnforce  Value = 0 // surprises are denied
+	ModeAdaptive Value = 1 // benign surprises are allowed and learned
+	ModeObserve  Value = 2 // guardrails only; the rest is recorded as "would have"
+)
+
+// Tight and Loose are the two points of the scales that switch something.
+const (
+	Tight Value = 0
+	Loose Value = 1
+)
+
+// The points of the syscalls scale. They equal runtime/seccomp's verdicts.
+const (
+	SyscallKill   Value = 0
+	SyscallDeny   Value = 1
+	SyscallWatch  Value = 2
+	SyscallNative Value = 3
+)
+
+// A scale reads and prints the values of a key.
+type scale interface {
+	parse(string) (Value, error)
+	format(Value) string
+}
+
+// words is a scale whose points have names, from tightest to loosest.
+type words []string
+
+func (w words) parse(s string) (Value, error) {
+	for i, name := range w {
+		if strings.EqualFold(s, name) {
+			return Value(i), nil
+		}
+	}
+	return 0, fmt.Errorf("%q is not one of %s", s, strings.Join(w, ", "))
+}
+
+func (w words) format(v Value) string {
+	if v < 0 || int(v) >= len(w) {
+		return w[len(w)-1]
+	}
+	return w[v]
+}
+
+// count is a plain number from least upwards.
+type count struct{ least int64 }
+
+func (c count) parse(s string) (Value, error) {
+	if unlimited(s) {
+		return Unlimited, nil
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < c.least {
+		return 0, fmt.Errorf("%q is not a whole number of at least %d, nor \"unlimited\"", s, c.least)
+	}
+	return Value(n), nil
+}
+
+func (c count) format(v Value) string {
+	if v == Unlimited {
+		return "unlimited"
+	}
+	return strconv.FormatInt(int64(v), 10)
+}
+
+// bytes counts bytes; Docker's suffixes (512m, 1g: powers of 1024) and Kubernetes'
+// (512Mi, 1Gi, and M, G as powers of 1000 only with a trailing B: 512MB) are read.
+type bytes struct{}
+
+var byteUnits = []struct {
+	suffix string
+	size   float64
+}{
+	{"kib", 1 << 10}, {"mib", 1 << 20}, {"gib", 1 << 30}, {"tib", 1 << 40},
+	{"ki", 1 << 10}, {"mi", 1 << 20}, {"gi", 1 << 30}, {"ti", 1 << 40},
+	{"kb", 1e3}, {"mb", 1e6}, {"gb", 1e9}, {"tb", 1e12},
+	{"k", 1 << 10}, {"m", 1 << 20}, {"g", 1 << 30}, {"t", 1 << 40}, {"b", 1},
+}
+
+func (bytes) parse(s string) (Value, error) {
+	if unlimited(s) {
+		return Unlimited, nil
+	}
+	number, size := strings.ToLower(strings.TrimSpace(s)), 1.0
+	for _, u := range byteUnits {
+		if rest, ok := strings.CutSuffix(number, u.suffix); ok {
+			number, size = strings.TrimSpace(rest), u.size
+			break
+		}
+	}
+	n, err := strconv.ParseFloat(number, 64)
+	if err != nil || !(n > 0) || n*size < 1 || n*size > 1<<60 {
+		return 0, fmt.Errorf("%q is not a size such as 64Mi, 512m or 1g, nor \"unlimited\"", s)
+	}
+	return Value(n * size), nil
+}
+
+func (bytes) format(v Value) string {
+	if v == Unlimited {
+		return "unlimited"
+	}
+	f, units := float64(v), []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	i := 0
+	for ; f >= 1024 && i < len(units)-1; i++ {
+		f /= 1024
+	}
+	return strings.TrimSuffix(strconv.FormatFloat(f, 'f', 1, 64), ".0") + " " + units[i]
+}
+
+// millicores counts thousandths of a processor: "1.5" and "1500m" are the same.
+type millicores struct{}
+
+func (millicores) parse(s string) (Value, error) {
+	if unlimited(s) {
+		return Unlimited, nil
+	}
+	number, factor := s, 1000.0
+	if rest, ok := strings.CutSuffix(s, "m"); ok {
+		number, factor = rest, 1
+	}
+	n, err := strconv.ParseFloat(number, 64)
+	if err != nil || !(n*factor >= 1) || n*factor > 1e9 {
+		return 0, fmt.Errorf("%q is not a number of CPUs such as 0.5, 2 or 500m, nor \"unlimited\"", s)
+	}
+	return Value(math.Round(n * factor)), nil
+}
+
+func (millicores) format(v Value) string {
+	if v == Unlimited {
+		return "unlimited"
+	}
+	return strconv.FormatFloat(float64(v)/1000, 'f', -1, 64)
+}
+
+func unlimited(s string) bool {
+	return strings.EqualFold(s, "unlimited") || s == "-1" || strings.EqualFold(s, "max")
+}

@@ -1,0 +1,88 @@
+package workload
+
+import "time"
+
+// ObservationVersion is the version of the Observation format. Raise it when a
+// reader of the old format would misread a record, and keep a golden file of
+// the old one.
+const ObservationVersion = 1
+
+// Bounds of one Observation; what exceeds them is counted, not kept.
+const (
+	MaxSyscalls     = 512
+	MaxDestinations = 256
+	MaxSeries       = 64
+)
+
+// Observation is what was seen of one run, cumulative since its start. The
+// last one of a run has Final set; the ones before are checkpoints of the same
+// Run and replace each other.
+type Observation struct {
+	Version int       `json:"version"`
+	ID      ID        `json:"id"`
+	Run     string    `json:"run"`
+	Name    string    `json:"name,omitempty"`
+	Keys    []Key     `json:"keys"`
+	User    string    `json:"user,omitempty"`
+	Group   string    `json:"group,omitempty"`
+	Image   string    `json:"image,omitempty"`
+	Started time.Time `json:"started"`
+	Ended   time.Time `json:"ended,omitzero"`
+	Final   bool      `json:"final,omitempty"`
+	Exit    Exit      `json:"exit"`
+	Usage   Usage     `json:"usage"`
+
+	// Syscalls counts watched calls that were let through, by name. A name in
+	// Native was at full speed in the kernel and therefore not counted: absence
+	// from Syscalls says nothing about it.
+	Syscalls map[string]uint64 `json:"syscalls,omitempty"`
+	Denied   map[string]uint64 `json:"denied,omitempty"`
+	Native   []string          `json:"native,omitempty"`
+	Watched  bool              `json:"watched"` // a supervisor saw this run's watched calls from its first instruction
+
+	// Destinations counts connects by "proto/address:port".
+	Destinations     map[string]uint64 `json:"destinations,omitempty"`
+	DestinationsLost uint64            `json:"destinations_lost,omitempty"`
+
+	RootfsWrites Tristate `json:"rootfs_writes,omitempty"`
+}
+
+// Tristate is a fact that may be unknown.
+type Tristate string
+
+// The states of a Tristate; the zero value is unknown.
+const (
+	Unknown Tristate = ""
+	No      Tristate = "no"
+	Yes     Tristate = "yes"
+)
+
+// Exit is how a run ended. It is meaningful only in a final Observation.
+type Exit struct {
+	Status uint32 `json:"status"`         // as containerd reports it: 128+n for signal n
+	Lost   bool   `json:"lost,omitempty"` // nobody saw the exit: Status is a guess
+}
+
+// Usage is what a run used. Sizes are bytes, CPU is seconds or cores.
+type Usage struct {
+	MemoryPeak int64   `json:"memory_peak"` // highest of the kernel's own watermark and the samples
+	MemoryLast int64   `json:"memory_last"`
+	CPUSeconds float64 `json:"cpu_seconds"`
+	CPUPeak    float64 `json:"cpu_peak"` // cores, highest over one sampling interval
+	PIDsPeak   int64   `json:"pids_peak"`
+	Throttled  float64 `json:"throttled_seconds"`
+	OOMKills   int64   `json:"oom_kills"`
+	MemoryFail int64   `json:"memory_limit_hits"`
+	ReadBytes  int64   `json:"read_bytes"`
+	WriteBytes int64   `json:"write_bytes"`
+	Samples    int64   `json:"samples"`
+	Series     []Point `json:"series,omitempty"` // evenly thinned to at most MaxSeries points
+}
+
+// Point is one aggregated interval of a usage series.
+type Point struct {
+	Seconds float64 `json:"s"`   // end of the interval, since start
+	Memory  int64   `json:"mem"` // bytes, highest in the interval
+	CPU     float64 `json:"cpu"` // cores, mean over the interval
+	PIDs    int64   `json:"pids"`
+}

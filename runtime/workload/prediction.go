@@ -1,0 +1,28 @@
+package workload
+
+// Prediction is what the predictor expects of a run before it starts.
+type Prediction struct {
+	Runs   int    `json:"runs"`            // runs of the most exact key that has any
+	Level  string `json:"level,omitempty"` // that key's level; empty: no history at all
+	Memory Bound  `json:"memory"`          // bytes, peak
+	CPU    Bound  `json:"cpu"`             // cores, one-second peak
+	PIDs   Bound  `json:"pids"`            // processes and threads, peak
+
+	// Unseen is the estimated probability that the next run makes a system
+	// call that no earlier run made; 1 when nothing is known.
+	Unseen float64 `json:"unseen"`
+	// Seen maps each system call seen in earlier runs to the number of those runs.
+	Seen         map[string]int `json:"seen,omitempty"`
+	Hot          []string       `json:"hot,omitempty"` // of Seen, those called so often that watching them would cost
+	Destinations []string       `json:"destinations,omitempty"`
+	RootfsWrites Tristate       `json:"rootfs_writes,omitempty"`
+	Sealed       bool           `json:"sealed,omitempty"` // Unseen is under the configured bound
+}
+
+// Bound is an upper bound for a run's peak and the coverage it was built for.
+// A zero Value means that nothing can be said.
+type Bound struct {
+	Value    float64 `json:"value"`
+	Coverage float64 `json:"coverage,omitempty"` // 0.99: one run in a hundred may exceed Value
+	Basis    string  `json:"basis,omitempty"`    // from what: "5 runs image+command, pooled scores of 812 runs"
+}
