@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -85,8 +86,8 @@ func parseAnnotation(name, value string) ([]Claim, error) {
 	if len(value) > maxAnnotation {
 		return nil, fmt.Errorf("value has %d bytes, the most is %d", len(value), maxAnnotation)
 	}
-	if l, ok := lists[name]; ok {
-		return parseList(l.family, l.value, value, origin)
+	if _, ok := lists[name]; ok {
+		return parseList(name, value, origin)
 	}
 	key := Key(name)
 	if slices.Contains(plain, key) {
@@ -111,19 +112,37 @@ func CheckIdentity(s string) error {
 	return nil
 }
 
-func parseList(family Key, v Value, list string, origin Origin) ([]Claim, error) {
+func parseList(name, list string, origin Origin) ([]Claim, error) {
 	var claims []Claim
 	for item := range strings.SplitSeq(list, ",") {
-		name, err := memberName(family, strings.TrimSpace(item))
-		if err != nil {
-			return nil, err
-		}
 		if len(claims) == maxList {
 			return nil, fmt.Errorf("more than %d names", maxList)
 		}
-		claims = append(claims, Claim{Key: family.Member(name), Value: v, Origin: origin, Amends: true})
+		key, v, err := ParseMember(name, strings.TrimSpace(item))
+		if err != nil {
+			return nil, err
+		}
+		claims = append(claims, Claim{Key: key, Value: v, Origin: origin, Amends: true})
 	}
 	return claims, nil
+}
+
+// ListNames lists the annotations whose value is a list, without Prefix.
+// Config uses the same words.
+func ListNames() []string { return slices.Sorted(maps.Keys(lists)) }
+
+// ParseMember reads one item of the list called name: "NET_RAW" of
+// "capabilities.drop" is capabilities/CAP_NET_RAW with the value Tight.
+func ParseMember(name, item string) (Key, Value, error) {
+	l, ok := lists[name]
+	if !ok {
+		return "", 0, fmt.Errorf("%.60q is not one of %s", name, strings.Join(ListNames(), ", "))
+	}
+	member, err := memberName(l.family, item)
+	if err != nil {
+		return "", 0, err
+	}
+	return l.family.Member(member), l.value, nil
 }
 
 // memberName checks and normalises the name of a family's member.

@@ -53,6 +53,9 @@ type Claim struct {
 	// always tighten what would hold without it, and loosen it only where the
 	// profile grants that.
 	Amends bool
+	// rank orders claims that one author makes for one key: the highest holds.
+	// Site.Input sets it for a site's and a profile's defaults.
+	rank uint8
 }
 
 // Guard is a site's floor and ceiling for a key. Ceiling is the loosest value

@@ -3,7 +3,6 @@ package policy
 import (
 	"cmp"
 	"slices"
-	"strings"
 )
 
 // EffectiveVersion is the version of Effective's JSON form.
@@ -43,56 +42,61 @@ type Effective struct {
 }
 
 // newEffective orders fields and folds members of a family that were decided
-// alike into one.
+// alike into one. It does not keep the memory of fields.
 func newEffective(fields []Field) Effective {
-	rank := make(map[Key]int, len(keys))
-	for i, k := range keys {
-		rank[k.key] = i
-	}
-	folded := make(map[string]int)
-	out := make([]Field, 0, len(fields))
-	for _, f := range fields {
-		f.NoValue = f.Source == ""
+	alike := make(map[likeness][]int)
+	out := make([]Field, 0, len(keys))
+	for i := range fields {
+		f := &fields[i]
 		family, name := f.Key.Family()
-		if name == "" {
-			out = append(out, f)
-			continue
+		if f.Key = family; name != "" {
+			like := f.likeness()
+			if j := slices.IndexFunc(alike[like], func(j int) bool { return f.alike(&out[j]) }); j >= 0 {
+				first := &out[alike[like][j]]
+				first.Names = append(first.Names, name)
+				continue
+			}
+			alike[like] = append(alike[like], len(out))
+			f.Names = []string{name}
 		}
-		f.Key, f.Names = family, []string{name}
-		signature := f.signature()
-		if at, ok := folded[signature]; ok {
-			out[at].Names = append(out[at].Names, name)
-			continue
-		}
-		folded[signature] = len(out)
-		out = append(out, f)
+		f.Lost = append([]Lost(nil), f.Lost...)
+		out = append(out, *f)
 	}
 	for i := range out {
 		slices.Sort(out[i].Names)
 	}
-	slices.SortFunc(out, func(a, b Field) int {
-		return cmp.Or(cmp.Compare(rank[a.Key], rank[b.Key]), cmp.Compare(a.Value, b.Value),
-			cmp.Compare(a.Author, b.Author), slices.Compare(a.Names, b.Names))
-	})
+	sortFields(out)
 	return Effective{Version: EffectiveVersion, Fields: out}
 }
 
-// signature is equal for two members exactly when they were decided alike.
-func (f *Field) signature() string {
-	var b strings.Builder
-	part := func(o Origin, v Value, why string) {
-		for _, s := range []string{string(f.Key), o.Author.String(), o.Source, o.Reason, why} {
-			b.WriteString(s)
-			b.WriteByte(0)
-		}
-		b.WriteString(f.Key.Format(v))
-		b.WriteByte(0)
+// likeness is what two members that were decided alike have in common and is
+// cheap to hash; it separates most of those that were not.
+type likeness struct {
+	family               Key
+	value                Value
+	author               Author
+	source, reason, lost int
+}
+
+func (f *Field) likeness() likeness {
+	return likeness{f.Key, f.Value, f.Author, len(f.Source), len(f.Reason), len(f.Lost)}
+}
+
+// alike reports whether two members of a family were decided alike.
+func (f *Field) alike(g *Field) bool {
+	return f.Key == g.Key && f.Value == g.Value && f.Origin == g.Origin && f.NoValue == g.NoValue && slices.Equal(f.Lost, g.Lost)
+}
+
+// sortFields puts fields in the order explain prints them.
+func sortFields(fields []Field) {
+	rank := make(map[Key]int, len(keys))
+	for i, k := range keys {
+		rank[k.key] = i
 	}
-	part(f.Origin, f.Value, "")
-	for _, l := range f.Lost {
-		part(l.Origin, l.Value, l.Why)
-	}
-	return b.String()
+	slices.SortFunc(fields, func(a, b Field) int {
+		return cmp.Or(cmp.Compare(rank[a.Key], rank[b.Key]), cmp.Compare(a.Value, b.Value),
+			cmp.Compare(a.Author, b.Author), slices.Compare(a.Names, b.Names))
+	})
 }
 
 // Lookup returns the field that decides k, a plain key or a member of a

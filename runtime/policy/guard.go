@@ -44,14 +44,8 @@ func (g guard) clamp(f *Field, has bool) bool {
 	if has && g.floor != nil && f.Value < *g.floor {
 		set(*g.floor, g.floorSource, "tighter than the site's floor")
 	}
-	if g.ceiling != nil && (!has && !moved || f.Value > *g.ceiling) {
+	if g.ceiling != nil && (!has || f.Value > *g.ceiling) {
 		set(*g.ceiling, g.ceilingSource, "looser than the site's ceiling")
 	}
 	return moved
-}
-
-func guardOnly(key Key, g guard) (Field, bool) {
-	f := Field{Key: key}
-	ok := g.clamp(&f, false)
-	return f, ok
 }

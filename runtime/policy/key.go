@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -135,6 +136,17 @@ func (k Key) Parse(s string) (Value, error) {
 		return 0, fmt.Errorf("%s: %w", k, err)
 	}
 	return v, nil
+}
+
+// Words lists the values of k by name from tightest to loosest, nil when k
+// counts something.
+func (k Key) Words() []string {
+	if info := k.info(); info != nil {
+		if w, ok := info.scale.(words); ok {
+			return slices.Clone(w)
+		}
+	}
+	return nil
 }
 
 // Format prints a value of k for people.

@@ -130,7 +130,7 @@ func metadata(name string, config imageConfig, layer descriptor) (blobs [][]byte
 	manifest = descriptor{
 		MediaType: mediaManifest, Digest: digest(m), Size: int64(len(m)), Platform: &p,
 		Annotations: map[string]string{
-			"io.containerd.image.name":         "docker.io/library/" + name + ":latest",
+			"io.containerd.image.name":          "docker.io/library/" + name + ":latest",
 			"org.opencontainers.image.ref.name": "latest",
 		},
 	}

@@ -49,11 +49,22 @@ type Decision struct {
 	Notes        []string            `json:"notes,omitempty"`   // what a person should know: degraded, left as asked, …
 	Seccomp      *specs.LinuxSeccomp `json:"seccomp,omitempty"` // nil: the spec's profile stays as it is
 	Table        []byte              `json:"table,omitempty"`   // runtime/seccomp.Table; empty: nothing is supervised
-	Revision     int                 `json:"revision"`          // 1 at Create, one more for each change of the running container
+	// AsAsked marks a privileged container that the site leaves as asked: neither
+	// its spec nor its execs are touched beyond resources.
+	AsAsked  bool `json:"as_asked,omitempty"`
+	Revision int  `json:"revision"` // 1 at Create, one more for each change of the running container
 }
 
 // Prediction is what the predictor expects of a run.
 type Prediction = workload.Prediction
+
+// How a source took part in a prediction.
+const (
+	SourceOK     = "ok"
+	SourceAbsent = "absent" // it had nothing to say
+	SourceLate   = "late"   // its deadline passed
+	SourceFailed = "failed"
+)
 
 // Source is how one input of a prediction took part.
 type Source struct {
@@ -68,7 +79,8 @@ type Source struct {
 type UpdateRequest struct {
 	Version   int                  `json:"version"`
 	ID        workload.ID          `json:"id"`
-	Resources specs.LinuxResources `json:"resources"`
+	Resources specs.LinuxResources `json:"resources"` // all it asks for now: the update over what it asked before
+	Before    Decision             `json:"before"`    // the decision in force, as the shim has it
 }
 
 // ObserveRequest carries what a shim saw since its last one.

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"forefend.dev/forefend/cmd/internal/config"
+	"forefend.dev/forefend/runtime/orchestrator/api"
+)
+
+// errBusy says that another daemon of the same config serves already.
+var errBusy = errors.New("another forefend daemon of this configuration is running")
+
+func newDaemonCommand() *cobra.Command {
+	var detach bool
+	var timeout time.Duration
+	var ready int
+	c := &cobra.Command{
+		Use:   "daemon",
+		Short: "Run the node daemon (the shim starts it when there is none)",
+		Long: "Run the Policy Orchestration Service of this node in the foreground, or with --detach in the\n" +
+			"background. One daemon serves one configuration; a second one says so and ends.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := config.FromEnv()
+			if err != nil {
+				return err
+			}
+			if detach {
+				return detachDaemon(cmd.Context(), cfg, timeout)
+			}
+			return runDaemon(cmd.Context(), cfg, ready)
+		},
+	}
+	c.Flags().BoolVar(&detach, "detach", false, "start the daemon in the background and return once it serves")
+	c.Flags().DurationVar(&timeout, "ready-timeout", 10*time.Second, "with --detach: how long to wait for it")
+	c.Flags().IntVar(&ready, "ready-fd", 0, "write \"ready\" to this descriptor once serving")
+	_ = c.Flags().MarkHidden("ready-fd") // it exists: registered the line above
+	return c
+}
+
+// detachDaemon starts the daemon in a session of its own and waits until it, or
+// another one, serves.
+func detachDaemon(ctx context.Context, cfg *config.Config, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find my own binary: %w", err)
+	}
+	if err := os.MkdirAll(cfg.Root, 0o700); err != nil {
+		return fmt.Errorf("create the root directory: %w", err)
+	}
+	logFile, err := os.OpenFile(cfg.Log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("open the daemon's log: %w", err)
+	}
+	defer logFile.Close()
+	mine, theirs, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("ready pipe: %w", err)
+	}
+	defer mine.Close()
+	cmd := exec.Command(self, "daemon", "--ready-fd", "3")
+	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", logFile, logFile
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/"}
+	if cfg.Path != "" {
+		cmd.Env = append(cmd.Env, "FOREFEND_CONFIG="+cfg.Path)
+	}
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	theirs.Close()
+	if err != nil {
+		return fmt.Errorf("start the daemon: %w", err)
+	}
+	_ = cmd.Process.Release() // it outlives us
+	return awaitReady(ctx, cfg, mine)
+}
+
+// awaitReady reads the daemon's word from its ready pipe.
+func awaitReady(ctx context.Context, cfg *config.Config, pipe *os.File) error {
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = pipe.SetReadDeadline(deadline) // pipes support deadlines
+	}
+	line := make([]byte, 1024)
+	n, err := pipe.Read(line)
+	said := strings.TrimSpace(string(line[:n]))
+	switch {
+	case said == "ready":
+		return nil
+	case said == errBusy.Error():
+		return awaitOther(ctx, cfg)
+	case said != "":
+		return errors.New(said)
+	}
+	return fmt.Errorf("the daemon ended or hung before it served (%w); see %s", err, cfg.Log())
+}
+
+// awaitOther waits until the daemon that holds the lock serves.
+func awaitOther(ctx context.Context, cfg *config.Config) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		c, err := api.Dial(ctx, cfg.Socket())
+		if err == nil {
+			return c.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("another daemon holds %s but does not serve: %w", cfg.Lock(), err)
+		case <-tick.C:
+		}
+	}
+}
+
+// runDaemon is the daemon itself. Its readiness, or the reason it cannot
+// serve, goes to the ready descriptor when there is one.
+func runDaemon(ctx context.Context, cfg *config.Config, readyFD int) error {
+	say := func(string) {}
+	if readyFD > 2 {
+		pipe := os.NewFile(uintptr(readyFD), "ready")
+		unix.CloseOnExec(readyFD)
+		say = func(s string) {
+			_, _ = pipe.WriteString(s + "\n") // nobody may be listening any more
+			_ = pipe.Close()
+		}
+	}
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	d, err := openDaemon(ctx, cfg)
+	if err != nil {
+		say(strings.ReplaceAll(err.Error(), "\n", "; "))
+		if errors.Is(err, errBusy) && readyFD > 2 {
+			return nil // the one who asked is told; no news for the log
+		}
+		return err
+	}
+	say("ready")
+	return d.run(ctx)
+}

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+
+	"forefend.dev/forefend/cmd/internal/config"
+	"forefend.dev/forefend/predictor/history"
+	"forefend.dev/forefend/runtime/cgroup"
+	"forefend.dev/forefend/runtime/orchestrator"
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/orchestrator/identity"
+	"forefend.dev/forefend/runtime/record"
+	"forefend.dev/forefend/runtime/store"
+)
+
+const (
+	// The daemon answers while many containers start: its turn comes first.
+	daemonNice = -10
+	// Among the last to be killed for memory; needs CAP_SYS_RESOURCE.
+	daemonOOMScore = -900
+	// History is long-lived and large: collect more often than by default.
+	daemonGC = 50
+)
+
+// daemon is the node daemon with everything it holds open.
+type daemon struct {
+	cfg      *config.Config
+	lock     *os.File
+	listener net.Listener
+	store    *store.Store
+	book     *history.Book
+	journal  *journal
+	identity *identity.Resolver
+	service  *orchestrator.Service
+	started  time.Time
+	load     time.Duration
+	degraded []string
+}
+
+// openDaemon takes the lock, loads the history and listens. On error all of it
+// is released.
+func openDaemon(ctx context.Context, cfg *config.Config) (_ *daemon, err error) {
+	d := &daemon{cfg: cfg, started: time.Now()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.close(ctx))
+		}
+	}()
+	if d.lock, err = takeLock(cfg); err != nil {
+		return nil, err
+	}
+	d.settle(ctx)
+	if err := d.openHistory(ctx); err != nil {
+		return nil, err
+	}
+	d.load = time.Since(d.started)
+	d.identity = identity.NewResolver()
+	recent, err := d.journal.recent(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d.service = orchestrator.New(d.orchestration(), bookHistory{d.book}, d.journal, d.identity, recent)
+	d.listener, err = listen(cfg.Socket())
+	return d, err
+}
+
+// takeLock makes this the one daemon of its configuration.
+func takeLock(cfg *config.Config) (*os.File, error) {
+	for _, dir := range []string{cfg.Root, cfg.State} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("create a directory of the daemon: %w", err)
+		}
+	}
+	f, err := os.OpenFile(cfg.Lock(), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the daemon's lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, errBusy
+		}
+		return nil, fmt.Errorf("lock %s: %w", cfg.Lock(), err)
+	}
+	_ = f.Truncate(0) // the process id is for people
+	_, _ = fmt.Fprintln(f, os.Getpid())
+	return f, nil
+}
+
+// settle gives the daemon its own cgroup, priority and OOM score. What the
+// kernel refuses is degraded, not fatal.
+func (d *daemon) settle(ctx context.Context) {
+	debug.SetGCPercent(daemonGC)
+	degrade := func(what string, err error) {
+		if err != nil {
+			d.degraded = append(d.degraded, fmt.Sprintf("%s: %v", what, err))
+			log.G(ctx).WithError(err).Info("forefend daemon: " + what)
+		}
+	}
+	degrade("no cgroup of its own", cgroup.Join("forefend/daemon", os.Getpid()))
+	degrade("no raised priority", unix.Setpriority(unix.PRIO_PROCESS, 0, daemonNice))
+	degrade("no protection from the OOM killer", os.WriteFile("/proc/self/oom_score_adj", fmt.Appendf(nil, "%d", daemonOOMScore), 0))
+}
+
+func (d *daemon) orchestration() orchestrator.Config {
+	return orchestrator.Config{
+		Site:       d.cfg.Site,
+		Privileged: d.cfg.Privileged,
+		Unified:    cgroup.CurrentMode() == cgroup.V2,
+		Predict:    d.cfg.Deadlines.Predict,
+		Containers: record.Dir(d.cfg.ContainersDir()),
+		NotifyDir:  d.cfg.NotifyDir(),
+		Sealed:     record.SealedDir(d.cfg.SealedDir()),
+		SpoolDir:   d.cfg.SpoolDir(),
+		Recommend:  recommender(d.cfg),
+		Now:        time.Now,
+		Status:     d.status,
+	}
+}
+
+// listen replaces a socket that a killed daemon left: the lock is ours.
+func listen(path string) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove the socket of an earlier daemon: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("make the socket root's: %w", err), l.Close())
+	}
+	return l, nil
+}
+
+// run serves until ctx ends.
+func (d *daemon) run(ctx context.Context) error {
+	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()))
+	if err != nil {
+		return errors.Join(fmt.Errorf("build the server: %w", err), d.close(ctx))
+	}
+	api.Register(server, d.service)
+	served, kept := make(chan error, 1), make(chan error, 1)
+	go func() { served <- server.Serve(context.WithoutCancel(ctx), d.listener) }()
+	background, stop := context.WithCancel(ctx)
+	go func() { kept <- d.service.Run(background) }()
+	log.G(ctx).WithField("socket", d.cfg.Socket()).WithField("load", d.load).Info("forefend daemon: serving")
+
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+		shutdown, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		if server.Shutdown(shutdown) != nil {
+			err = server.Close()
+		}
+		cancel()
+		<-served
+	}
+	stop()
+	<-kept
+	return errors.Join(err, d.close(context.WithoutCancel(ctx)))
+}
+
+func (d *daemon) status() api.Status {
+	stats := d.book.Stats()
+	st := api.Status{
+		Version: version(), PID: os.Getpid(), Started: d.started, Config: d.cfg.Path, Root: d.cfg.Root, State: d.cfg.State,
+		Workloads: stats.Workloads, Runs: stats.Runs, SetAside: d.store.SetAside(), Degraded: d.degraded, Load: d.load,
+	}
+	st.RSS = residentSet()
+	return st
+}
+
+// residentSet reads this process's RSS in bytes, 0 when /proc is unreadable.
+func residentSet() int64 {
+	body, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	var size, resident int64
+	if _, err := fmt.Sscan(string(body), &size, &resident); err != nil {
+		return 0
+	}
+	return resident * int64(os.Getpagesize())
+}
+
+// processors is how many CPUs this node can give to one container.
+func processors() float64 { return float64(runtime.NumCPU()) }

@@ -1,0 +1,88 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Of linux/seccomp.h; x/sys/unix has no names for them.
+const (
+	setModeFilter     = 1
+	getActionAvail    = 2
+	flagNewListener   = 1 << 3
+	flagWaitKillable  = 1 << 5
+	retUserNotif      = 0x7fc00000
+	retAllow          = 0x7fff0000
+	syncWakeUp        = 1
+	ioctlNotifSetFlag = 0x40082104 // _IOW('!', 4, __u64)
+)
+
+// seccompRows tries system call supervision on threads that end with the probe.
+func seccompRows(context.Context) []Row {
+	notify := Row{"seccomp supervision", OK, "user notification works", ""}
+	action := uint32(retUserNotif)
+	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, getActionAvail, 0, uintptr(unsafe.Pointer(&action))); errno != 0 {
+		notify = Row{"seccomp supervision", Missing, "no user notification: " + errno.Error(), "Linux 5.9 or newer with CONFIG_SECCOMP_FILTER"}
+		return []Row{notify}
+	}
+	wake := Row{"seccomp SYNC_WAKE_UP", OK, "a watched call costs a few microseconds", ""}
+	err := withListener(0, func(fd uintptr) error {
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, ioctlNotifSetFlag, syncWakeUp); errno != 0 {
+			wake = Row{"seccomp SYNC_WAKE_UP", Degraded, "not offered: " + errno.Error() + "; watched calls cost about three times as much", "Linux 6.6 or newer"}
+		}
+		return nil
+	})
+	if err != nil {
+		notify = Row{"seccomp supervision", Missing, err.Error(), "run as root, outside of a container that filters seccomp"}
+		return []Row{notify}
+	}
+	killable := Row{"seccomp WAIT_KILLABLE", OK, "offered by the kernel", ""}
+	if err := withListener(flagWaitKillable, func(uintptr) error { return nil }); err != nil {
+		killable = Row{"seccomp WAIT_KILLABLE", Degraded, "kernel: " + err.Error() + "; a signal can restart a watched call", "Linux 5.19 or newer"}
+	}
+	return []Row{notify, wake, killable}
+}
+
+// withListener installs a filter with a listener on a thread of its own and calls do with the listener. The thread
+// ends with the goroutine, because it is never unlocked; no other thread ever has the filter.
+func withListener(flags uintptr, do func(fd uintptr) error) error {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		result <- func() error {
+			// Not for privilege, but so that the probe also works without CAP_SYS_ADMIN.
+			if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+				return fmt.Errorf("set no_new_privs: %w", err)
+			}
+			fd, err := listen(flags)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(int(fd))
+			return do(fd)
+		}()
+	}()
+	return <-result
+}
+
+// listen filters one call that Go never makes: everything else stays native.
+func listen(flags uintptr) (uintptr, error) {
+	const load, jumpEqual, ret = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, unix.BPF_RET | unix.BPF_K
+	filter := []unix.SockFilter{
+		{Code: load, K: 0},
+		{Code: jumpEqual, K: unix.SYS_VHANGUP, Jt: 0, Jf: 1},
+		{Code: ret, K: retUserNotif},
+		{Code: ret, K: retAllow},
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, setModeFilter, flagNewListener|flags, uintptr(unsafe.Pointer(&program)))
+	runtime.KeepAlive(filter)
+	if errno != 0 {
+		return 0, fmt.Errorf("install a filter with a listener: %w", errno)
+	}
+	return fd, nil
+}

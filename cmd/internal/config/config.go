@@ -1,0 +1,170 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"forefend.dev/forefend/runtime/policy"
+)
+
+// DefaultPath is the file read when EnvPath is not set.
+const DefaultPath = "/etc/forefend/config.toml"
+
+// EnvPath is the environment variable that names another file.
+const EnvPath = "FOREFEND_CONFIG"
+
+// maxFile bounds the size of a config file, which is read into memory.
+const maxFile = 256 << 10
+
+// Config is what config.toml says, complete: what the file leaves out has its
+// default.
+type Config struct {
+	Path string // the file read, "" when defaults
+
+	Root  string // durable data
+	State string // sockets and run data
+
+	OnUnavailable string // last-known, open or closed
+	Privileged    string // as-asked or govern
+	ReadonlyRoot  bool   // the site allows a read-only root where history shows no writes
+
+	Deadlines  Deadlines
+	Sample     time.Duration // between two readings of a container's usage
+	Checkpoint time.Duration // between two records of a running container
+	History    History
+	Prediction Prediction
+
+	Site policy.Site // mode, [defaults], [guardrails], [conflicts], [[profile]]
+}
+
+// Deadlines say how long the creation of a container waits for what.
+type Deadlines struct {
+	Admit     time.Duration // a running daemon's answer
+	ColdStart time.Duration // a daemon that has to be started
+	Predict   time.Duration // all sources of evidence together, part of Admit
+}
+
+// History bounds what is kept of past runs.
+type History struct {
+	RunsPerWorkload int
+	MaxAge          time.Duration
+	MaxBytes        int64
+}
+
+// Prediction is how cautious predictions are.
+type Prediction struct {
+	Coverage float64 // of the predicted bounds: 0.99 means that 1 run in 100 may exceed one
+	Seal     float64 // sealed when the probability of an unseen call is at most this
+	MinRuns  int     // runs before which nothing is sealed
+}
+
+// What a shim does when no daemon answers (Config.OnUnavailable).
+const (
+	LastKnown = "last-known" // the workload's sealed policy file, else the site's default
+	Open      = "open"       // the container runs as stock runc would run it
+	Closed    = "closed"     // no container is created
+)
+
+// What happens to a privileged container (Config.Privileged).
+const (
+	AsAsked = "as-asked" // it is left alone
+	Govern  = "govern"   // it is treated like every other
+)
+
+// Default returns the configuration of a node without a config file.
+func Default() *Config {
+	return &Config{
+		Root:          "/var/lib/forefend",
+		State:         "/run/forefend",
+		OnUnavailable: LastKnown,
+		Privileged:    AsAsked,
+		Deadlines:     Deadlines{Admit: 100 * time.Millisecond, ColdStart: 10 * time.Second, Predict: 50 * time.Millisecond},
+		Sample:        time.Second,
+		Checkpoint:    10 * time.Second,
+		History:       History{RunsPerWorkload: 64, MaxAge: 90 * day, MaxBytes: 1 << 30},
+		Prediction:    Prediction{Coverage: 0.99, Seal: 0.2, MinRuns: 4},
+		Site: policy.Site{
+			Claims: []policy.Claim{modeClaim(policy.ModeAdaptive, "forefend")},
+			Prefer: defaultPrefer(),
+		},
+	}
+}
+
+func defaultPrefer() map[policy.Dimension]policy.Prefer {
+	out := make(map[policy.Dimension]policy.Prefer)
+	for _, d := range policy.Dimensions {
+		out[d] = policy.DefaultPrefer(d)
+	}
+	return out
+}
+
+func modeClaim(mode policy.Value, source string) policy.Claim {
+	return policy.Claim{Key: policy.KeyMode, Value: mode, Origin: policy.Origin{Author: policy.Default, Source: source}}
+}
+
+// FromEnv loads the file that EnvPath names, else the one at DefaultPath.
+// Only the latter may be missing: then the configuration is Default.
+func FromEnv() (*Config, error) {
+	if path := os.Getenv(EnvPath); path != "" {
+		c, err := Load(path)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", EnvPath, err)
+		}
+		return c, nil
+	}
+	c, err := Load(DefaultPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Default(), nil
+	}
+	return c, err
+}
+
+// Load reads the config file at path. What is wrong with its content comes as
+// Problems; a missing file matches fs.ErrNotExist.
+func Load(path string) (*Config, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("config file %s: %w", path, err)
+	}
+	data, err := read(abs)
+	if err != nil {
+		return nil, err
+	}
+	c, problems := parse(abs, data)
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	return c, nil
+}
+
+// Check returns everything that is wrong with the config file at path. The
+// error is not nil only when the file cannot be read at all.
+func Check(path string) ([]Problem, error) {
+	data, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	_, problems := parse(path, data)
+	return problems, nil
+}
+
+func read(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("config file: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("config file: %w", err)
+	}
+	if len(data) > maxFile {
+		return nil, fmt.Errorf("config file %s has more than %d KiB", path, maxFile>>10)
+	}
+	return data, nil
+}

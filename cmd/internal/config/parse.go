@@ -1,0 +1,103 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+
+	"forefend.dev/forefend/runtime/policy"
+)
+
+// topKeys are the keys above the first [table].
+var topKeys = []string{"root", "state", "on_unavailable", "privileged", "readonly_root", "sample", "checkpoint", "mode"}
+
+// parse reads a whole file. It never stops at a problem, except that text that is
+// not TOML has no keys to look at.
+func parse(path string, data []byte) (*Config, Problems) {
+	var values map[string]any
+	if _, err := toml.Decode(string(data), &values); err != nil {
+		return nil, Problems{syntax(path, err)}
+	}
+	c := Default()
+	c.Path = path
+	r := &reader{file: path, lines: scanLines(string(data))}
+	top := &table{reader: r, values: values}
+	c.readTop(top)
+	c.readTables(top)
+	c.readSite(top, filepath.Base(path))
+	top.rest()
+	sortProblems(r.problems)
+	return c, r.problems
+}
+
+func syntax(path string, err error) Problem {
+	var p toml.ParseError
+	if !errors.As(err, &p) {
+		return Problem{File: path, Message: err.Error()}
+	}
+	fix := "correct the TOML; a value that is not a number, true or false is in quotes"
+	if strings.Contains(p.Message, "already") {
+		fix = `a key stands once; with memory = "…" beside it, memory.soft is written "memory.soft" = "…"`
+	}
+	return Problem{File: path, Line: p.Position.Line, Key: short(p.LastKey), Message: p.Message, Fix: fix}
+}
+
+func (c *Config) readTop(t *table) {
+	t.directory("root", &c.Root)
+	t.directory("state", &c.State)
+	if len(c.State) > maxState {
+		t.problem(t.at("state"), fmt.Sprintf("name a directory of at most %d bytes", maxState),
+			"has %d bytes: sockets in it would have no address", len(c.State))
+	}
+	t.word("on_unavailable", &c.OnUnavailable, LastKnown, Open, Closed)
+	t.word("privileged", &c.Privileged, AsAsked, Govern)
+	t.flag("readonly_root", &c.ReadonlyRoot)
+	t.duration("sample", &c.Sample, 100*time.Millisecond, time.Minute)
+	t.duration("checkpoint", &c.Checkpoint, time.Second, time.Hour)
+	if c.Checkpoint < c.Sample {
+		t.problem(t.at("checkpoint"), "make it at least sample", "%s is shorter than sample, %s", spell(c.Checkpoint), spell(c.Sample))
+	}
+}
+
+func (t *table) directory(key string, into *string) {
+	s := *into
+	if !t.text(key, &s) {
+		return
+	}
+	if !filepath.IsAbs(s) || filepath.Clean(s) == "/" || strings.ContainsAny(s, "\x00\n") {
+		t.problem(t.at(key), fmt.Sprintf("write an absolute path such as %q", *into), "%.60q is not a directory of its own", s)
+		return
+	}
+	*into = filepath.Clean(s)
+}
+
+func (c *Config) readTables(top *table) {
+	t := top.sub("deadlines")
+	d := &c.Deadlines
+	t.duration("admit", &d.Admit, 5*time.Millisecond, time.Minute)
+	t.duration("cold_start", &d.ColdStart, 100*time.Millisecond, 5*time.Minute)
+	t.duration("predict", &d.Predict, time.Millisecond, time.Minute)
+	if d.Predict > d.Admit {
+		t.problem(t.at("predict"), "make it at most admit, of which it is a part", "%s is longer than admit, %s", spell(d.Predict), spell(d.Admit))
+	}
+	t.rest()
+
+	t = top.sub("history")
+	t.integer("runs_per_workload", &c.History.RunsPerWorkload, 1, 4096)
+	t.duration("max_age", &c.History.MaxAge, time.Hour, 3650*day)
+	t.size("max_bytes", &c.History.MaxBytes)
+	if least := int64(1 << 20); c.History.MaxBytes < least {
+		t.problem(t.at("max_bytes"), `write at least "1Mi"`, "%s is too little to keep a history", policy.KeyMemory.Format(policy.Value(c.History.MaxBytes)))
+	}
+	t.rest()
+
+	t = top.sub("prediction")
+	t.fraction("coverage", &c.Prediction.Coverage, 0.5, 0.9999)
+	t.fraction("seal", &c.Prediction.Seal, 0, 1)
+	t.integer("min_runs", &c.Prediction.MinRuns, 1, 4096)
+	t.rest()
+}

@@ -1,0 +1,111 @@
+package history
+
+import (
+	"time"
+
+	"forefend.dev/forefend/predictor/estimate"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// The kinds of peak a bound is given for, and the value below which ratios
+// of each mean nothing.
+const (
+	memory = iota
+	cpu
+	pids
+	kinds
+)
+
+var floors = [kinds]float64{memory: 1 << 20, cpu: 0.01, pids: 1}
+
+// model is everything a Book has in memory. It has no lock.
+type model struct {
+	summaries map[workload.Key]*summary
+	names     names
+	bounds    [kinds]*estimate.Calibrator
+	ended     recent             // runs that were counted
+	open      map[string]*run    // runs that go on, by id, as of their last checkpoint
+	live      map[workload.Key]int // how many of open have this key
+	runs      uint64             // counted in all, forgotten workloads included
+	maxKeys   int
+}
+
+func newModel(coverage float64, maxKeys int) *model {
+	m := &model{
+		summaries: make(map[workload.Key]*summary),
+		names:     newNames(),
+		ended:     newRecent(),
+		open:      make(map[string]*run),
+		live:      make(map[workload.Key]int),
+		maxKeys:   maxKeys,
+	}
+	for kind := range m.bounds {
+		m.bounds[kind] = estimate.NewCalibrator(floors[kind], coverage)
+	}
+	return m
+}
+
+// end counts a run that ended. A run that was counted already only adds what is
+// new of it.
+func (m *model) end(o *workload.Observation, at time.Time) {
+	m.forgetOpen(o.Run)
+	r := m.names.newRun(o, at)
+	if !m.ended.add(o.Run) {
+		m.amend(r)
+		return
+	}
+	m.learn(r)
+	m.runs++
+	for i, key := range o.Keys {
+		s := m.summary(key)
+		if i == 0 && s.name != o.Name && o.Name != "" {
+			s.name = o.Name
+		}
+		s.add(r)
+	}
+	m.shrink()
+}
+
+func (m *model) amend(r *run) {
+	for _, key := range r.obs.Keys {
+		if s := m.summaries[key]; s != nil {
+			s.amend(r)
+		}
+	}
+}
+
+// checkpoint notes how far a run has come that goes on.
+func (m *model) checkpoint(o *workload.Observation, at time.Time) {
+	r := m.names.newRun(o, at)
+	if m.ended.has(o.Run) { // it was given up too early
+		m.amend(r)
+		return
+	}
+	m.forgetOpen(o.Run)
+	m.open[o.Run] = r
+	for _, key := range o.Keys {
+		m.live[key]++
+	}
+}
+
+func (m *model) forgetOpen(id string) {
+	r := m.open[id]
+	if r == nil {
+		return
+	}
+	delete(m.open, id)
+	for _, key := range r.obs.Keys {
+		if m.live[key]--; m.live[key] == 0 {
+			delete(m.live, key)
+		}
+	}
+}
+
+func (m *model) summary(key workload.Key) *summary {
+	s := m.summaries[key]
+	if s == nil {
+		s = &summary{key: key}
+		m.summaries[key] = s
+	}
+	return s
+}

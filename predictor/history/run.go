@@ -1,0 +1,100 @@
+package history
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// Bounds of what is accepted of one observation.
+const (
+	maxName     = 64  // bytes of a system call's name
+	maxText     = 512 // bytes of any other string
+	maxKeys     = 8
+	maxKeyValue = 64 // bytes of a key
+)
+
+// hotRate is how many calls a second make a call hot: at 5–8 µs each (DESIGN
+// section 7), watching a hundred a second costs less than 0.1 % of a core.
+const hotRate = 100
+
+// run is an observation prepared for the model.
+type run struct {
+	obs  *workload.Observation
+	end  time.Time
+	seen seen
+}
+
+// ErrInvalid is in the chain of the error for an observation that Record refuses.
+var ErrInvalid = errors.New("invalid observation")
+
+func validate(o *workload.Observation) error {
+	switch {
+	case o.Version != workload.ObservationVersion:
+		return fmt.Errorf("%w: version %d is unknown here", ErrInvalid, o.Version)
+	case o.Run == "" || len(o.Run) > maxText:
+		return fmt.Errorf("%w: run %.80q", ErrInvalid, o.Run)
+	case len(o.Keys) == 0 || len(o.Keys) > maxKeys:
+		return fmt.Errorf("%w: %d keys", ErrInvalid, len(o.Keys))
+	case len(o.Syscalls) > workload.MaxSyscalls || len(o.Denied) > workload.MaxSyscalls || len(o.Native) > 2*workload.MaxSyscalls:
+		return fmt.Errorf("%w: %d system calls", ErrInvalid, len(o.Syscalls)+len(o.Denied)+len(o.Native))
+	case len(o.Destinations) > workload.MaxDestinations || len(o.Usage.Series) > workload.MaxSeries:
+		return fmt.Errorf("%w: %d destinations, %d points", ErrInvalid, len(o.Destinations), len(o.Usage.Series))
+	}
+	for i, k := range o.Keys {
+		if k.Level > workload.LevelNode || k.Value == "" || len(k.Value) > maxKeyValue || i > 0 && k.Level <= o.Keys[i-1].Level {
+			return fmt.Errorf("%w: key %d %.80q", ErrInvalid, i, k.String())
+		}
+	}
+	for _, s := range []string{o.Name, o.User, o.Group, o.Image} {
+		if len(s) > maxText {
+			return fmt.Errorf("%w: a name of %d bytes", ErrInvalid, len(s))
+		}
+	}
+	return nil
+}
+
+// endOf is when a run ended as far as anyone knows.
+func endOf(o *workload.Observation, now time.Time) time.Time {
+	if !o.Ended.IsZero() {
+		return o.Ended
+	}
+	return now
+}
+
+// newRun prepares an observation. Names that are new get a number.
+func (n *names) newRun(o *workload.Observation, end time.Time) *run {
+	r := &run{obs: o, end: end}
+	lasted := max(end.Sub(o.Started).Seconds(), 1)
+	r.seen.calls = make([]call, 0, len(o.Syscalls))
+	for name, count := range o.Syscalls {
+		if id, ok := n.id(name); ok {
+			var flags call
+			if float64(count) > hotRate*lasted {
+				flags = flagHot
+			}
+			r.seen.calls = append(r.seen.calls, newCall(id, flags, 0))
+		}
+	}
+	slices.SortFunc(r.seen.calls, byID)
+	for _, name := range o.Native {
+		if id, ok := n.ids[name]; ok { // only calls that were seen matter
+			r.seen.native = append(r.seen.native, id)
+		}
+	}
+	return r
+}
+
+// busiest returns at most n keys of m, the least used first.
+func busiest(m map[string]uint64, n int) []string {
+	keys := slices.SortedFunc(maps.Keys(m), func(a, b string) int {
+		return cmp.Or(cmp.Compare(m[a], m[b]), cmp.Compare(a, b))
+	})
+	keys = slices.DeleteFunc(keys, func(k string) bool { return len(k) > maxText })
+	return keys[max(0, len(keys)-n):]
+}

@@ -1,0 +1,178 @@
+package admit
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/policy"
+	"forefend.dev/forefend/runtime/rewrite"
+	"forefend.dev/forefend/runtime/seccomp"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// Govern is the value of Input.Privileged under which privileged containers
+// are treated like all others. Any other value leaves them as asked.
+const Govern = "govern"
+
+// Input is all a decision depends on.
+type Input struct {
+	Request      api.AdmitRequest
+	Site         policy.Site
+	Privileged   string // what the site does with privileged containers
+	Predicted    []policy.Claim
+	Prediction   workload.Prediction
+	Operator     []policy.Claim
+	Sources      []api.Source
+	Notes        []string
+	Availability api.Availability
+	Unified      bool      // the node uses cgroup v2
+	Now          time.Time // zero: the caller's clock is read
+}
+
+// Decide merges everything that was asked, predicted and ruled. The error is
+// ErrInvalidArgument for a malformed annotation; no half policy is returned.
+func Decide(in Input) (api.Decision, error) {
+	facts := in.Request.Facts
+	if in.Now.IsZero() {
+		in.Now = time.Now()
+	}
+	amendments, err := policy.ParseAnnotations(facts.Annotations)
+	if err != nil {
+		return api.Decision{}, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	d := api.Decision{
+		Version: api.Version, Time: in.Now, Facts: facts, Availability: in.Availability,
+		Prediction: in.Prediction, Sources: in.Sources, Notes: slices.Clone(in.Notes), Revision: 1,
+	}
+	profile := in.Site.Profile(facts.User, facts.Group)
+	d.Profile = profile.Name
+
+	spec := &in.Request.Spec
+	claims := slices.Concat(builtin(), rewrite.Claims(spec, in.Unified), amendments, in.Predicted, in.Operator)
+	asAsked := facts.Privileged && in.Privileged != Govern
+	d.AsAsked = asAsked
+	if asAsked {
+		claims = onlyResources(claims)
+		d.Notes = append(d.Notes, "privileged: system calls, capabilities and file system are as asked (the site's `privileged` is not \"govern\")")
+	}
+	mode, unconfined := preview(in.Site.Input(profile, claims))
+	calls := newCallPlan(spec, mode, in.Prediction, unconfined || asAsked)
+	claims = append(claims, calls.claims...)
+	input := in.Site.Input(profile, claims)
+	input.Guards = append(input.Guards, calls.guards...)
+	d.Effective = policy.Merge(input)
+	d.Notes = append(d.Notes, calls.notes...)
+	if calls.profile == nil {
+		return d, nil
+	}
+	return d, calls.compile(&d, in.Request.ListenerPath)
+}
+
+// preview merges only what decides how the system calls are to be planned.
+func preview(in policy.Input) (mode policy.Value, unconfined bool) {
+	in.Claims = slices.DeleteFunc(in.Claims, func(c policy.Claim) bool {
+		return c.Key != policy.KeyMode && c.Key != policy.KeySeccomp
+	})
+	e := policy.Merge(in)
+	return e.Mode(), e.Value(policy.KeySeccomp, policy.Tight) != policy.Tight
+}
+
+// builtin are Forefend's own defaults. A site's defaults of the same key replace them.
+func builtin() []policy.Claim {
+	origin := func(why string) policy.Origin {
+		return policy.Origin{Author: policy.Default, Source: "forefend", Reason: why}
+	}
+	return []policy.Claim{
+		{Key: policy.KeyMode, Value: policy.ModeAdaptive, Origin: origin("benign surprises are allowed and learned")},
+		{Key: policy.KeySeccomp, Value: policy.Tight, Origin: origin("every container has a system call profile")},
+		{Key: policy.KeySealed, Value: policy.Loose, Origin: origin("history does not yet say what this workload needs")},
+	}
+}
+
+// onlyResources drops what nobody asked of a privileged container.
+func onlyResources(claims []policy.Claim) []policy.Claim {
+	return slices.DeleteFunc(claims, func(c policy.Claim) bool {
+		switch c.Key.Dimension() {
+		case policy.Resources:
+			return false
+		case policy.Control:
+			return c.Key == policy.KeySealed
+		}
+		return c.Author < policy.Request
+	})
+}
+
+// compile turns the decided verdicts into what runc loads and the table that
+// answers its notifications.
+func (p callPlan) compile(d *api.Decision, listener string) error {
+	verdicts := make(map[string]seccomp.Verdict)
+	for name, v := range d.Effective.Members(policy.KeySyscalls) {
+		verdicts[name] = seccomp.Verdict(v)
+	}
+	for _, name := range seccomp.Names() { // observe mode decides nothing: keep the hot calls fast
+		if _, decided := verdicts[name]; !decided && seccomp.Classify(name) == seccomp.ClassHot {
+			verdicts[name] = seccomp.Native
+		}
+	}
+	requested := p.widened(verdicts)
+	compiled, table, err := seccomp.Compile(seccomp.Request{
+		Requested: requested, Verdicts: verdicts, Fallback: seccomp.Watch,
+		ForeignArch:  d.Facts.Executable.Bits == 32,
+		ListenerPath: listener, ListenerMetadata: d.Facts.ID.String(),
+	})
+	switch {
+	case err == nil:
+	case leaveAlone(err):
+		d.Notes = append(d.Notes, "system calls are not supervised, the requested profile stays as it is: "+err.Error())
+		return nil
+	default:
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	body, err := table.MarshalBinary()
+	if err != nil {
+		return fmt.Errorf("encode system call table: %w", err)
+	}
+	d.Seccomp, d.Table = compiled, body
+	return nil
+}
+
+// Readjust merges resources asked for a running container into the decision in
+// force; r is all it asks for, the update laid over what it asked before. What the prediction, an operator and the annotations had to say about
+// that decision they say again.
+func Readjust(before api.Decision, r *specs.LinuxResources, site policy.Site, unified bool) (api.Decision, error) {
+	amendments, err := policy.ParseAnnotations(before.Facts.Annotations)
+	if err != nil {
+		return api.Decision{}, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	standing := before.Effective.ClaimsBy(policy.Request)
+	fresh := rewrite.ResourceClaims(r, unified)
+	for i, f := range fresh {
+		fresh[i].Source = "update"
+		for _, c := range standing { // what the update repeats is still the older request's
+			if c.Key == f.Key && c.Value == f.Value && !strings.HasPrefix(c.Source, "annotation ") {
+				fresh[i].Source = c.Source
+			}
+		}
+	}
+	rlimits := slices.DeleteFunc(standing, func(c policy.Claim) bool {
+		family, _ := c.Key.Family() // no update changes them
+		return family != policy.KeyRlimits || strings.HasPrefix(c.Source, "annotation ")
+	})
+	claims := slices.Concat(builtin(), rlimits, fresh, amendments,
+		before.Effective.ClaimsBy(policy.Prediction), before.Effective.ClaimsBy(policy.Operator))
+	profile := site.Profile(before.Facts.User, before.Facts.Group)
+	in := site.Input(profile, claims)
+	in.Claims = slices.DeleteFunc(in.Claims, func(c policy.Claim) bool {
+		return c.Key.Dimension() != policy.Resources && c.Key != policy.KeyMode
+	})
+	after := before
+	after.Effective = before.Effective.Replace(policy.Resources, policy.Merge(in))
+	after.Revision++
+	return after, nil
+}

@@ -1,0 +1,123 @@
+package orchestrator
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// Bounds of the events kept in memory and of one answer.
+const (
+	maxEvents    = 4096
+	defaultLimit = 1000
+	maxWait      = time.Minute
+	maxMessage   = 2048
+)
+
+// feed is the newest events in order, with readers that wait for more.
+type feed struct {
+	mu     sync.Mutex
+	ring   []api.Event   // the event numbered n is at n % maxEvents; guarded by mu
+	oldest uint64        // number of the oldest event kept; guarded by mu
+	next   uint64        // number of the next event; guarded by mu
+	more   chan struct{} // closed and replaced at each event; guarded by mu
+}
+
+// newFeed continues after the events of an earlier life, oldest first.
+func newFeed(recent []api.Event) *feed {
+	f := &feed{ring: make([]api.Event, maxEvents), oldest: 1, next: 1, more: make(chan struct{})}
+	for _, e := range recent {
+		if e.Seq != f.next { // a gap: what came before it cannot be counted on
+			f.oldest, f.next = e.Seq, e.Seq
+		}
+		f.keepLocked(e)
+	}
+	return f
+}
+
+// publish numbers e, bounds its text and hands it to the readers.
+func (f *feed) publish(e api.Event) api.Event {
+	if len(e.Message) > maxMessage {
+		e.Message = e.Message[:maxMessage] + "…"
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e.Seq = f.next
+	f.keepLocked(e)
+	close(f.more)
+	f.more = make(chan struct{})
+	return e
+}
+
+// keepLocked stores the event numbered next. f.mu is held, or f is not shared yet.
+func (f *feed) keepLocked(e api.Event) {
+	f.ring[e.Seq%maxEvents] = e
+	f.next = e.Seq + 1
+	if f.next-f.oldest > maxEvents {
+		f.oldest = f.next - maxEvents
+	}
+}
+
+// read answers an EventsRequest.
+func (f *feed) read(ctx context.Context, req api.EventsRequest) api.EventsResponse {
+	limit := req.Limit
+	if limit == 0 || limit > defaultLimit {
+		limit = defaultLimit
+	}
+	ctx, cancel := context.WithTimeout(ctx, min(req.Wait, maxWait))
+	defer cancel()
+	after := req.After
+	for {
+		f.mu.Lock()
+		if req.Tail {
+			after, req.Tail = f.tailLocked(limit, req.ID), false
+		}
+		resp := f.sinceLocked(after, limit, req.ID)
+		more := f.more
+		f.mu.Unlock()
+		if len(resp.Events) > 0 || req.Wait == 0 {
+			return resp
+		}
+		after = resp.Next
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return resp
+		}
+	}
+}
+
+func (f *feed) sinceLocked(after uint64, limit int, id workload.ID) api.EventsResponse {
+	resp := api.EventsResponse{Next: max(after, f.next-1)}
+	from := after + 1
+	if from < f.oldest {
+		resp.Lost, from = f.oldest-from, f.oldest
+	}
+	for seq := from; seq < f.next; seq++ {
+		e := f.ring[seq%maxEvents]
+		if id != (workload.ID{}) && e.ID != id {
+			continue
+		}
+		if len(resp.Events) == limit {
+			resp.Next = resp.Events[limit-1].Seq
+			return resp
+		}
+		resp.Events = append(resp.Events, e)
+	}
+	return resp
+}
+
+// tailLocked is the After with which the newest limit events follow.
+func (f *feed) tailLocked(limit int, id workload.ID) uint64 {
+	seq := f.next
+	for found := 0; seq > f.oldest && found < limit; {
+		seq--
+		if e := f.ring[seq%maxEvents]; id == (workload.ID{}) || e.ID == id {
+			found++
+		}
+	}
+	return seq - 1
+}

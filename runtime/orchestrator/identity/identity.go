@@ -1,0 +1,209 @@
+// Package identity completes what a bundle says of a container with what only
+// the node knows: the image's name, digest and labels, from containerd, and the
+// program that PID 1 will run, from the root filesystem.
+//
+// A source that is late is left out of the decision and says so; its answer
+// still lands in a cache for the next container. Resolver may be used from any
+// goroutine.
+package identity
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	containersapi "github.com/containerd/containerd/api/services/containers/v1"
+	imagesapi "github.com/containerd/containerd/api/services/images/v1"
+	"github.com/containerd/containerd/v2/pkg/dialer"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/pkg/reference"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/rootfs"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+const (
+	maxLabels    = 64
+	maxLabel     = 1024
+	maxDaemons   = 8                // containerds remembered; one per config is usual
+	afterthought = 10 * time.Second // how long a late source may go on for the cache's sake
+	cachedFiles  = 4096
+)
+
+// Resolver asks containerd and reads root filesystems.
+type Resolver struct {
+	executables *rootfs.Cache
+	late        sync.WaitGroup
+
+	mu    sync.Mutex
+	conns map[string]*grpc.ClientConn // by containerd address; guarded by mu
+}
+
+// NewResolver returns a Resolver to be closed after use.
+func NewResolver() *Resolver {
+	return &Resolver{executables: rootfs.NewCache(cachedFiles), conns: make(map[string]*grpc.ClientConn)}
+}
+
+// Close waits for late sources and drops the connections.
+func (r *Resolver) Close() error {
+	r.late.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var last error
+	for _, c := range r.conns {
+		if err := c.Close(); err != nil {
+			last = err
+		}
+	}
+	clear(r.conns)
+	return last
+}
+
+// answer is what one source found out; apply puts it into the facts.
+type answer struct {
+	api.Source
+	apply func(*workload.Facts)
+}
+
+// Identify asks both sources at once and waits for them until ctx ends.
+func (r *Resolver) Identify(ctx context.Context, f *workload.Facts) []api.Source {
+	asked := *f
+	waits := []struct {
+		name string
+		ask  func(context.Context) answer
+	}{
+		{"image", func(ctx context.Context) answer { return r.image(ctx, asked) }},
+		{"executable", func(ctx context.Context) answer { return r.executable(ctx, asked) }},
+	}
+	results := make([]chan answer, len(waits))
+	began := time.Now()
+	for i, w := range waits {
+		results[i] = make(chan answer, 1)
+		r.late.Go(func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterthought)
+			defer cancel()
+			start := time.Now()
+			a := w.ask(ctx)
+			a.Name, a.Took = w.name, time.Since(start)
+			results[i] <- a
+		})
+	}
+	sources := make([]api.Source, 0, len(waits))
+	for i, w := range waits {
+		select {
+		case a := <-results[i]:
+			a.apply(f)
+			sources = append(sources, a.Source)
+		case <-ctx.Done():
+			sources = append(sources, api.Source{Name: w.name, Status: api.SourceLate, Took: time.Since(began),
+				Reason: "no answer within the prediction budget; the next container profits from it"})
+		}
+	}
+	return sources
+}
+
+func nothing(*workload.Facts) {}
+
+func (r *Resolver) executable(ctx context.Context, f workload.Facts) answer {
+	if len(f.Rootfs) == 0 || len(f.Args) == 0 {
+		return answer{api.Source{Status: api.SourceAbsent, Reason: "no root filesystem or no command is known"}, nothing}
+	}
+	exe, err := r.executables.Executable(ctx, f.Rootfs, f.Args, f.Path, f.Cwd)
+	if err != nil {
+		return answer{api.Source{Status: api.SourceFailed, Reason: err.Error()}, nothing}
+	}
+	return answer{api.Source{Status: api.SourceOK, Reason: exe.Path}, func(f *workload.Facts) { f.Executable = exe }}
+}
+
+func (r *Resolver) image(ctx context.Context, f workload.Facts) answer {
+	if f.Containerd == "" {
+		return answer{api.Source{Status: api.SourceAbsent, Reason: "the containerd that asks is not known"}, nothing}
+	}
+	image, err := r.lookup(ctx, f)
+	if err != nil {
+		status := api.SourceFailed
+		if errdefs.IsNotFound(err) {
+			status = api.SourceAbsent
+		}
+		return answer{api.Source{Status: status, Reason: err.Error()}, nothing}
+	}
+	if image.Name == "" {
+		return answer{api.Source{Status: api.SourceAbsent, Reason: "the container was made without an image"}, nothing}
+	}
+	return answer{api.Source{Status: api.SourceOK, Reason: image.Name}, func(f *workload.Facts) { f.Image = image }}
+}
+
+// lookup asks containerd for the container's image.
+func (r *Resolver) lookup(ctx context.Context, f workload.Facts) (workload.Image, error) {
+	conn, err := r.connect(f.Containerd)
+	if err != nil {
+		return workload.Image{}, err
+	}
+	ctx = namespaces.WithNamespace(ctx, f.ID.Namespace)
+	image := workload.Image{Name: f.Image.Name}
+	got, err := containersapi.NewContainersClient(conn).Get(ctx, &containersapi.GetContainerRequest{ID: f.ID.Container})
+	if err != nil {
+		if image.Name == "" {
+			return image, fmt.Errorf("ask containerd for the container: %w", errgrpc.ToNative(err))
+		}
+	} else {
+		if got.Container.Image != "" {
+			image.Name = got.Container.Image
+		}
+		image.Labels = bounded(got.Container.Labels)
+	}
+	if image.Name == "" {
+		return image, nil
+	}
+	image.Repository = repository(image.Name)
+	img, err := imagesapi.NewImagesClient(conn).Get(ctx, &imagesapi.GetImageRequest{Name: image.Name})
+	if err == nil && img.Image.Target != nil {
+		image.Digest = img.Image.Target.Digest
+	}
+	return image, nil
+}
+
+// repository is an image name without its tag and digest.
+func repository(name string) string {
+	if spec, err := reference.Parse(name); err == nil {
+		return spec.Locator
+	}
+	return name
+}
+
+func bounded(labels map[string]string) map[string]string {
+	out := make(map[string]string)
+	for k, v := range labels {
+		if len(out) < maxLabels && len(k)+len(v) <= maxLabel {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// connect returns the connection to one containerd. gRPC reconnects by itself.
+func (r *Resolver) connect(address string) (*grpc.ClientConn, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c := r.conns[address]; c != nil {
+		return c, nil
+	}
+	if len(r.conns) >= maxDaemons {
+		return nil, fmt.Errorf("more than %d containerds ask one forefend daemon", maxDaemons)
+	}
+	path := strings.TrimPrefix(address, "unix://")
+	c, err := grpc.NewClient(dialer.DialAddress(path),
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(dialer.ContextDialer))
+	if err != nil {
+		return nil, fmt.Errorf("connect to containerd at %s: %w", address, err)
+	}
+	r.conns[address] = c
+	return c, nil
+}

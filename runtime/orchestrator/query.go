@@ -1,0 +1,89 @@
+package orchestrator
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/containerd/errdefs"
+
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/policy"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// List implements api.Orchestrator.
+func (s *Service) List(context.Context) (api.ListResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]api.Container, 0, len(s.running))
+	for id, r := range s.running {
+		out = append(out, s.describeLocked(id, r))
+	}
+	slices.SortFunc(out, func(a, b api.Container) int { return cmp.Compare(a.ID.String(), b.ID.String()) })
+	return api.ListResponse{Containers: out}, nil
+}
+
+// describeLocked is one row of ps. s.mu is held.
+func (s *Service) describeLocked(id workload.ID, r *running) api.Container {
+	if r.pid == 0 { // admitted before the container existed: the shim has recorded the rest since
+		if rec, err := s.cfg.Containers.Read(id); err == nil && rec.Run == r.decision.Facts.Run {
+			r.pid, r.started = rec.PID, rec.Started
+		}
+	}
+	e := r.decision.Effective
+	limits := api.Limits{}
+	limits.Memory, _ = e.Limit(policy.KeyMemory)
+	limits.MemorySoft, _ = e.Limit(policy.KeyMemorySoft)
+	limits.PIDs, _ = e.Limit(policy.KeyPIDs)
+	if cpus, ok := e.Limit(policy.KeyCPUs); ok {
+		limits.CPUs = float64(cpus) / 1000
+	}
+	return api.Container{
+		ID: id, Run: r.decision.Facts.Run, Name: r.decision.Facts.Name(), Image: r.decision.Facts.Image.Name,
+		PID: r.pid, Mode: policy.KeyMode.Format(e.Mode()), Sealed: e.Sealed(), Started: r.started,
+		Prediction: r.decision.Prediction, Usage: r.last.Usage, Limits: limits, By: r.decision.Availability,
+	}
+}
+
+// Explain implements api.Orchestrator: the decision in force, else the last
+// one the journal has of that container.
+func (s *Service) Explain(ctx context.Context, req api.ExplainRequest) (api.Decision, error) {
+	s.mu.Lock()
+	r := s.running[req.ID]
+	if r != nil {
+		d := r.decision
+		s.mu.Unlock()
+		return d, nil
+	}
+	s.mu.Unlock()
+	d, err := s.journal.Decision(ctx, req.ID)
+	if err != nil {
+		return d, fmt.Errorf("no decision about container %s is known: %w", req.ID, err)
+	}
+	return d, nil
+}
+
+// History implements api.Orchestrator.
+func (s *Service) History(_ context.Context, req api.HistoryRequest) (api.HistoryResponse, error) {
+	return s.history.Search(req)
+}
+
+// Events implements api.Orchestrator.
+func (s *Service) Events(ctx context.Context, req api.EventsRequest) (api.EventsResponse, error) {
+	if req.Limit < 0 || req.Wait < 0 {
+		return api.EventsResponse{}, fmt.Errorf("limit and wait cannot be negative: %w", errdefs.ErrInvalidArgument)
+	}
+	return s.events.read(ctx, req), nil
+}
+
+// Status implements api.Orchestrator.
+func (s *Service) Status(context.Context) (api.Status, error) {
+	st := s.cfg.Status()
+	s.mu.Lock()
+	st.Containers = len(s.running)
+	s.mu.Unlock()
+	st.API = api.Version
+	return st, nil
+}

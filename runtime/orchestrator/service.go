@@ -1,0 +1,251 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"forefend.dev/forefend/runtime/orchestrator/admit"
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/policy"
+	"forefend.dev/forefend/runtime/record"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// History is what earlier runs say. Predict must not block.
+type History interface {
+	Predict([]workload.Key) workload.Prediction
+	Record(context.Context, workload.Observation) error
+	Search(api.HistoryRequest) (api.HistoryResponse, error)
+}
+
+// Journal keeps decisions and events beyond the life of the daemon. Both
+// appends may return before they are durable; Decision returns
+// errdefs.ErrNotFound for a container it does not know.
+type Journal interface {
+	AppendDecision(api.Decision)
+	AppendEvent(api.Event)
+	Decision(context.Context, workload.ID) (api.Decision, error)
+}
+
+// Identifier completes facts with what only the node knows: image, digest,
+// labels, executable. It returns how each of its sources fared.
+type Identifier interface {
+	Identify(context.Context, *workload.Facts) []api.Source
+}
+
+// Config is what Service needs to know of its node.
+type Config struct {
+	Site       policy.Site
+	Privileged string
+	Unified    bool          // the node uses cgroup v2
+	Predict    time.Duration // budget of all sources of a prediction together
+	Containers record.Dir
+	NotifyDir  string
+	Sealed     record.SealedDir
+	SpoolDir   string
+	// Recommend turns a prediction into claims.
+	Recommend func(workload.Prediction, workload.Facts) []policy.Claim
+	Now       func() time.Time
+	Status    func() api.Status // what the daemon says of itself; Service adds its counts
+}
+
+// Service implements api.Orchestrator.
+type Service struct {
+	cfg      Config
+	history  History
+	journal  Journal
+	identity Identifier
+	events   *feed
+	seal     chan api.Decision
+
+	mu      sync.Mutex
+	running map[workload.ID]*running // guarded by mu
+}
+
+// running is a container as the daemon knows it. Guarded by Service.mu.
+type running struct {
+	decision api.Decision
+	last     workload.Observation
+	pid      int
+	started  time.Time
+}
+
+var _ api.Orchestrator = (*Service)(nil)
+
+// New builds a Service that knows of the containers whose records say that
+// they run. recent are the newest events of an earlier life, oldest first.
+func New(cfg Config, h History, j Journal, id Identifier, recent []api.Event) *Service {
+	s := &Service{
+		cfg: cfg, history: h, journal: j, identity: id,
+		events: newFeed(recent), seal: make(chan api.Decision, sealQueue), running: make(map[workload.ID]*running),
+	}
+	s.adopt()
+	return s
+}
+
+// adopt takes over the containers that were running before this daemon.
+func (s *Service) adopt() {
+	for r, err := range s.cfg.Containers.List {
+		if err != nil || r.Decision == nil || !r.Alive() {
+			continue
+		}
+		s.running[r.ID] = &running{decision: *r.Decision, pid: r.PID, started: r.Started}
+	}
+}
+
+// Admit implements api.Orchestrator.
+func (s *Service) Admit(ctx context.Context, req api.AdmitRequest) (api.Decision, error) {
+	if req.Version > api.Version {
+		return api.Decision{}, fmt.Errorf("the shim speaks version %d of the API, this daemon %d: restart the daemon of the new release: %w",
+			req.Version, api.Version, errdefs.ErrFailedPrecondition)
+	}
+	if err := req.Facts.ID.Validate(); err != nil {
+		return api.Decision{}, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	facts := req.Facts
+	identifying, cancel := context.WithTimeout(ctx, s.cfg.Predict)
+	sources := s.identity.Identify(identifying, &facts)
+	cancel()
+	req.Facts = facts
+
+	began := s.cfg.Now()
+	prediction := s.history.Predict(facts.Keys())
+	sources = append(sources, historySource(prediction, s.cfg.Now().Sub(began)))
+	d, err := admit.Decide(admit.Input{
+		Request: req, Site: s.cfg.Site, Privileged: s.cfg.Privileged, Unified: s.cfg.Unified, Availability: api.ByDaemon,
+		Prediction: prediction, Predicted: s.cfg.Recommend(prediction, facts), Sources: sources, Now: s.cfg.Now(),
+	})
+	if err != nil || req.DryRun {
+		return d, err
+	}
+	s.admitted(d)
+	return d, nil
+}
+
+func historySource(p workload.Prediction, took time.Duration) api.Source {
+	src := api.Source{Name: "history", Status: api.SourceOK, Took: took, Reason: fmt.Sprintf("%d runs at level %s", p.Runs, p.Level)}
+	if p.Runs == 0 {
+		src.Status, src.Reason = api.SourceAbsent, "no earlier run of this or similar workloads"
+	}
+	return src
+}
+
+// admitted keeps a decision: for ps, for the audit, and sealed for the time
+// without a daemon.
+func (s *Service) admitted(d api.Decision) {
+	kept := d
+	kept.Seccomp, kept.Table = nil, nil // large, and in force in the kernel
+	s.mu.Lock()
+	s.running[d.Facts.ID] = &running{decision: kept}
+	s.mu.Unlock()
+	s.journal.AppendDecision(kept)
+	select {
+	case s.seal <- kept:
+	default: // the queue is full: the next run of this workload seals it
+	}
+	s.publish(api.Event{
+		Time: d.Time, ID: d.Facts.ID, Run: d.Facts.Run, Kind: api.EventAdmitted,
+		Message: fmt.Sprintf("%s: mode %s, %d earlier runs, %s", d.Facts.Name(),
+			policy.KeyMode.Format(d.Effective.Mode()), d.Prediction.Runs, sealedWord(d)),
+	})
+}
+
+func sealedWord(d api.Decision) string {
+	if d.Effective.Sealed() {
+		return "sealed"
+	}
+	return "learning"
+}
+
+// Update implements api.Orchestrator.
+func (s *Service) Update(_ context.Context, req api.UpdateRequest) (api.Decision, error) {
+	after, err := admit.Readjust(req.Before, &req.Resources, s.cfg.Site, s.cfg.Unified)
+	if err != nil {
+		return after, err
+	}
+	s.mu.Lock()
+	if r := s.running[req.ID]; r != nil {
+		r.decision = after
+	}
+	s.mu.Unlock()
+	s.journal.AppendDecision(after)
+	return after, nil
+}
+
+// Observe implements api.Orchestrator. It returns once every observation is
+// durable; observations that could not be kept are named in the error.
+func (s *Service) Observe(ctx context.Context, req api.ObserveRequest) error {
+	for _, e := range req.Events {
+		s.publish(e)
+	}
+	if req.Lost > 0 {
+		s.publish(api.Event{Time: s.cfg.Now(), Kind: api.EventDegraded, Message: fmt.Sprintf("a shim dropped %d events: too many at once", req.Lost)})
+	}
+	var errs []error
+	for _, o := range req.Observations {
+		errs = append(errs, s.observe(ctx, o))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Service) observe(ctx context.Context, o workload.Observation) error {
+	if err := o.ID.Validate(); err != nil {
+		return fmt.Errorf("observation: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	s.complete(&o)
+	if err := s.history.Record(ctx, o); err != nil {
+		return fmt.Errorf("keep the observation of %s: %w", o.ID, err)
+	}
+	s.mu.Lock()
+	r := s.running[o.ID]
+	if r != nil && r.decision.Facts.Run == o.Run {
+		r.last = o
+		if o.Final {
+			delete(s.running, o.ID)
+		}
+	}
+	s.mu.Unlock()
+	if o.Final {
+		s.publish(exitEvent(o, s.cfg.Now()))
+	}
+	return nil
+}
+
+// complete adds to an observation the keys only the daemon could work out.
+func (s *Service) complete(o *workload.Observation) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.running[o.ID]; r != nil && r.decision.Facts.Run == o.Run {
+		o.Keys, o.Image, o.Name = r.decision.Facts.Keys(), r.decision.Facts.Image.Name, r.decision.Facts.Name()
+	}
+}
+
+func exitEvent(o workload.Observation, now time.Time) api.Event {
+	kind, oom := api.EventExited, ""
+	if o.Usage.OOMKills > 0 {
+		kind, oom = api.EventOOM, fmt.Sprintf(", %d processes killed for memory", o.Usage.OOMKills)
+	}
+	return api.Event{
+		Time: now, ID: o.ID, Run: o.Run, Kind: kind,
+		Message: fmt.Sprintf("exit status %d after %s, memory peak %s, %.2f CPU seconds%s", o.Exit.Status,
+			o.Ended.Sub(o.Started).Round(time.Millisecond), policy.KeyMemory.Format(policy.Value(o.Usage.MemoryPeak)), o.Usage.CPUSeconds, oom),
+	}
+}
+
+func (s *Service) publish(e api.Event) {
+	e = s.events.publish(e)
+	s.journal.AppendEvent(e)
+}
+
+// logError reports what has no caller to return to.
+func logError(ctx context.Context, err error, what string) {
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("forefend: " + what)
+	}
+}

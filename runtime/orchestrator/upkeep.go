@@ -1,0 +1,150 @@
+package orchestrator
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/record"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+const (
+	sealQueue    = 256
+	upkeepEvery  = 5 * time.Second
+	maxSpooled   = 1 << 20     // bytes of one spooled observation
+	orphanLeave  = time.Minute // containerd's own delete process comes first
+	spoolAtOnce  = 1000        // spooled observations taken in per round
+	damagedSpool = ".damaged"  // suffix of a spooled file that could not be read
+)
+
+// Run does the service's work in the background until ctx ends: it seals
+// policies for the time without a daemon, takes in spooled observations and
+// collects what crashed shims left.
+func (s *Service) Run(ctx context.Context) error {
+	tick := time.NewTicker(upkeepEvery)
+	defer tick.Stop()
+	s.upkeep(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case d := <-s.seal:
+			logError(ctx, s.sealPolicy(d), "sealed policy not written")
+		case <-tick.C:
+			s.upkeep(ctx)
+		}
+	}
+}
+
+func (s *Service) sealPolicy(d api.Decision) error {
+	return s.cfg.Sealed.Write(d.Facts.Keys()[0], d)
+}
+
+func (s *Service) upkeep(ctx context.Context) {
+	logError(ctx, s.takeSpool(ctx), "spooled observations")
+	s.collect(ctx)
+}
+
+// takeSpool records the final observations shims left while no daemon ran.
+func (s *Service) takeSpool(ctx context.Context) error {
+	entries, err := os.ReadDir(s.cfg.SpoolDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read the spool: %w", err)
+	}
+	var errs []error
+	for i, e := range entries {
+		if i == spoolAtOnce {
+			break
+		}
+		if path := filepath.Join(s.cfg.SpoolDir, e.Name()); strings.HasSuffix(e.Name(), ".json") {
+			errs = append(errs, s.takeSpooled(ctx, path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// takeSpooled records one spooled observation and removes its file. One that
+// cannot be read is set aside by renaming it.
+func (s *Service) takeSpooled(ctx context.Context, path string) error {
+	o, err := readSpooled(path)
+	if err == nil {
+		err = s.observe(ctx, o)
+		if err != nil {
+			return err // durable storage failed: the file stays for the next round
+		}
+		return os.Remove(path)
+	}
+	s.publish(api.Event{Time: s.cfg.Now(), Kind: api.EventDegraded, Message: "a spooled observation was set aside: " + err.Error()})
+	return os.Rename(path, path+damagedSpool)
+}
+
+func readSpooled(path string) (o workload.Observation, err error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return o, fmt.Errorf("spooled observation: %w", err)
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxSpooled {
+		return o, fmt.Errorf("%s is not a file of at most %d bytes", path, maxSpooled)
+	}
+	body, err := os.ReadFile(path)
+	if err != nil {
+		return o, fmt.Errorf("spooled observation: %w", err)
+	}
+	if err := json.Unmarshal(body, &o); err != nil {
+		return o, fmt.Errorf("%s: %w", path, err)
+	}
+	if o.Version != workload.ObservationVersion {
+		return o, fmt.Errorf("%s has version %d, this daemon reads %d", path, o.Version, workload.ObservationVersion)
+	}
+	return o, o.ID.Validate()
+}
+
+// collect forgets containers whose shim is gone and removes what it left, once
+// containerd has had the time to do that itself.
+func (s *Service) collect(ctx context.Context) {
+	seen := make(map[workload.ID]bool)
+	for r, err := range s.cfg.Containers.List {
+		seen[r.ID] = true
+		if err != nil || r.Alive() || r.Running() || s.cfg.Now().Sub(r.Created) < orphanLeave {
+			continue
+		}
+		s.discard(ctx, r)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, r := range s.running {
+		if !seen[id] && s.cfg.Now().Sub(r.decision.Time) > orphanLeave {
+			delete(s.running, id) // its Create failed after Admit, or its shim ended without a word
+		}
+	}
+}
+
+func (s *Service) discard(ctx context.Context, r record.Record) {
+	if filepath.Dir(r.NotifySocket) == filepath.Clean(s.cfg.NotifyDir) {
+		if err := os.Remove(r.NotifySocket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			logError(ctx, err, "listener socket of a dead shim")
+		}
+	}
+	if err := s.cfg.Containers.Remove(r.ID); err != nil {
+		logError(ctx, err, "record of a dead shim")
+		return
+	}
+	s.mu.Lock()
+	delete(s.running, r.ID)
+	s.mu.Unlock()
+	s.publish(api.Event{
+		Time: s.cfg.Now(), ID: r.ID, Run: r.Run, Kind: api.EventCleaned,
+		Message: "its shim died and containerd did not clean up: what Forefend had made for it is removed",
+	})
+}

@@ -1,0 +1,3 @@
+package policy
+
+func at(v Value) *Value { return &v }

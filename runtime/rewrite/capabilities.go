@@ -1,0 +1,107 @@
+package rewrite
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"forefend.dev/forefend/runtime/policy"
+)
+
+// capabilityNames are the capabilities of Linux by number, as runc knows them.
+// A name that is not among them has no effect on a container: runc ignores it.
+var capabilityNames = []string{
+	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
+	"CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN",
+	"CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT",
+	"CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE",
+	"CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL",
+	"CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND",
+	"CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
+}
+
+// CapabilityNames lists the capabilities of Linux. The list is the caller's.
+func CapabilityNames() []string { return slices.Clone(capabilityNames) }
+
+// capabilities claims every capability. Without a bounding set runc gives none.
+func (c *claims) capabilities(have *specs.LinuxCapabilities) {
+	bound := bounding(have)
+	for _, name := range capabilityNames {
+		v := policy.Tight
+		if bound[name] {
+			v = policy.Loose
+		}
+		c.add(policy.KeyCapabilities.Member(name), v)
+	}
+}
+
+func bounding(c *specs.LinuxCapabilities) map[string]bool {
+	m := make(map[string]bool)
+	if c != nil {
+		for _, name := range c.Bounding {
+			m[name] = true
+		}
+	}
+	return m
+}
+
+// sets are the capability sets of a process, the bounding set first.
+func sets(c *specs.LinuxCapabilities) []*[]string {
+	return []*[]string{&c.Bounding, &c.Effective, &c.Permitted, &c.Inheritable, &c.Ambient}
+}
+
+// capabilities removes dropped capabilities from every set and adds kept ones
+// that the bounding set lacks to the bounding, effective and permitted sets. One that
+// the bounding set has is left as it is: a process that does not hold what it might is
+// asked for that way.
+func capabilities(spec *specs.Spec, in Input) error {
+	p := process(spec)
+	bound := bounding(p.Capabilities)
+	members := in.Effective.Members(policy.KeyCapabilities)
+	var add []string
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		known := slices.Contains(capabilityNames, name)
+		switch {
+		case !known:
+			return fmt.Errorf("%.40q is not a capability of Linux: %w", name, errdefs.ErrInvalidArgument)
+		case members[name] != policy.Tight && !bound[name]:
+			add = append(add, name)
+		}
+	}
+	if p.Capabilities == nil && len(add) == 0 {
+		return nil
+	}
+	c := clip(p.Capabilities, func(name string) bool {
+		v, decided := members[name]
+		return !decided || v != policy.Tight
+	})
+	c.Bounding = append(c.Bounding, add...)
+	c.Effective = union(c.Effective, add)
+	c.Permitted = union(c.Permitted, add)
+	p.Capabilities = c
+	return nil
+}
+
+// clip copies c with only the capabilities that allowed lets through.
+func clip(c *specs.LinuxCapabilities, allowed func(string) bool) *specs.LinuxCapabilities {
+	var out specs.LinuxCapabilities
+	if c != nil {
+		out = *c
+	}
+	for _, set := range sets(&out) {
+		*set = slices.DeleteFunc(slices.Clone(*set), func(name string) bool { return !allowed(name) })
+	}
+	return &out
+}
+
+func union(set, add []string) []string {
+	for _, name := range add {
+		if !slices.Contains(set, name) {
+			set = append(set, name)
+		}
+	}
+	return set
+}

@@ -1,0 +1,143 @@
+package rewrite
+
+import (
+	"maps"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"forefend.dev/forefend/runtime/policy"
+)
+
+// knob reads and writes one key of the resources. read reports false where the
+// resources leave the key open. write replaces whatever said something about it,
+// cgroup v2's unified settings included: runc applies those last.
+type knob struct {
+	key   policy.Key
+	read  func(*specs.LinuxResources, bool) (policy.Value, bool)
+	write func(*specs.LinuxResources, policy.Value, bool)
+}
+
+// knobs: memory precedes swap, whose reading depends on it.
+var knobs = []knob{
+	{policy.KeyMemory, readMemory, writeMemory},
+	{policy.KeyMemorySwap, readSwap, writeSwap},
+	{policy.KeyMemorySoft, readSoft, writeSoft},
+	{policy.KeyCPUs, readCPUs, writeCPUs},
+	{policy.KeyCPUShares, readShares, writeShares},
+	{policy.KeyPIDs, readPIDs, writePIDs},
+}
+
+func (c *claims) resources(r *specs.LinuxResources, unified bool) {
+	if r == nil {
+		return
+	}
+	for _, k := range knobs {
+		if v, ok := k.read(r, unified); ok {
+			c.add(k.key, v)
+		}
+	}
+}
+
+// resources writes the limits that differ from what the spec says.
+func resources(spec *specs.Spec, in Input) error {
+	var before *specs.LinuxResources
+	if spec.Linux != nil {
+		before = spec.Linux.Resources
+	}
+	r := ownResources(before)
+	changed := false
+	for _, k := range knobs {
+		f, decided := in.Effective.Lookup(k.key)
+		said, ok := k.read(r, in.Unified)
+		if !ok {
+			said = policy.Unlimited
+		}
+		if decided && said != f.Value {
+			k.write(r, f.Value, in.Unified)
+			changed = true
+		}
+	}
+	if changed {
+		orderMemory(r, in.Effective, in.Unified)
+		linux(spec).Resources = r
+	}
+	return nil
+}
+
+// Resources is the update to send to runc: every limit the policy decides, on
+// top of what r (the requested update, nil for none) says of anything else. It
+// names also what does not change, because runc knows no better. r is not changed;
+// the result shares what no policy governs with it.
+func Resources(r *specs.LinuxResources, eff policy.Effective, unified bool) *specs.LinuxResources {
+	r = ownResources(r)
+	for _, k := range knobs {
+		if f, ok := eff.Lookup(k.key); ok {
+			k.write(r, f.Value, unified)
+		}
+	}
+	orderMemory(r, eff, unified)
+	return r
+}
+
+// Overlay is what a container's resources are after an update as runc reads it:
+// what the update leaves out, or sets to zero, stays. Neither argument is changed.
+func Overlay(container, update *specs.LinuxResources) *specs.LinuxResources {
+	r := ownResources(container)
+	if update == nil {
+		return r
+	}
+	if m := update.Memory; m != nil {
+		overlay(r, fileMax, &memory(r).Limit, m.Limit)
+		overlay(r, fileHigh, &memory(r).Reservation, m.Reservation)
+		overlay(r, fileSwapMax, &memory(r).Swap, m.Swap)
+	}
+	if c := update.CPU; c != nil {
+		overlay(r, fileCPUWeight, &cpu(r).Shares, c.Shares)
+		overlay(r, fileCPUMax, &cpu(r).Quota, c.Quota)
+		overlay(r, fileCPUMax, &cpu(r).Period, c.Period)
+	}
+	if p := update.Pids; p != nil && p.Limit != nil {
+		writePIDs(r, 0, false)
+		r.Pids.Limit = p.Limit
+	}
+	for name, value := range update.Unified {
+		setUnified(r, name, value)
+	}
+	return r
+}
+
+// overlay replaces what the container says about one limit, in either place.
+func overlay[T int64 | uint64](r *specs.LinuxResources, file string, to **T, from *T) {
+	if from != nil && *from != 0 {
+		dropUnified(r, file)
+		*to = from
+	}
+}
+
+// ownResources copies what the knobs write.
+func ownResources(r *specs.LinuxResources) *specs.LinuxResources {
+	if r == nil {
+		return &specs.LinuxResources{}
+	}
+	own := *r
+	if r.Memory != nil {
+		m := *r.Memory
+		own.Memory = &m
+	}
+	if r.CPU != nil {
+		c := *r.CPU
+		own.CPU = &c
+	}
+	own.Unified = maps.Clone(r.Unified)
+	return &own
+}
+
+// setUnified sets a cgroup v2 file, dropUnified leaves it to the other fields.
+func setUnified(r *specs.LinuxResources, file, value string) {
+	if r.Unified == nil {
+		r.Unified = map[string]string{}
+	}
+	r.Unified[file] = value
+}
+
+func dropUnified(r *specs.LinuxResources, file string) { delete(r.Unified, file) }

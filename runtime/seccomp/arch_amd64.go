@@ -1,0 +1,14 @@
+package seccomp
+
+import (
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// x32 has no constants here on purpose: it is always refused (see keepArchitectures).
+const (
+	nativeAuditArch  = unix.AUDIT_ARCH_X86_64
+	foreignAuditArch = unix.AUDIT_ARCH_I386
+	nativeArch       = specs.ArchX86_64
+	foreignArch      = specs.ArchX86
+)

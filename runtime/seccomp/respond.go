@@ -1,0 +1,167 @@
+package seccomp
+
+import (
+	"errors"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// responder answers the notifications of one listener; it belongs to the
+// listener's goroutine and holds the buffers so that a call allocates nothing.
+type responder struct {
+	fd int
+	n  notificationBuffer
+	a  answer
+}
+
+// serve receives and answers one notification of l. It reports false when the
+// listener is of no use any more.
+func (r *responder) serve(l *listener) bool {
+	if err := receive(r.fd, &r.n); err != nil {
+		return errors.Is(err, unix.ENOENT) // the caller was interrupted meanwhile
+	}
+	r.a = answer{id: r.n.id}
+	if l.starting {
+		r.pass(l)
+		return true
+	}
+	d := l.container.table.Load().Decide(r.n.nr, r.n.arch, &r.n.args)
+	if d.Verdict == Kill && !r.kill() {
+		d.Verdict = Deny
+	}
+	r.answer(l, d)
+	return true
+}
+
+// pass lets runc's own call through, and ends that phase with its execve.
+func (r *responder) pass(l *listener) {
+	r.a.flags = unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE
+	if send(r.fd, &r.a) == nil && r.n.arch == nativeAuditArch && r.n.pid == l.pid &&
+		(r.n.nr == unix.SYS_EXECVE || r.n.nr == unix.SYS_EXECVEAT) {
+		l.starting = false
+		l.container.calls.add(r.n.nr, Watch)
+	}
+}
+
+// answer sends the decision. Nothing is counted or reported unless the answer
+// arrived: an interrupted call is made again and must not count twice.
+func (r *responder) answer(l *listener, d Decision) {
+	c := l.container
+	calls := c.tallyOf(r.n.arch)
+	event, first := Event{}, calls.first(r.n.nr, d.Verdict)
+	var where string
+	internet := false
+	switch d.Verdict {
+	case Watch:
+		r.a.flags = unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE
+		where, internet = r.destination(c)
+	default:
+		r.a.error = -d.Errno
+	}
+	if first {
+		event = r.event(l, d)
+	}
+	if send(r.fd, &r.a) != nil && d.Verdict != Kill {
+		return
+	}
+	count := calls.add(r.n.nr, d.Verdict)
+	if internet {
+		c.destinations.add(where)
+	}
+	if first {
+		event.Count = count
+		calls.report(c, event)
+	}
+}
+
+// event describes the call while its caller waits.
+func (r *responder) event(l *listener, d Decision) Event {
+	name, _ := numberingOf(r.n.arch).name(int(r.n.nr))
+	class := Classify(name)
+	if r.n.nr == unix.SYS_CLONE && r.n.arch == nativeAuditArch {
+		class = ClassDangerous // plain clones are native; this one makes namespaces
+	}
+	e := Event{
+		Container: l.container.id, Syscall: name, Number: r.n.nr, Args: r.n.args, PID: r.n.pid,
+		Verdict: d.Verdict, Class: class, Phase: l.phase, Time: time.Now(),
+	}
+	if d.Verdict == Deny {
+		e.Errno = d.Errno
+	}
+	if len(l.container.supervisor.events) < cap(l.container.supervisor.events) {
+		e.Comm, e.Exe = caller(r.n.pid)
+	}
+	return e
+}
+
+// destination reads where a connect, or a sendto with an address, wants to go.
+func (r *responder) destination(c *Container) (key string, internet bool) {
+	if r.n.arch != nativeAuditArch {
+		return "", false
+	}
+	args := r.n.args
+	switch r.n.nr {
+	case unix.SYS_CONNECT:
+	case unix.SYS_SENDTO:
+		args[1], args[2] = args[4], args[5]
+	default:
+		return "", false
+	}
+	if !c.budget.take(time.Now()) {
+		return "", true
+	}
+	return destination(r.n.pid, &args)
+}
+
+// kill ends the calling process. The thread waits for an answer, so its number
+// cannot have been reused once the notification is found valid after opening it.
+func (r *responder) kill() bool {
+	process, err := unix.PidfdOpen(int(r.n.pid), pidfdThread)
+	if err != nil {
+		if process, err = unix.PidfdOpen(int(r.n.pid), 0); err != nil {
+			return false
+		}
+	}
+	defer unix.Close(process)
+	return stillWaiting(r.fd, r.n.id) && unix.PidfdSendSignal(process, unix.SIGKILL, nil, 0) == nil
+}
+
+func numberingOf(arch uint32) numbering {
+	if arch == nativeAuditArch {
+		return nativeNumbering()
+	}
+	return foreignNumbering()
+}
+
+// tallyOf returns the counters for calls of that architecture.
+func (c *Container) tallyOf(arch uint32) *tally {
+	if arch == nativeAuditArch {
+		return &c.calls
+	}
+	if t := c.foreignCalls.Load(); t != nil {
+		return t
+	}
+	c.foreignCalls.CompareAndSwap(nil, new(tally))
+	return c.foreignCalls.Load()
+}
+
+// first reports whether an event is still due for that call and verdict.
+func (t *tally) first(nr int32, v Verdict) bool {
+	return nr >= 0 && nr < maxTallied && !t.seen[v][nr].Load()
+}
+
+// report hands an event to the dispatcher, or counts it as dropped. A dropped one
+// is tried again with the next such call.
+func (t *tally) report(c *Container, e Event) {
+	seen := &t.seen[e.Verdict][e.Number]
+	if seen.Swap(true) {
+		return // another listener's call was first
+	}
+	select {
+	case c.supervisor.events <- e:
+	default:
+		seen.Store(false)
+		c.dropped.Add(1)
+	}
+}

@@ -1,0 +1,35 @@
+package shim
+
+import (
+	"time"
+
+	"forefend.dev/forefend/runtime/policy"
+	"forefend.dev/forefend/runtime/record"
+)
+
+// Name is the runtime type that containerd maps to this shim's binary.
+const Name = "io.containerd.forefend.v1"
+
+// Config is what the shim needs of the node's configuration. All paths derive
+// from one config file, so several instances live side by side.
+type Config struct {
+	Path       string           // the config file itself, handed on to the daemon; empty for the defaults
+	State      string           // root-only directory of sockets and run data
+	Socket     string           // the daemon's
+	Containers record.Dir       // records of running containers
+	Sealed     record.SealedDir // last known policies, for the time without a daemon
+	NotifyDir  string           // seccomp listener sockets
+	SpoolDir   string           // final observations the daemon has not taken yet
+	StartLock  string           // held while a shim starts the daemon
+	DaemonLog  string
+	Daemon     string // the forefend binary
+
+	OnUnavailable string // "last-known", "open" or "closed"
+	Privileged    string // "as-asked" or "govern"
+	Site          policy.Site
+
+	AdmitDeadline time.Duration // for a running daemon to answer
+	ColdStart     time.Duration // for a daemon to start
+	Sample        time.Duration
+	Checkpoint    time.Duration
+}

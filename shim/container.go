@@ -1,0 +1,84 @@
+package shim
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"forefend.dev/forefend/runtime/cgroup"
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/record"
+	"forefend.dev/forefend/runtime/rewrite"
+	"forefend.dev/forefend/runtime/seccomp"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// container is one container of this shim.
+type container struct {
+	id       workload.ID
+	bundle   string
+	notify   string     // path of its seccomp listener
+	spec     specs.Spec // what execs are clipped to: the rewritten spec, without the parts no exec needs
+	upper    string     // where writes to its root filesystem go, empty when that is not known
+	systemd  bool       // runc uses the systemd cgroup driver
+	pid      int
+	pidStart uint64
+
+	supervised *seccomp.Container // nil: nothing is supervised
+	watch      *watch             // nil before the container exists
+
+	mu       sync.Mutex
+	decision api.Decision          // guarded by mu once the container exists
+	asked    *specs.LinuxResources // what was requested, updates included; guarded by mu
+	started  time.Time             // guarded by mu
+}
+
+// socketName is short and unique per container: a unix socket path has room
+// for 107 bytes, a container id alone can have 76.
+func socketName(id workload.ID) string {
+	sum := sha256.Sum256([]byte(id.String()))
+	return hex.EncodeToString(sum[:10])
+}
+
+// record is what is kept on disk for the delete process and the daemon.
+func (c *container) record() record.Record {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	start, _ := record.Start(os.Getpid()) // our own entry in /proc
+	r := record.Record{
+		Version: record.Version, ID: c.id, Run: c.decision.Facts.Run, Facts: c.decision.Facts, Bundle: c.bundle,
+		ShimPID: os.Getpid(), ShimStart: start, PID: c.pid, PIDStart: c.pidStart,
+		NotifySocket: c.notify, Upper: c.upper, Created: c.decision.Time, Started: c.started, Decision: &c.decision,
+	}
+	return r
+}
+
+// begin starts observing a created container.
+func (c *container) begin(s *Service, group cgroup.Group, observable bool) {
+	c.watch = newWatch(s, c, group, observable)
+}
+
+// end stops observing; the last observation is dropped.
+func (c *container) end() {
+	if c.watch != nil {
+		c.watch.abandon()
+	}
+}
+
+// current returns the decision in force.
+func (c *container) current() api.Decision {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.decision
+}
+
+// adopt puts an updated decision in force.
+func (c *container) adopt(d api.Decision, update *specs.LinuxResources) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.decision, c.asked = d, rewrite.Overlay(c.asked, update)
+}

@@ -1,0 +1,193 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/containerd/typeurl/v2"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"forefend.dev/forefend/runtime/bundle"
+	"forefend.dev/forefend/runtime/cgroup"
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/record"
+	"forefend.dev/forefend/runtime/rewrite"
+	"forefend.dev/forefend/runtime/rootfs"
+	"forefend.dev/forefend/runtime/seccomp"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// Create decides, rewrites the bundle, and lets upstream create the container.
+// Whatever fails, everything done before it is undone and the bundle is as
+// containerd wrote it.
+func (s *Service) Create(ctx context.Context, r *taskv3.CreateTaskRequest) (_ *taskv3.CreateTaskResponse, err error) {
+	c, err := s.prepare(ctx, r)
+	if err != nil {
+		return nil, grpcError(fmt.Errorf("forefend: %w", err))
+	}
+	resp, err := s.TTRPCTaskService.Create(ctx, r)
+	if err != nil {
+		return nil, errors.Join(err, grpcError(s.undo(c)))
+	}
+	if err := s.created(ctx, c, resp.Pid); err != nil {
+		_, derr := s.TTRPCTaskService.Delete(ctx, &taskv3.DeleteRequest{ID: r.ID})
+		return nil, grpcError(errors.Join(fmt.Errorf("forefend: %w", err), derr, s.undo(c)))
+	}
+	return resp, nil
+}
+
+func unified() bool { return cgroup.CurrentMode() == cgroup.V2 }
+
+// prepare does everything that comes before runc. On error nothing is left.
+func (s *Service) prepare(ctx context.Context, r *taskv3.CreateTaskRequest) (_ *container, err error) {
+	ns, err := namespaces.NamespaceRequired(ctx)
+	if err != nil {
+		return nil, err
+	}
+	id := workload.ID{Namespace: ns, Container: r.ID}
+	if err := id.Validate(); err != nil {
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	b, err := bundle.Load(r.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	c := &container{
+		id:     id,
+		bundle: r.Bundle,
+		notify: filepath.Join(s.cfg.NotifyDir, socketName(id)),
+	}
+	req := api.AdmitRequest{
+		Version:      api.Version,
+		Facts:        factsOf(id, b.Spec(), r, os.Getenv("GRPC_ADDRESS")),
+		Spec:         forDecision(b.Spec()),
+		ListenerPath: c.notify,
+	}
+	if c.decision, err = s.decide(ctx, req); err != nil {
+		return nil, err
+	}
+	if l := b.Spec().Linux; l != nil && l.Resources != nil {
+		c.asked = rewrite.Overlay(l.Resources, nil)
+	}
+	c.upper, c.systemd = rootfs.Upper(mounts(r)), systemdCgroup(r)
+	if err := s.add(c); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.undo(c))
+		}
+	}()
+	return c, s.commit(ctx, c, b)
+}
+
+// commit turns the decision into a config.json that runc will accept, with the
+// record of how to clean up written first.
+func (s *Service) commit(ctx context.Context, c *container, b *bundle.Bundle) error {
+	if c.decision.Availability == api.ByNobody {
+		return s.cfg.Containers.Write(c.record())
+	}
+	original, err := clone(b.Spec())
+	if err != nil {
+		return err
+	}
+	if err := rewrite.Apply(b.Spec(), rewrite.Input{
+		Effective: c.decision.Effective, Seccomp: c.decision.Seccomp, Unified: unified(),
+	}); err != nil {
+		return err
+	}
+	if err := bundle.CheckRewrite(original, b.Spec(), bundle.CheckOptions{SystemdCgroup: c.systemd}); err != nil {
+		return fmt.Errorf("the rewritten spec is not one runc accepts: %w", err)
+	}
+	if err := s.cfg.Containers.Write(c.record()); err != nil {
+		return err
+	}
+	if len(c.decision.Table) > 0 {
+		if err := s.supervise(ctx, c); err != nil {
+			return err
+		}
+	}
+	if err := b.Commit(); err != nil {
+		return err
+	}
+	c.spec = forDecision(b.Spec())
+	c.decision.Seccomp, c.decision.Table = nil, nil // in force now; explain does not need them
+	return nil
+}
+
+// clone copies a spec, so that the rewritten one can be set against it.
+func clone(spec *specs.Spec) (*specs.Spec, error) {
+	body, err := json.Marshal(spec)
+	if err != nil {
+		return nil, fmt.Errorf("copy the spec: %w", err)
+	}
+	var copied specs.Spec
+	return &copied, json.Unmarshal(body, &copied)
+}
+
+// systemdCgroup reads the one runtime option the check of a spec depends on.
+func systemdCgroup(r *taskv3.CreateTaskRequest) bool {
+	if r.Options == nil {
+		return false
+	}
+	v, err := typeurl.UnmarshalAny(r.Options)
+	if err != nil {
+		return false // upstream will say what is wrong with it
+	}
+	opts, ok := v.(*options.Options)
+	return ok && opts.SystemdCgroup
+}
+
+func (s *Service) supervise(ctx context.Context, c *container) error {
+	var table seccomp.Table
+	if err := table.UnmarshalBinary(c.decision.Table); err != nil {
+		return fmt.Errorf("system call table of the decision: %w", err)
+	}
+	if err := os.MkdirAll(s.cfg.NotifyDir, 0o700); err != nil {
+		return fmt.Errorf("directory of the seccomp listeners: %w", err)
+	}
+	watched, err := s.supervisor.Attach(context.WithoutCancel(ctx), c.id.Container, c.notify, &table)
+	if err != nil {
+		return fmt.Errorf("listen for watched system calls: %w", err)
+	}
+	c.supervised = watched
+	return nil
+}
+
+// created notes what only a created container has: its init process and cgroup.
+func (s *Service) created(ctx context.Context, c *container, pid uint32) error {
+	c.pid = int(pid)
+	if start, err := record.Start(c.pid); err == nil {
+		c.pidStart = start
+	}
+	if err := s.cfg.Containers.Write(c.record()); err != nil {
+		return err
+	}
+	group, err := cgroup.Of(c.pid)
+	if err != nil {
+		log.G(ctx).WithError(err).WithField("id", c.id.Container).Warn("forefend: usage of this container is not observed")
+	}
+	c.begin(s, group, err == nil)
+	return nil
+}
+
+// undo removes every trace of a container that did not come to be.
+func (s *Service) undo(c *container) error {
+	s.remove(c.id.Container)
+	c.end()
+	var errs []error
+	if c.supervised != nil {
+		errs = append(errs, c.supervised.Close())
+	}
+	errs = append(errs, bundle.Restore(c.bundle), s.cfg.Containers.Remove(c.id))
+	return errors.Join(errs...)
+}

@@ -1,0 +1,77 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"forefend.dev/forefend/runtime/orchestrator/admit"
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/policy"
+)
+
+// What a site wants when the daemon cannot be asked.
+const (
+	unavailableOpen   = "open"
+	unavailableClosed = "closed"
+)
+
+// decide asks the daemon, starting it if need be, and otherwise follows the
+// site's on_unavailable. A refusal by the daemon (a malformed annotation, say) is
+// final: only its absence has a fallback.
+func (s *Service) decide(ctx context.Context, req api.AdmitRequest) (api.Decision, error) {
+	d, err := s.ask(ctx, req)
+	if err == nil || errdefs.IsInvalidArgument(err) || errdefs.IsPermissionDenied(err) || errdefs.IsFailedPrecondition(err) {
+		return d, err
+	}
+	log.G(ctx).WithError(err).WithField("id", req.Facts.ID.Container).Warn("forefend: deciding without the daemon")
+	return s.decideAlone(req, err)
+}
+
+func (s *Service) ask(ctx context.Context, req api.AdmitRequest) (d api.Decision, err error) {
+	admit := func(ctx context.Context, c *api.Client) (err error) {
+		d, err = c.Admit(ctx, req)
+		return err
+	}
+	err = s.link.call(ctx, s.cfg.AdmitDeadline, admit)
+	if err == nil || !errdefs.IsUnavailable(err) {
+		return d, err
+	}
+	if err := s.link.ensure(ctx); err != nil {
+		return d, err
+	}
+	return d, s.link.call(ctx, s.cfg.AdmitDeadline, admit)
+}
+
+// decideAlone is the choice of on_unavailable. The decision says how it came
+// about, so explain can.
+func (s *Service) decideAlone(req api.AdmitRequest, why error) (api.Decision, error) {
+	switch s.cfg.OnUnavailable {
+	case unavailableClosed:
+		return api.Decision{}, fmt.Errorf("the forefend daemon cannot be asked and on_unavailable is \"closed\"; "+
+			"start it with `forefend daemon` (log: %s): %w: %w", s.cfg.DaemonLog, why, errdefs.ErrUnavailable)
+	case unavailableOpen:
+		return api.Decision{
+			Version: api.Version, Facts: req.Facts, Availability: api.ByNobody, Revision: 1,
+			Notes: []string{"the daemon could not be asked (" + why.Error() + ") and on_unavailable is \"open\": the container runs as requested"},
+		}, nil
+	}
+	in := admit.Input{
+		Request: req, Site: s.cfg.Site, Privileged: s.cfg.Privileged, Unified: unified(), Availability: api.BySiteDefault,
+		Notes: []string{"the daemon could not be asked: " + why.Error()},
+	}
+	known, key, err := s.cfg.Sealed.Read(req.Facts.Keys())
+	switch {
+	case err == nil:
+		in.Availability, in.Prediction = api.ByLastKnown, known.Prediction
+		in.Predicted = known.Effective.ClaimsBy(policy.Prediction)
+		in.Notes = append(in.Notes, "prediction taken from the last sealed policy of "+key.String())
+	case !errors.Is(err, fs.ErrNotExist):
+		in.Notes = append(in.Notes, "the last sealed policy is unusable: "+err.Error())
+	}
+	return admit.Decide(in)
+}

@@ -1,0 +1,97 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/v2/pkg/protobuf/types"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/rewrite"
+)
+
+// Start starts the container or an exec and notes when the container began.
+func (s *Service) Start(ctx context.Context, r *taskv3.StartRequest) (*taskv3.StartResponse, error) {
+	resp, err := s.TTRPCTaskService.Start(ctx, r)
+	if err != nil || r.ExecID != "" {
+		return resp, err
+	}
+	if c := s.container(r.ID); c != nil {
+		c.mu.Lock()
+		c.started = time.Now()
+		c.mu.Unlock()
+		if err := s.cfg.Containers.Write(c.record()); err != nil {
+			log.G(ctx).WithError(err).WithField("id", r.ID).Warn("forefend: start time not recorded")
+		}
+	}
+	return resp, nil
+}
+
+// Exec clips the process to the container's policy before upstream adds it.
+func (s *Service) Exec(ctx context.Context, r *taskv3.ExecProcessRequest) (*types.Empty, error) {
+	c := s.container(r.ID)
+	if c == nil || r.Spec == nil {
+		return s.TTRPCTaskService.Exec(ctx, r)
+	}
+	d := c.current()
+	if d.Availability == api.ByNobody || d.AsAsked {
+		return s.TTRPCTaskService.Exec(ctx, r)
+	}
+	clipped, notes, err := rewrite.ProcessJSON(r.Spec.Value, &c.spec, d.Effective)
+	if err != nil {
+		return nil, grpcError(fmt.Errorf("forefend: exec %s in %s: %w: %w", r.ExecID, r.ID, err, errdefs.ErrInvalidArgument))
+	}
+	for _, note := range notes {
+		s.reporter.event(api.Event{
+			Time: time.Now(), ID: c.id, Run: d.Facts.Run, Kind: api.EventDenied,
+			Message: fmt.Sprintf("exec %s: %s", r.ExecID, note), Fields: map[string]string{"exec": r.ExecID},
+		})
+	}
+	r.Spec = &anypb.Any{TypeUrl: r.Spec.TypeUrl, Value: clipped}
+	return s.TTRPCTaskService.Exec(ctx, r)
+}
+
+// Update merges the requested resources like any other request and applies the result.
+// When runc refuses, the policy in force stays the one before.
+func (s *Service) Update(ctx context.Context, r *taskv3.UpdateTaskRequest) (*types.Empty, error) {
+	c := s.container(r.ID)
+	if c == nil || r.Resources == nil {
+		return s.TTRPCTaskService.Update(ctx, r)
+	}
+	before := c.current()
+	if before.Availability == api.ByNobody {
+		return s.TTRPCTaskService.Update(ctx, r)
+	}
+	resources, err := decodeResources(r.Resources.Value)
+	if err != nil {
+		return nil, grpcError(fmt.Errorf("forefend: update of %s: %w: %w", r.ID, err, errdefs.ErrInvalidArgument))
+	}
+	after, err := s.readjust(ctx, c, resources)
+	if err != nil {
+		return nil, grpcError(fmt.Errorf("forefend: update of %s: %w", r.ID, err))
+	}
+	body, err := encodeResources(rewrite.Resources(resources, after.Effective, unified()))
+	if err != nil {
+		return nil, grpcError(err)
+	}
+	r.Resources = &anypb.Any{TypeUrl: r.Resources.TypeUrl, Value: body}
+	resp, err := s.TTRPCTaskService.Update(ctx, r)
+	if err != nil {
+		s.revert(ctx, c, before)
+		return nil, err
+	}
+	c.adopt(after, resources)
+	if err := s.cfg.Containers.Write(c.record()); err != nil {
+		log.G(ctx).WithError(err).WithField("id", r.ID).Warn("forefend: updated policy not recorded")
+	}
+	s.reporter.event(api.Event{
+		Time: time.Now(), ID: c.id, Run: after.Facts.Run, Kind: api.EventUpdated,
+		Message: fmt.Sprintf("resources updated on request, policy revision %d", after.Revision),
+	})
+	return resp, nil
+}

@@ -1,0 +1,135 @@
+package shim
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"forefend.dev/forefend/runtime/policy"
+	"forefend.dev/forefend/runtime/rootfs"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// Annotations of containerd's CRI plugin that identify a container.
+const (
+	criPrefix    = "io.kubernetes.cri."
+	criSandboxID = criPrefix + "sandbox-id"
+	criType      = criPrefix + "container-type"
+	criImage     = criPrefix + "image-name"
+	criNamespace = criPrefix + "sandbox-namespace"
+)
+
+// maxAnnotations bounds how many annotations are handed on; a spec with more
+// Forefend annotations than this is refused by the daemon's parser anyway.
+const maxAnnotations = 64
+
+// factsOf derives what the bundle alone says about a container.
+func factsOf(id workload.ID, spec *specs.Spec, r *taskv3.CreateTaskRequest, containerd string) workload.Facts {
+	f := workload.Facts{
+		ID:          id,
+		Run:         fmt.Sprintf("%.40s-%x", id.Container, time.Now().UnixNano()),
+		Kind:        workload.KindContainer,
+		Annotations: relevant(spec.Annotations),
+		Rootfs:      rootfs.Layers(mounts(r), r.Bundle+"/rootfs"),
+		Containerd:  containerd,
+		Bundle:      r.Bundle,
+		Sandbox:     spec.Annotations[criSandboxID],
+	}
+	if spec.Annotations[criType] == string(workload.KindSandbox) {
+		f.Kind = workload.KindSandbox
+	}
+	f.Image.Name = spec.Annotations[criImage]
+	f.User = spec.Annotations[policy.AnnotationUser]
+	f.Group = first(spec.Annotations[policy.AnnotationGroup], spec.Annotations[criNamespace], id.Namespace)
+	if p := spec.Process; p != nil {
+		f.Args, f.Cwd, f.UID = p.Args, p.Cwd, p.User.UID
+		for _, e := range p.Env {
+			if v, ok := strings.CutPrefix(e, "PATH="); ok {
+				f.Path = v
+			}
+		}
+	}
+	f.Privileged = privileged(spec)
+	f.HostNetwork = !hasNamespace(spec, specs.NetworkNamespace)
+	f.HostPID = !hasNamespace(spec, specs.PIDNamespace)
+	f.UserNS = hasNamespace(spec, specs.UserNamespace)
+	return f
+}
+
+func first(ss ...string) string {
+	for _, s := range ss {
+		if s != "" {
+			return s
+		}
+	}
+	return ""
+}
+
+func mounts(r *taskv3.CreateTaskRequest) []rootfs.Mount {
+	out := make([]rootfs.Mount, 0, len(r.Rootfs))
+	for _, m := range r.Rootfs {
+		out = append(out, rootfs.Mount{Type: m.Type, Source: m.Source, Options: m.Options})
+	}
+	return out
+}
+
+// relevant keeps the annotations Forefend reads.
+func relevant(all map[string]string) map[string]string {
+	out := make(map[string]string)
+	for k, v := range all {
+		if (strings.HasPrefix(k, policy.Prefix) || strings.HasPrefix(k, criPrefix)) && len(out) < maxAnnotations {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// privileged recognises what `--privileged` of every client makes of a spec: no
+// seccomp profile, no masked paths, and the capability that rules them all.
+func privileged(spec *specs.Spec) bool {
+	if spec.Linux == nil || spec.Process == nil || spec.Process.Capabilities == nil {
+		return false
+	}
+	all := false
+	for _, c := range spec.Process.Capabilities.Bounding {
+		all = all || c == "CAP_SYS_ADMIN"
+	}
+	return all && spec.Linux.Seccomp == nil && len(spec.Linux.MaskedPaths) == 0 && len(spec.Process.Capabilities.Bounding) >= 30
+}
+
+func hasNamespace(spec *specs.Spec, t specs.LinuxNamespaceType) bool {
+	if spec.Linux == nil {
+		return false
+	}
+	for _, n := range spec.Linux.Namespaces {
+		if n.Type == t {
+			return true
+		}
+	}
+	return false
+}
+
+// forDecision copies what a decision looks at. Environment, hooks, mounts and
+// foreign annotations stay behind: they can hold secrets.
+func forDecision(spec *specs.Spec) specs.Spec {
+	out := specs.Spec{Version: spec.Version, Annotations: relevant(spec.Annotations)}
+	if p := spec.Process; p != nil {
+		out.Process = &specs.Process{
+			User: p.User, Cwd: p.Cwd, Capabilities: p.Capabilities, Rlimits: p.Rlimits,
+			NoNewPrivileges: p.NoNewPrivileges, OOMScoreAdj: p.OOMScoreAdj,
+		}
+	}
+	if spec.Root != nil {
+		out.Root = &specs.Root{Readonly: spec.Root.Readonly}
+	}
+	if l := spec.Linux; l != nil {
+		out.Linux = &specs.Linux{
+			Resources: l.Resources, Seccomp: l.Seccomp, Namespaces: l.Namespaces,
+			MaskedPaths: l.MaskedPaths, ReadonlyPaths: l.ReadonlyPaths,
+		}
+	}
+	return out
+}

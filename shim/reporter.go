@@ -1,0 +1,188 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/containerd/log"
+
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// Bounds of what waits for the daemon.
+const (
+	maxWaitingEvents = 512
+	reportDelay      = 50 * time.Millisecond // gathers a burst into one call
+	reportRetry      = 5 * time.Second
+	reportDeadline   = 2 * time.Second
+)
+
+// reporter sends events and observations to the daemon in batches, never more
+// than one call at a time, and keeps a bounded number while the daemon is away.
+type reporter struct {
+	link  *link
+	spool string
+	wake  chan struct{}
+	stop  chan struct{}
+	done  chan struct{}
+
+	mu          sync.Mutex
+	events      []api.Event                     // guarded by mu
+	checkpoints map[string]workload.Observation // by run, the newest only; guarded by mu
+	lost        uint64                          // guarded by mu
+}
+
+func newReporter(l *link) *reporter {
+	r := &reporter{
+		link: l, spool: l.cfg.SpoolDir, checkpoints: make(map[string]workload.Observation),
+		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
+	}
+	go r.run()
+	return r
+}
+
+// event queues e; when too many wait it is counted as lost instead.
+func (r *reporter) event(e api.Event) {
+	r.mu.Lock()
+	if len(r.events) < maxWaitingEvents {
+		r.events = append(r.events, e)
+	} else {
+		r.lost++
+	}
+	r.mu.Unlock()
+	r.nudge()
+}
+
+// checkpoint queues an observation of a run under way, replacing an older one.
+func (r *reporter) checkpoint(o workload.Observation) {
+	r.mu.Lock()
+	r.checkpoints[o.Run] = o
+	r.mu.Unlock()
+	r.nudge()
+}
+
+// final delivers the last observation of a run, or leaves it in the spool for
+// the daemon to find. It returns once one of the two has happened.
+func (r *reporter) final(o workload.Observation) {
+	r.mu.Lock()
+	delete(r.checkpoints, o.Run)
+	req := r.takeLocked()
+	r.mu.Unlock()
+	req.Observations = append(req.Observations, o)
+	if err := r.send(req); err != nil {
+		if err := spool(r.spool, o); err != nil {
+			log.L.WithError(err).WithField("run", o.Run).Error("forefend: the final observation of a run is lost")
+		}
+		r.putBack(req.Events, req.Lost)
+	}
+}
+
+func (r *reporter) nudge() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (r *reporter) run() {
+	defer close(r.done)
+	for {
+		select {
+		case <-r.stop:
+			return
+		case <-r.wake:
+		}
+		if !r.pause(reportDelay) {
+			return
+		}
+		r.mu.Lock()
+		req := r.takeLocked()
+		r.mu.Unlock()
+		if len(req.Events) == 0 && len(req.Observations) == 0 {
+			continue
+		}
+		if err := r.send(req); err != nil {
+			r.putBack(req.Events, req.Lost)
+			if !r.pause(reportRetry) {
+				return
+			}
+			r.nudge()
+		}
+	}
+}
+
+func (r *reporter) pause(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-r.stop:
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// takeLocked empties the queues. r.mu is held.
+func (r *reporter) takeLocked() api.ObserveRequest {
+	req := api.ObserveRequest{Version: api.Version, Events: r.events, Lost: r.lost}
+	for run, o := range r.checkpoints {
+		req.Observations = append(req.Observations, o)
+		delete(r.checkpoints, run)
+	}
+	r.events, r.lost = nil, 0
+	return req
+}
+
+// putBack returns events that could not be sent; the next checkpoint of each
+// run replaces the ones that were lost.
+func (r *reporter) putBack(events []api.Event, lost uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	keep := min(len(events), maxWaitingEvents-len(r.events))
+	r.events = append(events[:max(keep, 0):max(keep, 0)], r.events...)
+	r.lost += lost + uint64(len(events)-max(keep, 0))
+}
+
+func (r *reporter) send(req api.ObserveRequest) error {
+	return r.link.call(context.Background(), reportDeadline, func(ctx context.Context, c *api.Client) error {
+		return c.Observe(ctx, req)
+	})
+}
+
+// close sends what waits, within ctx, and ends the reporter.
+func (r *reporter) close(ctx context.Context) {
+	close(r.stop)
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+		return
+	}
+	r.mu.Lock()
+	req := r.takeLocked()
+	r.mu.Unlock()
+	if len(req.Events) > 0 {
+		_ = r.send(req) // nobody is left to tell
+	}
+}
+
+// spool keeps a final observation on disk. The daemon takes it up and removes it.
+func spool(dir string, o workload.Observation) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("spool directory: %w", err)
+	}
+	body, err := json.Marshal(o)
+	if err != nil {
+		return fmt.Errorf("encode observation: %w", err)
+	}
+	tmp := filepath.Join(dir, "."+o.Run)
+	if err := os.WriteFile(tmp, body, 0o600); err != nil {
+		return fmt.Errorf("spool observation: %w", err)
+	}
+	return os.Rename(tmp, filepath.Join(dir, o.Run+".json"))
+}

@@ -1,0 +1,93 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/containerd/v2/pkg/shutdown"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/ttrpc"
+
+	"forefend.dev/forefend/runtime/seccomp"
+	"forefend.dev/forefend/shim/internal/upstream"
+)
+
+// Service is upstream's task service under Forefend's policy. Calls it does
+// not override go straight through.
+type Service struct {
+	taskv3.TTRPCTaskService
+	cfg        Config
+	link       *link
+	reporter   *reporter
+	supervisor *seccomp.Supervisor
+
+	mu         sync.Mutex
+	containers map[string]*container // by id, guarded by mu
+}
+
+var _ shim.TTRPCService = (*Service)(nil)
+
+// NewService builds the decorated service of one shim process.
+func NewService(ctx context.Context, cfg Config, publisher shim.Publisher, sd shutdown.Service) (*Service, error) {
+	inner, err := upstream.NewTask(ctx, publisher, sd)
+	if err != nil {
+		return nil, err
+	}
+	return decorate(cfg, inner, sd), nil
+}
+
+// decorate puts a Service around inner and ties its goroutines to sd.
+func decorate(cfg Config, inner taskv3.TTRPCTaskService, sd shutdown.Service) *Service {
+	s := &Service{TTRPCTaskService: inner, cfg: cfg, link: newLink(cfg), containers: make(map[string]*container)}
+	s.reporter = newReporter(s.link)
+	s.supervisor = seccomp.NewSupervisor(seccomp.Config{OnEvent: s.onSyscall, EventBuffer: 256})
+	sd.RegisterCallback(func(ctx context.Context) error {
+		err := s.supervisor.Close()
+		s.reporter.close(ctx)
+		s.link.close()
+		return err
+	})
+	return s
+}
+
+// RegisterTTRPC implements shim.TTRPCService.
+func (s *Service) RegisterTTRPC(server *ttrpc.Server) error {
+	taskv3.RegisterTTRPCTaskService(server, s)
+	return nil
+}
+
+func (s *Service) container(id string) *container {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.containers[id]
+}
+
+func (s *Service) add(c *container) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.containers[c.id.Container] != nil {
+		return fmt.Errorf("container %s: %w", c.id, errdefs.ErrAlreadyExists)
+	}
+	s.containers[c.id.Container] = c
+	return nil
+}
+
+func (s *Service) remove(id string) *container {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.containers[id]
+	delete(s.containers, id)
+	return c
+}
+
+// grpcError makes err an error containerd's clients can act on.
+func grpcError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errgrpc.ToGRPC(err)
+}

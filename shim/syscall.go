@@ -1,0 +1,40 @@
+package shim
+
+import (
+	"fmt"
+	"strconv"
+
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/seccomp"
+)
+
+// onSyscall turns the supervisor's first-seen events into events for people. It is
+// called from the supervisor's one event goroutine.
+func (s *Service) onSyscall(e seccomp.Event) {
+	c := s.container(e.Container)
+	if c == nil {
+		return
+	}
+	d := c.current()
+	_, known := d.Prediction.Seen[e.Syscall]
+	out := api.Event{Time: e.Time, ID: c.id, Run: d.Facts.Run, Fields: map[string]string{
+		"syscall": e.Syscall, "pid": strconv.FormatUint(uint64(e.PID), 10), "comm": e.Comm, "exe": e.Exe,
+		"verdict": e.Verdict.String(), "class": e.Class.String(),
+	}}
+	switch {
+	case e.Verdict < seccomp.Watch:
+		out.Kind = api.EventDenied
+		out.Fields["errno"] = strconv.Itoa(int(e.Errno))
+		out.Message = fmt.Sprintf("%s by %s denied: nothing speaks for it (to allow: annotation forefend.dev/syscalls.allow=%s)",
+			e.Syscall, e.Comm, e.Syscall)
+	case e.Class == seccomp.ClassDangerous && !known:
+		out.Kind = api.EventWatched
+		out.Message = fmt.Sprintf("%s by %s let through under watch", e.Syscall, e.Comm)
+	case d.Prediction.Runs > 0 && !known:
+		out.Kind = api.EventLearned
+		out.Message = fmt.Sprintf("%s by %s: no earlier run made this call; allowed and learned", e.Syscall, e.Comm)
+	default:
+		return // expected, or a first run in which everything is new
+	}
+	s.reporter.event(out)
+}

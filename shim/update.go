@@ -1,0 +1,67 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"forefend.dev/forefend/runtime/orchestrator/admit"
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/rewrite"
+)
+
+// resourcesType is how containerd's clients name OCI resources in an Any.
+const resourcesType = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
+
+func decodeResources(body []byte) (*specs.LinuxResources, error) {
+	var r specs.LinuxResources
+	if err := json.Unmarshal(body, &r); err != nil {
+		return nil, fmt.Errorf("requested resources: %w", err)
+	}
+	return &r, nil
+}
+
+func encodeResources(r *specs.LinuxResources) ([]byte, error) {
+	body, err := json.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("encode resources: %w", err)
+	}
+	return body, nil
+}
+
+// readjust merges requested resources into the policy in force: by the daemon,
+// which knows more, or here with what the last decision knew.
+func (s *Service) readjust(ctx context.Context, c *container, r *specs.LinuxResources) (d api.Decision, err error) {
+	before := c.current()
+	c.mu.Lock()
+	asked := rewrite.Overlay(c.asked, r)
+	c.mu.Unlock()
+	err = s.link.call(ctx, s.cfg.AdmitDeadline, func(ctx context.Context, client *api.Client) (err error) {
+		d, err = client.Update(ctx, api.UpdateRequest{Version: api.Version, ID: c.id, Resources: *asked, Before: before})
+		return err
+	})
+	if err == nil || !errdefs.IsUnavailable(err) && !errdefs.IsDeadlineExceeded(err) {
+		return d, err
+	}
+	return admit.Readjust(before, asked, s.cfg.Site, unified())
+}
+
+// revert puts the limits of a decision back in force after a failed update:
+// runc may have applied half of it.
+func (s *Service) revert(ctx context.Context, c *container, d api.Decision) {
+	body, err := encodeResources(rewrite.Resources(&specs.LinuxResources{}, d.Effective, unified()))
+	if err == nil {
+		_, err = s.TTRPCTaskService.Update(ctx, &taskv3.UpdateTaskRequest{
+			ID: c.id.Container, Resources: &anypb.Any{TypeUrl: resourcesType, Value: body},
+		})
+	}
+	if err != nil {
+		log.G(ctx).WithError(err).WithField("id", c.id.Container).Error("forefend: limits could not be put back after a failed update")
+	}
+}

@@ -1,0 +1,167 @@
+package shim
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+
+	"forefend.dev/forefend/runtime/cgroup"
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/policy"
+	"forefend.dev/forefend/runtime/rootfs"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// watch observes one container from its creation to its exit and turns what it saw into
+// observations. Its two goroutines end with the container, or by abandon.
+type watch struct {
+	s       *Service
+	c       *container
+	sampler *cgroup.Sampler // nil when the cgroup cannot be read
+	before  rootfs.Entries
+	walked  error // why before is not known
+
+	mu     sync.Mutex
+	series cgroup.Series // guarded by mu
+	exit   workload.Exit // guarded by mu
+	ended  time.Time     // guarded by mu; zero while the container lives
+
+	stop context.CancelFunc
+	last chan struct{} // closed once the last sample has been taken
+	done chan struct{} // closed once the final observation is with the daemon or in the spool
+}
+
+func newWatch(s *Service, c *container, group cgroup.Group, observable bool) *watch {
+	ctx, stop := context.WithCancel(context.Background())
+	w := &watch{s: s, c: c, stop: stop, last: make(chan struct{}), done: make(chan struct{})}
+	if observable {
+		if sampler, err := group.Sampler(); err == nil {
+			w.sampler = sampler
+		}
+	}
+	if c.upper != "" {
+		w.before, _, w.walked = rootfs.UpperEntries(c.upper, rootfs.MaxEntries)
+	}
+	exited := make(chan workload.Exit, 1)
+	go func() {
+		resp, err := s.TTRPCTaskService.Wait(ctx, &taskv3.WaitRequest{ID: c.id.Container})
+		if err == nil {
+			exited <- workload.Exit{Status: resp.ExitStatus}
+		}
+	}()
+	go w.run(ctx, exited)
+	return w
+}
+
+// run samples until the container has exited, then reports the run.
+func (w *watch) run(ctx context.Context, exited <-chan workload.Exit) {
+	defer close(w.done)
+	tick := time.NewTicker(w.s.cfg.Sample)
+	defer tick.Stop()
+	next := time.Now() // the first observation makes the container known at once
+	w.sample()
+	for {
+		select {
+		case <-ctx.Done():
+			w.close()
+			close(w.last)
+			return
+		case exit := <-exited:
+			w.sample()
+			w.close()
+			w.mu.Lock()
+			w.exit, w.ended = exit, time.Now()
+			w.mu.Unlock()
+			close(w.last)
+			w.s.reporter.final(w.observation())
+			return
+		case now := <-tick.C:
+			w.sample()
+			if !now.Before(next) {
+				next = now.Add(w.s.cfg.Checkpoint)
+				w.s.reporter.checkpoint(w.observation())
+			}
+		}
+	}
+}
+
+func (w *watch) sample() {
+	if w.sampler == nil {
+		return
+	}
+	if sample, err := w.sampler.Sample(); err == nil { // gone files: the container just exited
+		w.mu.Lock()
+		w.series.Add(sample)
+		w.mu.Unlock()
+	}
+}
+
+func (w *watch) close() {
+	if w.sampler != nil {
+		w.sampler.Close()
+	}
+}
+
+// sampled waits, within ctx, until the last sample has been taken: before that
+// the cgroup must not go away.
+func (w *watch) sampled(ctx context.Context) {
+	select {
+	case <-w.last:
+	case <-ctx.Done():
+	}
+}
+
+// reported waits, within ctx, until the run's final observation is delivered,
+// so that the very next Create profits from it.
+func (w *watch) reported(ctx context.Context) {
+	select {
+	case <-w.done:
+	case <-ctx.Done():
+	}
+}
+
+// abandon ends the watch without a final observation.
+func (w *watch) abandon() {
+	w.stop()
+	<-w.done
+}
+
+// observation is what was seen so far.
+func (w *watch) observation() workload.Observation {
+	d := w.c.current()
+	o := workload.Observation{
+		Version: workload.ObservationVersion,
+		ID:      w.c.id, Run: d.Facts.Run, Name: d.Facts.Name(), Keys: d.Facts.Keys(),
+		User: d.Facts.User, Group: d.Facts.Group, Image: d.Facts.Image.Name,
+		Started: d.Time,
+	}
+	w.mu.Lock()
+	o.Usage, o.Exit, o.Ended = w.series.Usage(), w.exit, w.ended
+	w.mu.Unlock()
+	o.Final = !o.Ended.IsZero()
+	if w.c.supervised != nil {
+		counts := w.c.supervised.Counts()
+		o.Watched = true
+		o.Syscalls, o.Denied, o.Native = counts.Allowed, counts.Denied, nativeOf(d)
+		o.Destinations, o.DestinationsLost = counts.Destinations, counts.DestinationsLost
+	}
+	if o.Final && w.c.upper != "" && w.walked == nil {
+		o.RootfsWrites, _ = rootfs.Wrote(w.before, w.c.upper) // unknown on error
+	}
+	return o
+}
+
+// nativeOf lists the learned calls this run could not count, because they were
+// not watched.
+func nativeOf(d api.Decision) []string {
+	var out []string
+	verdicts := d.Effective.Members(policy.KeySyscalls)
+	for name := range d.Prediction.Seen {
+		if verdicts[name] == policy.SyscallNative {
+			out = append(out, name)
+		}
+	}
+	return out
+}

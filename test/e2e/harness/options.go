@@ -1,0 +1,44 @@
+package harness
+
+// Option changes what Start sets up.
+type Option func(*options)
+
+type options struct {
+	images     []string
+	namespace  string
+	forefend   string
+	containerd string
+	env        []string
+	cri        bool
+}
+
+// WithImages imports images that `make images` built, by their short names ("redis").
+func WithImages(names ...string) Option {
+	return func(o *options) { o.images = append(o.images, names...) }
+}
+
+// WithConfig appends TOML to the Forefend configuration, behind the keys root and state.
+func WithConfig(toml string) Option {
+	return func(o *options) { o.forefend += "\n" + toml }
+}
+
+// WithContainerdConfig appends TOML to containerd's configuration.
+func WithContainerdConfig(toml string) Option {
+	return func(o *options) { o.containerd += "\n" + toml }
+}
+
+// WithNamespace runs containers in a containerd namespace other than the environment's own. Leftovers are then told
+// apart from other people's by container id only.
+func WithNamespace(name string) Option {
+	return func(o *options) { o.namespace = name }
+}
+
+// WithEnv adds variables ("K=V") to the environment of containerd, and thereby of shims.
+func WithEnv(vars ...string) Option {
+	return func(o *options) { o.env = append(o.env, vars...) }
+}
+
+// WithCRI leaves containerd's CRI plugin on.
+func WithCRI() Option {
+	return func(o *options) { o.cri = true }
+}

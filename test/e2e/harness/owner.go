@@ -1,0 +1,40 @@
+package harness
+
+import (
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// owner says which things on the machine belong to one environment.
+type owner struct {
+	dir       string
+	namespace string   // "" when it is not the environment's own
+	ids       []string // containers it had
+	before    baseline
+}
+
+func (e *Env) owner() owner {
+	o := owner{dir: e.Dir, ids: e.ids.list(), before: e.before}
+	if e.Namespace == filepath.Base(e.Dir) {
+		o.namespace = e.Namespace
+	}
+	return o
+}
+
+// otherNamespace matches the namespace of any environment.
+var otherNamespace = regexp.MustCompile(`/` + dirPrefix + `[0-9]{5,}(/|$)`)
+
+// ownsCgroup tells whether a cgroup belongs to this environment: it lies under our namespace; or it is new, bears the
+// id of a container of ours, and lies under nobody else's namespace.
+func (o owner) ownsCgroup(path string) bool {
+	parts := strings.Split(path, "/")
+	if o.namespace != "" && slices.Contains(parts, o.namespace) {
+		return true
+	}
+	if otherNamespace.MatchString(path) || o.before.cgroups[path] {
+		return false
+	}
+	return slices.ContainsFunc(parts, func(s string) bool { return slices.Contains(o.ids, s) })
+}

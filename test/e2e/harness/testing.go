@@ -1,0 +1,39 @@
+package harness
+
+import (
+	"os"
+	"testing"
+)
+
+// RootTest skips a test that needs root and a container runtime unless they were asked for: `make test-root` sets
+// FOREFEND_ROOT_TESTS=1. Asked for without being root, it fails: a skip would hide that nothing was tested.
+func RootTest(t testing.TB) {
+	t.Helper()
+	if os.Getenv("FOREFEND_ROOT_TESTS") != "1" {
+		t.Skip("root test: run make test-root")
+	}
+	if os.Geteuid() != 0 {
+		t.Fatal("FOREFEND_ROOT_TESTS=1 but not root")
+	}
+}
+
+// New is Start for a root test. The environment is closed when the test ends, and anything it left behind fails the
+// test; when the test failed, the end of containerd's log (with the shims' lines) is shown.
+func New(t testing.TB, opts ...Option) *Env {
+	t.Helper()
+	RootTest(t)
+	e, err := Start(t.Context(), opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		log := tail(e.ContainerdLog(), 6000)
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("end of containerd's log:\n%s", log)
+		}
+	})
+	return e
+}
