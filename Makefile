@@ -21,7 +21,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 # Packages that decide and never touch the world: test/deps holds them to it, `make cover` to full coverage.
-PURE := runtime/policy runtime/rewrite predictor/estimate predictor/risk
+PURE := runtime/policy runtime/rewrite predictor/estimate predictor/risk netns/pdp
 
 # Static binaries, and one build cache for building, vetting and testing. Only `make race` and runc need cgo.
 export CGO_ENABLED := 0

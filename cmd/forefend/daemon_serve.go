@@ -54,7 +54,7 @@ func openDaemon(ctx context.Context, cfg *config.Config) (_ *daemon, err error) 
 	d := &daemon{cfg: cfg, started: time.Now()}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, d.close(ctx))
+			err = errors.Join(err, d.close())
 		}
 	}()
 	if d.lock, err = takeLock(cfg); err != nil {
@@ -148,7 +148,7 @@ func listen(path string) (net.Listener, error) {
 func (d *daemon) run(ctx context.Context) error {
 	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()))
 	if err != nil {
-		return errors.Join(fmt.Errorf("build the server: %w", err), d.close(ctx))
+		return errors.Join(fmt.Errorf("build the server: %w", err), d.close())
 	}
 	api.Register(server, d.service)
 	served, kept := make(chan error, 1), make(chan error, 1)
@@ -169,14 +169,14 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	stop()
 	<-kept
-	return errors.Join(err, d.close(context.WithoutCancel(ctx)))
+	return errors.Join(err, d.close())
 }
 
 func (d *daemon) status() api.Status {
 	stats := d.book.Stats()
 	st := api.Status{
-		Version: version(), PID: os.Getpid(), Started: d.started, Config: d.cfg.Path, Root: d.cfg.Root, State: d.cfg.State,
-		Workloads: stats.Workloads, Runs: stats.Runs, SetAside: d.store.SetAside(), Degraded: d.degraded, Load: d.load,
+		Version: version, PID: os.Getpid(), Started: d.started, Config: d.cfg.Path, Root: d.cfg.Root, State: d.cfg.State,
+		Workloads: stats.Workloads, Runs: int(stats.Runs), SetAside: d.store.SetAside(), Degraded: d.degraded, Load: d.load,
 	}
 	st.RSS = residentSet()
 	return st

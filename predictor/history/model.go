@@ -1,6 +1,7 @@
 package history
 
 import (
+	"slices"
 	"time"
 
 	"forefend.dev/forefend/predictor/estimate"
@@ -23,10 +24,10 @@ type model struct {
 	summaries map[workload.Key]*summary
 	names     names
 	bounds    [kinds]*estimate.Calibrator
-	ended     recent             // runs that were counted
-	open      map[string]*run    // runs that go on, by id, as of their last checkpoint
-	live      map[workload.Key]int // how many of open have this key
-	runs      uint64             // counted in all, forgotten workloads included
+	ended     recent                  // runs that were counted
+	open      map[string]*run         // runs that go on, by id, as of their last checkpoint
+	live      map[workload.Key][]*run // of open, those with this key, oldest first
+	runs      uint64                  // counted in all, forgotten workloads included
 	maxKeys   int
 }
 
@@ -36,7 +37,7 @@ func newModel(coverage float64, maxKeys int) *model {
 		names:     newNames(),
 		ended:     newRecent(),
 		open:      make(map[string]*run),
-		live:      make(map[workload.Key]int),
+		live:      make(map[workload.Key][]*run),
 		maxKeys:   maxKeys,
 	}
 	for kind := range m.bounds {
@@ -58,8 +59,8 @@ func (m *model) end(o *workload.Observation, at time.Time) {
 	m.runs++
 	for i, key := range o.Keys {
 		s := m.summary(key)
-		if i == 0 && s.name != o.Name && o.Name != "" {
-			s.name = o.Name
+		if i == 0 {
+			m.heard(s, o, at)
 		}
 		s.add(r)
 	}
@@ -83,8 +84,9 @@ func (m *model) checkpoint(o *workload.Observation, at time.Time) {
 	}
 	m.forgetOpen(o.Run)
 	m.open[o.Run] = r
+	m.heard(m.summary(o.Keys[0]), o, at)
 	for _, key := range o.Keys {
-		m.live[key]++
+		m.live[key] = append(m.live[key], r)
 	}
 }
 
@@ -95,7 +97,8 @@ func (m *model) forgetOpen(id string) {
 	}
 	delete(m.open, id)
 	for _, key := range r.obs.Keys {
-		if m.live[key]--; m.live[key] == 0 {
+		rest := slices.DeleteFunc(m.live[key], func(other *run) bool { return other == r })
+		if m.live[key] = rest; len(rest) == 0 {
 			delete(m.live, key)
 		}
 	}
@@ -108,4 +111,12 @@ func (m *model) summary(key workload.Key) *summary {
 		m.summaries[key] = s
 	}
 	return s
+}
+
+// heard notes the name and time of a run at its most exact key.
+func (m *model) heard(s *summary, o *workload.Observation, at time.Time) {
+	if s.name != o.Name && o.Name != "" {
+		s.name = o.Name
+	}
+	s.last = max(s.last, at.UnixNano())
 }

@@ -66,8 +66,8 @@ func (s *Service) Explain(ctx context.Context, req api.ExplainRequest) (api.Deci
 }
 
 // History implements api.Orchestrator.
-func (s *Service) History(_ context.Context, req api.HistoryRequest) (api.HistoryResponse, error) {
-	return s.history.Search(req)
+func (s *Service) History(ctx context.Context, req api.HistoryRequest) (api.HistoryResponse, error) {
+	return s.history.Search(ctx, req)
 }
 
 // Events implements api.Orchestrator.

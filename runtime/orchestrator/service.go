@@ -21,7 +21,7 @@ import (
 type History interface {
 	Predict([]workload.Key) workload.Prediction
 	Record(context.Context, workload.Observation) error
-	Search(api.HistoryRequest) (api.HistoryResponse, error)
+	Search(context.Context, api.HistoryRequest) (api.HistoryResponse, error)
 }
 
 // Journal keeps decisions and events beyond the life of the daemon. Both

@@ -41,45 +41,53 @@ type Effective struct {
 	Fields  []Field `json:"fields"`
 }
 
-// newEffective orders fields and folds members of a family that were decided
-// alike into one. It does not keep the memory of fields.
-func newEffective(fields []Field) Effective {
-	alike := make(map[likeness][]int)
-	out := make([]Field, 0, len(keys))
-	for i := range fields {
-		f := &fields[i]
-		family, name := f.Key.Family()
-		if f.Key = family; name != "" {
-			like := f.likeness()
-			if j := slices.IndexFunc(alike[like], func(j int) bool { return f.alike(&out[j]) }); j >= 0 {
-				first := &out[alike[like][j]]
-				first.Names = append(first.Names, name)
-				continue
+// fields collects the decided fields of an Effective and folds members of a
+// family that were decided alike into one.
+type fields struct {
+	list  []Field
+	alike map[likeness][]int // indices in list
+}
+
+// add takes one decided field, of key or of the member of the family key that
+// is called name. It keeps a copy of f.Lost.
+func (s *fields) add(key Key, name string, f Field) {
+	f.Key = key
+	if name != "" {
+		like := f.likeness()
+		for _, i := range s.alike[like] {
+			if f.alike(&s.list[i]) {
+				s.list[i].Names = append(s.list[i].Names, name)
+				return
 			}
-			alike[like] = append(alike[like], len(out))
-			f.Names = []string{name}
 		}
-		f.Lost = append([]Lost(nil), f.Lost...)
-		out = append(out, *f)
+		if s.alike == nil {
+			s.alike = make(map[likeness][]int)
+		}
+		s.alike[like] = append(s.alike[like], len(s.list))
+		f.Names = []string{name}
 	}
-	for i := range out {
-		slices.Sort(out[i].Names)
+	f.Lost = append([]Lost(nil), f.Lost...)
+	s.list = append(s.list, f)
+}
+
+func (s *fields) effective() Effective {
+	for i := range s.list {
+		slices.Sort(s.list[i].Names)
 	}
-	sortFields(out)
-	return Effective{Version: EffectiveVersion, Fields: out}
+	sortFields(s.list)
+	return Effective{Version: EffectiveVersion, Fields: s.list}
 }
 
 // likeness is what two members that were decided alike have in common and is
 // cheap to hash; it separates most of those that were not.
 type likeness struct {
-	family               Key
 	value                Value
 	author               Author
 	source, reason, lost int
 }
 
 func (f *Field) likeness() likeness {
-	return likeness{f.Key, f.Value, f.Author, len(f.Source), len(f.Reason), len(f.Lost)}
+	return likeness{f.Value, f.Author, len(f.Source), len(f.Reason), len(f.Lost)}
 }
 
 // alike reports whether two members of a family were decided alike.

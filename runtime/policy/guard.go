@@ -29,23 +29,23 @@ func indexGuards(guards []Guard) map[Key]guard {
 
 func clone(v *Value) *Value { c := *v; return &c }
 
-// clamp moves f's value into the guard and reports whether f now has a value
-// it had not. Without a value only a ceiling applies: an absent claim means
-// unlimited, and no floor is tighter than that.
+// clamp moves f's value into the guard and reports whether it did. Without a
+// value only a ceiling applies: an absent claim means unlimited, and no floor
+// is tighter than that. Where both apply the ceiling comes last and holds.
 func (g guard) clamp(f *Field, has bool) bool {
 	moved := false
-	set := func(to Value, source, why string) {
-		if has || moved {
+	set := func(to Value, source, reason, why string) {
+		if has {
 			f.lose(&Claim{Value: f.Value, Origin: f.Origin}, why)
 		}
-		f.Value, f.Origin = to, Origin{Author: Guardrail, Source: source, Reason: why}
+		f.Value, f.Origin = to, Origin{Author: Guardrail, Source: source, Reason: reason}
 		moved = true
 	}
 	if has && g.floor != nil && f.Value < *g.floor {
-		set(*g.floor, g.floorSource, "tighter than the site's floor")
+		set(*g.floor, g.floorSource, "nothing tighter is allowed", "tighter than the floor")
 	}
 	if g.ceiling != nil && (!has || f.Value > *g.ceiling) {
-		set(*g.ceiling, g.ceilingSource, "looser than the site's ceiling")
+		set(*g.ceiling, g.ceilingSource, "nothing looser is allowed", "looser than the ceiling")
 	}
 	return moved
 }

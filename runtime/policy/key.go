@@ -92,27 +92,37 @@ var keyIndex = func() map[Key]*keyInfo {
 // Family returns the family a key belongs to ("syscalls" of
 // "syscalls/ptrace") and the member's name; the name is empty for a plain key.
 func (k Key) Family() (family Key, name string) {
-	if i := strings.IndexByte(string(k), '/'); i > 0 {
-		if info := keyIndex[k[:i]]; info != nil && info.family {
-			return k[:i], string(k[i+1:])
-		}
+	if info, name := k.split(); name != "" {
+		return info.key, name
 	}
 	return k, ""
+}
+
+// split finds k in the table: the row of a plain key, or of the family and the
+// member's name. The row is nil for an unknown key, the name empty for all but
+// members.
+func (k Key) split() (info *keyInfo, name string) {
+	if i := strings.IndexByte(string(k), '/'); i > 0 && i+1 < len(k) {
+		if info := keyIndex[k[:i]]; info != nil && info.family {
+			return info, string(k[i+1:])
+		}
+		return nil, ""
+	}
+	return keyIndex[k], ""
 }
 
 // Member returns the key of one member of the family k.
 func (k Key) Member(name string) Key { return k + "/" + Key(name) }
 
 func (k Key) info() *keyInfo {
-	family, _ := k.Family()
-	return keyIndex[family]
+	info, _ := k.split()
+	return info
 }
 
 // Known reports whether k is a key of the table, or a member of one of its
 // families.
 func (k Key) Known() bool {
-	family, name := k.Family()
-	info := keyIndex[family]
+	info, name := k.split()
 	return info != nil && info.family == (name != "")
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Input is everything Merge looks at.
@@ -29,100 +30,117 @@ type Input struct {
 //
 // Where nobody has a default for the mode, it is adaptive.
 func Merge(in Input) Effective {
-	m := merger{in: in, guards: indexGuards(in.Guards), mode: ModeAdaptive}
-	groups := groupByKey(withMode(in.Claims))
-	if i := slices.IndexFunc(groups, func(g []Claim) bool { return g[0].Key == KeyMode }); i >= 0 {
-		m.mode = m.resolve(groups[i]).Value // decides what becomes of weaker claims of all other keys
+	m := merger{in: in, guards: indexGuards(in.Guards), rules: conflictRules(in.Prefer)}
+	groups := groupByKey(in.Claims)
+	m.mode = m.resolve(&groups[0]).Value // decides what becomes of weaker claims of all other keys
+	var fields fields
+	for i := range groups {
+		g := &groups[i]
+		fields.add(g.info.key, g.name, m.resolve(g))
+		delete(m.guards, g.claims[0].Key)
 	}
-	fields := make([]Field, 0, len(groups)+len(m.guards))
-	for _, group := range groups {
-		fields = append(fields, m.resolve(group))
-		delete(m.guards, group[0].Key)
-	}
-	for key, g := range m.guards { // guards on keys nobody claims
-		f := Field{Key: key}
-		if g.clamp(&f, false) {
-			fields = append(fields, f)
+	for key, guard := range m.guards { // guards on keys nobody claims
+		var f Field
+		if guard.clamp(&f, false) {
+			info, name := key.split()
+			fields.add(info.key, name, f)
 		}
 	}
-	return newEffective(fields)
+	return fields.effective()
 }
 
-// withMode returns a copy of claims that has a default for the mode.
-func withMode(claims []Claim) []Claim {
-	out := append(make([]Claim, 0, len(claims)+1), claims...)
-	if slices.ContainsFunc(claims, func(c Claim) bool { return c.Key == KeyMode && c.Author == Default }) {
-		return out
-	}
-	return append(out, Claim{Key: KeyMode, Value: ModeAdaptive,
-		Origin: Origin{Author: Default, Source: "forefend", Reason: "nobody chose a mode"}})
+// defaultMode is the claim that stands where nobody has a default for the mode.
+var defaultMode = Claim{Key: KeyMode, Value: ModeAdaptive,
+	Origin: Origin{Author: Default, Source: "forefend", Reason: "nobody chose a mode"}}
+
+// A group is all that is claimed for one key.
+type group struct {
+	info   *keyInfo
+	name   string   // of a family's member
+	claims []*Claim // in the order of compareClaims, without duplicates
 }
 
-// groupByKey gathers the claims of each known key, each group in the order of
-// compareClaims and without duplicates. Grouping before sorting is what makes
-// Merge fast: only claims of one key are ever compared.
-func groupByKey(claims []Claim) [][]Claim {
-	index := make(map[Key]int, len(claims))
+// groupByKey gathers the claims of each known key, the mode first. Grouping
+// before sorting is what makes Merge fast: only claims of one key are compared.
+func groupByKey(claims []Claim) []group {
+	const unknown = -1
+	index := make(map[Key]int, len(claims)/3+1)
+	index[KeyMode] = 0
+	groups, sizes := make([]group, 1, len(claims)/3+2), make([]int, 1, len(claims)/3+2)
+	groups[0].info, sizes[0] = keyIndex[KeyMode], 1
 	at := make([]int, len(claims))
-	var sizes []int
 	for i := range claims {
 		k := claims[i].Key
 		n, ok := index[k]
 		if !ok {
-			n = -1
-			if k.Known() {
-				n = len(sizes)
-				sizes = append(sizes, 0)
+			n = unknown
+			if info, name := k.split(); info != nil && info.family == (name != "") {
+				n = len(groups)
+				groups, sizes = append(groups, group{info: info, name: name}), append(sizes, 0)
 			}
 			index[k] = n
 		}
-		if at[i] = n; n >= 0 {
+		if at[i] = n; n != unknown {
 			sizes[n]++
 		}
 	}
-	slab, groups := make([]Claim, len(claims)), make([][]Claim, len(sizes))
+	slab := make([]*Claim, len(claims)+1)
 	for n, size := range sizes {
-		groups[n], slab = slab[:0:size], slab[size:]
+		groups[n].claims, slab = slab[:0:size], slab[size:]
 	}
 	for i, n := range at {
-		if n >= 0 {
-			groups[n] = append(groups[n], claims[i])
+		if n != unknown {
+			groups[n].claims = append(groups[n].claims, &claims[i])
 		}
 	}
-	for n := range groups {
-		slices.SortFunc(groups[n], compareClaims)
-		groups[n] = slices.Compact(groups[n])
+	mode := &groups[0]
+	if !slices.ContainsFunc(mode.claims, func(c *Claim) bool { return c.Author == Default }) {
+		mode.claims = append(mode.claims, &defaultMode)
+	}
+	for i := range groups {
+		g := &groups[i]
+		slices.SortFunc(g.claims, compareClaims)
+		g.claims = slices.CompactFunc(g.claims, func(a, b *Claim) bool { return *a == *b })
 	}
 	return groups
 }
 
 // compareClaims orders the claims of one key: for each kind of author the
 // claim that speaks for it comes first.
-func compareClaims(a, b Claim) int {
-	amends := func(c Claim) int {
-		if c.Amends {
-			return 1
+func compareClaims(a, b *Claim) int {
+	switch {
+	case a.Author != b.Author:
+		return cmp.Compare(a.Author, b.Author)
+	case a.Amends != b.Amends:
+		if b.Amends {
+			return -1
 		}
-		return 0
+		return 1
+	case a.rank != b.rank:
+		return cmp.Compare(b.rank, a.rank)
+	case a.Value != b.Value:
+		return cmp.Compare(a.Value, b.Value)
 	}
-	return cmp.Or(cmp.Compare(a.Author, b.Author), amends(a)-amends(b), cmp.Compare(b.rank, a.rank),
-		cmp.Compare(a.Value, b.Value), cmp.Compare(a.Source, b.Source), cmp.Compare(a.Reason, b.Reason))
+	return cmp.Or(strings.Compare(a.Source, b.Source), strings.Compare(a.Reason, b.Reason))
 }
 
 type merger struct {
 	in     Input
 	guards map[Key]guard
+	rules  map[Dimension]rule
 	mode   Value
+	lost   []Lost // scratch of resolve
 }
 
 // authors are the claims that speak for each author of one key.
 type authors [Guardrail]*Claim
 
-// resolve settles one key. claims are all of that key, sorted.
-func (m *merger) resolve(claims []Claim) Field {
-	key := claims[0].Key
-	f := Field{Key: key, Lost: make([]Lost, 0, len(claims)+1)}
-	by, amend := elect(&f, claims)
+// resolve settles one key. The field has no key yet, and its Lost is
+// overwritten by the next call.
+func (m *merger) resolve(g *group) Field {
+	key := g.claims[0].Key
+	f := Field{Lost: m.lost[:0]}
+	by, amend := elect(&f, g.claims)
 	if m.mode == ModeObserve && key != KeyMode {
 		for _, a := range []Author{Default, Prediction} {
 			f.lose(by[a], "observe mode: recorded, not applied")
@@ -132,20 +150,20 @@ func (m *merger) resolve(claims []Claim) Field {
 	if amend != nil {
 		by[Request] = m.amended(&f, amend, by)
 	}
-	winner := m.settle(&f, by)
+	winner := m.settle(&f, g.info.dimension, by)
 	if winner != nil {
 		f.Value, f.Origin = winner.Value, winner.Origin
 	}
 	applied := m.guards[key].clamp(&f, winner != nil)
 	f.NoValue = winner == nil && !applied
+	m.lost = f.Lost
 	return f
 }
 
 // elect finds the claim that speaks for each author, and the annotation that
 // wants to amend the request. Of equals it is the tightest.
-func elect(f *Field, claims []Claim) (by authors, amend *Claim) {
-	for i := range claims {
-		c := &claims[i]
+func elect(f *Field, claims []*Claim) (by authors, amend *Claim) {
+	for _, c := range claims {
 		if c.Author >= Guardrail {
 			f.lose(c, "only a guard is a guardrail")
 			continue
@@ -218,7 +236,7 @@ func (m *merger) granted(k Key) bool {
 }
 
 // settle picks the winner among the authors and records why the others lost.
-func (m *merger) settle(f *Field, by authors) *Claim {
+func (m *merger) settle(f *Field, d Dimension, by authors) *Claim {
 	winner := by[Default]
 	beat := func(c *Claim, why string) {
 		if c != nil {
@@ -228,11 +246,12 @@ func (m *merger) settle(f *Field, by authors) *Claim {
 	}
 	predicted, requested := by[Prediction], by[Request]
 	if requested != nil && predicted != nil {
-		loser, rule := m.conflict(f.Key, requested, predicted)
-		f.lose(loser, rule)
-		if loser == requested {
+		switch rule := m.rules[d]; {
+		case rule.prefer == PreferPrediction, rule.prefer == PreferStrictest && predicted.Value < requested.Value:
+			f.lose(requested, rule.reason)
 			requested = nil
-		} else {
+		default:
+			f.lose(predicted, rule.reason)
 			predicted = nil
 		}
 	}
@@ -242,20 +261,20 @@ func (m *merger) settle(f *Field, by authors) *Claim {
 	return winner
 }
 
-// conflict returns which of the two loses, and the rule by which it does.
-func (m *merger) conflict(key Key, request, prediction *Claim) (loser *Claim, rule string) {
-	d := key.Dimension()
-	prefer, ok := m.in.Prefer[d]
-	if !ok {
-		prefer = DefaultPrefer(d)
+// A rule is a dimension's conflict rule and the words for it.
+type rule struct {
+	prefer Prefer
+	reason string
+}
+
+func conflictRules(prefer map[Dimension]Prefer) map[Dimension]rule {
+	m := make(map[Dimension]rule, len(Dimensions))
+	for _, d := range Dimensions {
+		p, err := ParsePrefer(string(prefer[d]))
+		if err != nil { // or none
+			p = DefaultPrefer(d)
+		}
+		m[d] = rule{p, string(d) + " prefers the " + string(p)}
 	}
-	switch {
-	case prefer == PreferPrediction:
-		return request, string(d) + " prefers the prediction"
-	case prefer == PreferStrictest && prediction.Value < request.Value:
-		return request, string(d) + " prefers the strictest"
-	case prefer == PreferStrictest:
-		return prediction, string(d) + " prefers the strictest"
-	}
-	return prediction, string(d) + " prefers the request"
+	return m
 }

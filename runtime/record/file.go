@@ -16,17 +16,17 @@ const maxFile = 8 << 20
 
 // replaceFile writes data to path atomically: a reader sees the old content or
 // the new. The directory is made when missing, root-only. Another process may
-// remove the directory as empty between the two steps, hence the attempts.
+// remove it, or the one it is in, as empty at any moment until the temporary
+// file is in it; hence the attempts.
 func replaceFile(path string, data []byte) error {
 	if len(data) > maxFile {
 		return fmt.Errorf("write %s: %d bytes, the most is %d", path, len(data), maxFile)
 	}
+	const attempts = 100
 	var err error
-	for range 5 {
-		if err = os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			return fmt.Errorf("write %s: %w", path, err)
-		}
-		if err = writeAndRename(path, data); !errors.Is(err, fs.ErrNotExist) {
+	for range attempts {
+		err = writeAndRename(path, data)
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) { // MkdirAll gives both
 			break
 		}
 	}
@@ -37,6 +37,9 @@ func replaceFile(path string, data []byte) error {
 }
 
 func writeAndRename(path string, data []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*") // O_EXCL, 0600
 	if err != nil {
 		return err

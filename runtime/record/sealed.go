@@ -121,8 +121,8 @@ func parseSealed(data []byte) (sealed, error) {
 	if !ok || !bytes.HasPrefix(line, []byte("forefend-sealed ")) {
 		return sealed{}, errors.New("it does not start with a header line")
 	}
-	if want := header(body); !bytes.Equal(append(line, '\n'), want) {
-		return sealed{}, fmt.Errorf("header is %.120q, its content needs %q", line, bytes.TrimSpace(want))
+	if want := bytes.TrimSuffix(header(body), []byte("\n")); !bytes.Equal(line, want) {
+		return sealed{}, fmt.Errorf("header is %.120q, its content needs %q", line, want)
 	}
 	var s sealed
 	if err := json.Unmarshal(body, &s); err != nil {
@@ -138,7 +138,12 @@ func parseSealed(data []byte) (sealed, error) {
 // and then a tenth of most beyond, so that the next new files find room
 // without looking at every file's time again.
 func (d SealedDir) trim(most int) error {
-	entries, err := os.ReadDir(string(d))
+	dir, err := os.Open(string(d))
+	if err != nil {
+		return fmt.Errorf("bound sealed policies: %w", err)
+	}
+	defer dir.Close()
+	entries, err := dir.ReadDir(-1) // unlike os.ReadDir this does not sort
 	if err != nil {
 		return fmt.Errorf("bound sealed policies: %w", err)
 	}

@@ -72,13 +72,13 @@ func splitLower(value string) []string {
 	start := 0
 	for i := 0; i <= len(value); i++ {
 		switch {
-		case i < len(value) && value[i] == '\\':
+		case i+1 < len(value) && value[i] == '\\':
 			i++
-		case i >= len(value) || value[i] == ':':
+		case i == len(value) || value[i] == ':':
 			if i == start {
 				return dirs
 			}
-			dirs = append(dirs, unescape(value[start:min(i, len(value))]))
+			dirs = append(dirs, unescape(value[start:i]))
 			start = i + 1
 		}
 	}

@@ -141,7 +141,8 @@ func (w *walker) lookup(name string) (node, error) {
 			return w.find(here.rel, here.below)
 		}
 		var part string
-		part, todo, _ = strings.Cut(todo, "/")
+		var slash bool // what part names must be a directory
+		part, todo, slash = strings.Cut(todo, "/")
 		switch part {
 		case "", ".":
 			continue
@@ -166,7 +167,7 @@ func (w *walker) lookup(name string) (node, error) {
 			if strings.HasPrefix(target, "/") {
 				stack = stack[:1]
 			}
-			if todo != "" {
+			if slash {
 				target += "/" + todo
 			}
 			todo = target
@@ -174,7 +175,7 @@ func (w *walker) lookup(name string) (node, error) {
 			n.file.Close()
 			stack = append(stack, n)
 		default:
-			if todo != "" {
+			if slash {
 				n.file.Close()
 				return node{}, unix.ENOTDIR
 			}

@@ -88,7 +88,6 @@ type plan struct {
 	foreign  bool
 	out      []specs.LinuxSyscall
 	listed   map[listKey]int // index in out of rules without arguments
-	emitted  map[listedName]bool
 	table    *Table
 }
 
@@ -97,15 +96,10 @@ type listKey struct {
 	errno  uint
 }
 
-type listedName struct {
-	listKey
-	name string
-}
-
 func newPlan(req Request) (*plan, error) {
 	p := &plan{
 		req: req, rules: make(map[string][]rule), table: &Table{},
-		listed: make(map[listKey]int), emitted: make(map[listedName]bool),
+		listed:   make(map[listKey]int),
 		widest:   req.Requested.DefaultAction,
 		defaults: rule{action: req.Requested.DefaultAction, errno: req.Requested.DefaultErrnoRet},
 		foreign:  req.ForeignArch && slices.Contains(req.Requested.Architectures, foreignArch),
@@ -119,6 +113,9 @@ func newPlan(req Request) (*plan, error) {
 		}
 		for _, name := range s.Names {
 			p.mention(name)
+			if permissive(p.widest) && s.Action == p.widest {
+				continue // runc leaves it out, so a later rule that denies counts
+			}
 			p.rules[name] = append(p.rules[name], rule{s.Action, s.ErrnoRet, s.Args})
 		}
 	}
@@ -149,12 +146,21 @@ func (p *plan) mentionAll() {
 	}
 }
 
-// emit adds one rule for name to the result.
-func (p *plan) emit(name string, r rule) {
-	if len(r.args) > 0 {
-		p.out = append(p.out, specs.LinuxSyscall{Names: []string{name}, Action: r.action, ErrnoRet: clone(r.errno), Args: slices.Clone(r.args)})
+// emit adds rules for name to the result. The first of several unconditional
+// rules wins in libseccomp, so their order is kept: only a call with a single rule
+// joins a list of names.
+func (p *plan) emit(name string, rules ...rule) {
+	if len(rules) == 1 && len(rules[0].args) == 0 {
+		p.list(name, rules[0])
 		return
 	}
+	for _, r := range rules {
+		p.out = append(p.out, specs.LinuxSyscall{Names: []string{name}, Action: r.action, ErrnoRet: clone(r.errno), Args: slices.Clone(r.args)})
+	}
+}
+
+// list adds name to the list of names with the unconditional rule r.
+func (p *plan) list(name string, r rule) {
 	key := listKey{action: r.action, errno: ^uint(0)}
 	if r.errno != nil {
 		key.errno = *r.errno
@@ -165,10 +171,7 @@ func (p *plan) emit(name string, r rule) {
 		p.listed[key] = i
 		p.out = append(p.out, specs.LinuxSyscall{Action: r.action, ErrnoRet: clone(r.errno)})
 	}
-	if once := (listedName{key, name}); !p.emitted[once] {
-		p.emitted[once] = true
-		p.out[i].Names = append(p.out[i].Names, name)
-	}
+	p.out[i].Names = append(p.out[i].Names, name)
 }
 
 func clone(errno *uint) *uint {

@@ -35,7 +35,7 @@ func (p *plan) call(name string) error {
 		}
 	}
 	if !slices.ContainsFunc(rules, rule.permissive) {
-		p.keep(name, rules)
+		p.emit(name, rules...)
 		return nil
 	}
 	rules = collapse(rules)
@@ -45,21 +45,18 @@ func (p *plan) call(name string) error {
 		if explicit && v < Watch {
 			return fmt.Errorf("verdict %s: %w", v, ErrIndispensable)
 		}
-		p.keep(name, rules)
+		p.emit(name, rules...)
 		return nil
 	case name == "clone":
 		return p.clone(rules)
 	case name == "clone3":
 		return p.clone3(rules)
+	case name == "execve" && v == Kill:
+		return fmt.Errorf("verdict %s: %w", v, ErrIndispensable)
 	case name == "execve" || name == "execveat":
-		if v == Kill {
-			return fmt.Errorf("verdict %s: %w", v, ErrIndispensable)
-		}
 		v = min(v, Watch)
 	case name == "prctl" && len(rules) == 1 && len(rules[0].args) == 0 && (v == Watch || v == Deny):
-		rules = splitPrctl(rules[0])
-		p.keep(name, rules[:1])
-		rules = rules[1:]
+		return p.prctl(rules[0], v)
 	}
 	return p.apply(name, rules, v)
 }
@@ -73,13 +70,6 @@ func collapse(rules []rule) []rule {
 	return rules[always : always+1]
 }
 
-// keep emits rules unchanged.
-func (p *plan) keep(name string, rules []rule) {
-	for _, r := range rules {
-		p.emit(name, r)
-	}
-}
-
 // apply emits rules under verdict v and records v in the table.
 func (p *plan) apply(name string, rules []rule, v Verdict) error {
 	clauses, err := conditional(rules)
@@ -90,24 +80,26 @@ func (p *plan) apply(name string, rules []rule, v Verdict) error {
 		// The supervisor checks the conditions, so that attempts outside them show.
 		rules = []rule{{action: specs.ActAllow}}
 	}
-	for _, r := range rules {
-		if !r.permissive() {
-			p.emit(name, r)
-			continue
-		}
-		switch v {
-		case Native:
-			p.emit(name, r)
-		case Kill:
-			p.emit(name, rule{action: specs.ActKillProcess, args: r.args})
-		default:
-			p.emit(name, rule{action: specs.ActNotify, args: r.args})
-		}
-	}
+	p.emit(name, turned(rules, v)...)
 	if v == Watch || v == Deny {
 		p.record(name, entry{verdict: v, clauses: clauses, otherwise: alwaysDeny})
 	}
 	return nil
+}
+
+// turned returns rules with the action of v where they allow.
+func turned(rules []rule, v Verdict) []rule {
+	out := slices.Clone(rules)
+	for i, r := range out {
+		switch {
+		case !r.permissive() || v == Native:
+		case v == Kill:
+			out[i] = rule{action: specs.ActKillProcess, args: r.args}
+		default:
+			out[i] = rule{action: specs.ActNotify, args: r.args}
+		}
+	}
+	return out
 }
 
 // conditional returns a clause for each way in which rules allow, when they do so
@@ -166,11 +158,13 @@ func (p *plan) deniedErrno() uint16 {
 	return uint16(unix.EPERM)
 }
 
-// splitPrctl keeps PR_SET_VMA, with which Go's runtime names new memory, out of
-// the watch: runc might wait for an answer to it before anybody can give one.
-func splitPrctl(r rule) []rule {
+// prctl keeps PR_SET_VMA, with which Go's runtime names new memory, out of the
+// watch: runc might wait for an answer to it before anybody can give one.
+func (p *plan) prctl(r rule, v Verdict) error {
 	vma := specs.LinuxSeccompArg{Index: 0, Value: unix.PR_SET_VMA, Op: specs.OpEqualTo}
-	return []rule{{action: r.action, args: []specs.LinuxSeccompArg{vma}}, {action: r.action, args: negate(vma)}}
+	p.emit("prctl", rule{action: r.action, args: []specs.LinuxSeccompArg{vma}}, rule{action: specs.ActNotify, args: negate(vma)})
+	p.record("prctl", entry{verdict: v})
+	return nil
 }
 
 // showDenials turns default denials of dangerous calls into visible ones, and

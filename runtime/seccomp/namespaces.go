@@ -36,12 +36,12 @@ func (p *plan) clone(rules []rule) error {
 	if isMask {
 		plain.Value = flags
 		if p.defaults.action != specs.ActErrno || permissive(p.widest) {
-			p.keep("clone", rules)
+			p.emit("clone", rules...)
 			return nil
 		}
 		e = entry{verdict: Deny, otherwise: alwaysDeny, flags: flagFixed}
 	} else if unshare, _ := p.verdict("unshare"); v == Native && unshare == Native {
-		p.keep("clone", rules)
+		p.emit("clone", rules...)
 		return nil
 	}
 	conditions, err := alternatives([]specs.LinuxSeccompArg{plain})
@@ -49,10 +49,11 @@ func (p *plan) clone(rules []rule) error {
 		return err
 	}
 	e.clauses = []clause{{outcome: alwaysPass, conditions: conditions[0]}}
-	p.emit("clone", rule{action: rules[0].action, args: []specs.LinuxSeccompArg{plain}})
+	out := []rule{{action: rules[0].action, args: []specs.LinuxSeccompArg{plain}}}
 	for _, bit := range negate(plain) {
-		p.emit("clone", rule{action: specs.ActNotify, args: []specs.LinuxSeccompArg{bit}})
+		out = append(out, rule{action: specs.ActNotify, args: []specs.LinuxSeccompArg{bit}})
 	}
+	p.emit("clone", out...)
 	e.verdict = min(e.verdict, Watch)
 	p.record("clone", e)
 	return nil
@@ -77,15 +78,16 @@ func (p *plan) clone3(rules []rule) error {
 	}
 	unshare, _ := p.verdict("unshare")
 	if !p.granted("unshare") || min(v, unshare) < Watch {
-		p.emit("clone3", rule{action: specs.ActErrno, errno: ptr(uint(unix.ENOSYS))})
+		missing := slices.Clone(rules)
+		for i, r := range missing {
+			if r.permissive() {
+				missing[i] = rule{action: specs.ActErrno, errno: ptr(uint(unix.ENOSYS)), args: r.args}
+			}
+		}
+		p.emit("clone3", missing...)
 		return nil
 	}
-	for _, r := range rules {
-		if r.permissive() {
-			r.action = specs.ActNotify
-		}
-		p.emit("clone3", r)
-	}
+	p.emit("clone3", turned(rules, Watch)...)
 	p.record("clone3", entry{verdict: Watch, flags: flagUnshare, errno: uint16(unix.ENOSYS)})
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -34,7 +35,7 @@ var attempts = []struct{ command, want, reported string }{
 	{"io_uring_setup", "1", "io_uring_setup"}, {"open_by_handle_at", "1", "open_by_handle_at"},
 	{"clone_newuser", "1", "clone"}, {"clone3", "38", ""}, {"socket_alg", "1", ""}, {"personality_bad", "1", ""}, {"unknown", "38", ""},
 	// These pass: the filter lets them, and the kernel's own answer comes back.
-	{"umask", "ok", ""}, {"personality", "ok", ""}, {"socket_bad", "22", ""}, {"ptrace", "3", ""},
+	{"umask", "ok", ""}, {"personality", "ok", ""}, {"socket_bad", "22", ""}, {"ptrace", "3", ""}, {"prctl", "22", ""},
 }
 
 func commands() (all []string) {
@@ -97,7 +98,7 @@ func checkReports(t *testing.T, c *Container, events *record) {
 		}
 	}
 	// runc's own calls are nobody's: the only program executed is the workload.
-	if counts.Allowed["execve"] != 1 || counts.Allowed["umask"] != 1 || counts.Allowed["capset"] != 0 || counts.Allowed["setgroups"] != 0 {
+	if counts.Allowed["execve"] != 1 || counts.Allowed["umask"] != 1 || counts.Allowed["prctl"] != 1 || counts.Allowed["capset"] != 0 || counts.Allowed["setgroups"] != 0 {
 		t.Errorf("allowed: %v", counts.Allowed)
 	}
 	if counts.Refused != 0 || counts.EventsDropped != 0 {
@@ -402,5 +403,40 @@ func TestRootForeignCallIsCounted(t *testing.T) {
 	}
 	if n := c.Counts().Allowed["umask"]; n != 2 {
 		t.Errorf("umask counted %d times, want one native and one 32-bit call", n)
+	}
+}
+
+// The facts about libseccomp on which Compile and weigh rest: P allows or notifies,
+// E denies; umask(18) is called. The action of P makes no difference to the order.
+func TestRootRuleOrder(t *testing.T) {
+	requireRoot(t)
+	equal := []specs.LinuxSeccompArg{{Op: specs.OpEqualTo, Value: 18}}
+	below := []specs.LinuxSeccompArg{{Op: specs.OpLessThan, Value: 100}}
+	for _, c := range []struct {
+		first, second string // P or E, conditional on equal or below
+		want          string
+	}{
+		{"P", "E", "ok"}, {"E", "P", "5"}, // the first unconditional rule wins
+		{"P=", "E", "5"}, {"E", "P=", "5"}, {"P", "E=", "ok"}, {"E=", "P", "ok"}, // and over conditional ones
+		{"P=", "E<", "ok"}, {"E<", "P=", "ok"}, {"P<", "E=", "5"}, {"E=", "P<", "5"}, // whose order does not matter
+	} {
+		for _, allow := range []specs.LinuxSeccompAction{specs.ActAllow, specs.ActNotify} {
+			b := newBox(t)
+			profile := DefaultProfile(b.spec)
+			profile.Syscalls[0].Names = slices.DeleteFunc(profile.Syscalls[0].Names, func(n string) bool { return n == "umask" })
+			profile.ListenerPath = b.socket
+			for _, r := range []string{c.first, c.second} {
+				s := specs.LinuxSyscall{Names: []string{"umask"}, Action: allow, Args: map[string][]specs.LinuxSeccompArg{"=": equal, "<": below}[r[1:]]}
+				if r[0] == 'E' {
+					s.Action, s.ErrnoRet = specs.ActErrno, ptr(uint(5))
+				}
+				profile.Syscalls = append(profile.Syscalls, s)
+			}
+			b.spec.Linux.Seccomp = profile
+			b.attach(&Table{}) // execve is native here, so the starting phase passes all
+			if out, err := b.output("umask"); err != nil || strings.TrimSpace(out) != "umask="+c.want {
+				t.Errorf("%s %s with %s: %s %v, want %s", c.first, c.second, allow, out, err, c.want)
+			}
+		}
 	}
 }

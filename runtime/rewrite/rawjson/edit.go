@@ -29,10 +29,10 @@ func Edit[T any](raw []byte, before, after *T) ([]byte, error) {
 	if reflect.DeepEqual(old, now) {
 		return raw, nil
 	}
-	out, err := edit(raw, old, now)
-	if err != nil {
-		return nil, err
+	if !json.Valid(raw) {
+		return nil, errors.New("the text is not JSON")
 	}
+	out := edit(raw, old, now)
 	var check T
 	if err := json.Unmarshal(out, &check); err != nil {
 		return nil, fmt.Errorf("decode the edited JSON: %w", err)
@@ -55,10 +55,10 @@ func tree(v any) (any, error) {
 	return t, d.Decode(&t)
 }
 
-// edit makes in raw the change from before to after.
-func edit(raw json.RawMessage, before, after any) (json.RawMessage, error) {
+// edit makes in raw, which is JSON, the change from before to after.
+func edit(raw json.RawMessage, before, after any) json.RawMessage {
 	if reflect.DeepEqual(before, after) {
-		return raw, nil
+		return raw
 	}
 	switch a := after.(type) {
 	case map[string]any:
@@ -78,11 +78,8 @@ func starts(raw []byte, c byte) bool {
 	return len(raw) > 0 && raw[0] == c
 }
 
-func editObject(raw json.RawMessage, before, after map[string]any) (json.RawMessage, error) {
-	o, err := members(raw)
-	if err != nil {
-		return nil, err
-	}
+func editObject(raw json.RawMessage, before, after map[string]any) json.RawMessage {
+	o := members(raw)
 	for _, key := range slices.Sorted(maps.Keys(after)) {
 		was, had := before[key]
 		if had && reflect.DeepEqual(was, after[key]) {
@@ -92,9 +89,7 @@ func editObject(raw json.RawMessage, before, after map[string]any) (json.RawMess
 		if at < 0 {
 			at, o = len(o), append(o, member{key: key})
 		}
-		if o[at].value, err = edit(o[at].value, was, after[key]); err != nil {
-			return nil, err
-		}
+		o[at].value = edit(o[at].value, was, after[key])
 	}
 	for key := range before {
 		if _, stays := after[key]; !stays {
@@ -106,28 +101,21 @@ func editObject(raw json.RawMessage, before, after map[string]any) (json.RawMess
 
 // editArray keeps the text of elements that are equal before and after, and
 // edits the others in place when their number did not change.
-func editArray(raw json.RawMessage, before, after []any) (json.RawMessage, error) {
+func editArray(raw json.RawMessage, before, after []any) json.RawMessage {
 	var texts []json.RawMessage
-	if err := json.Unmarshal(raw, &texts); err != nil {
-		return nil, err
-	}
-	if len(texts) != len(before) {
+	if err := json.Unmarshal(raw, &texts); err != nil || len(texts) != len(before) {
 		return encode(after)
 	}
 	from, taken := match(before, after)
 	out := make([]json.RawMessage, len(after))
 	for i := range after {
-		var text json.RawMessage
-		var was any
 		switch {
 		case from[i] >= 0:
-			text, was = texts[from[i]], before[from[i]]
+			out[i] = texts[from[i]]
 		case len(before) == len(after) && !taken[i]:
-			text, was = texts[i], before[i]
-		}
-		var err error
-		if out[i], err = edit(text, was, after[i]); err != nil {
-			return nil, err
+			out[i] = edit(texts[i], before[i], after[i])
+		default:
+			out[i] = encode(after[i])
 		}
 	}
 	return encode(out)
@@ -162,18 +150,16 @@ func match(before, after []any) (from []int, taken []bool) {
 }
 
 // text is a canonical form of generic JSON: Go encodes maps in key order.
-func text(v any) string {
-	b, _ := json.Marshal(v) // a tree was decoded from JSON
-	return string(b)
-}
+func text(v any) string { return string(encode(v)) }
 
-// encode leaves &, < and > as they are, unlike json.Marshal.
-func encode(v any) (json.RawMessage, error) {
+// encode leaves &, < and > as they are, unlike json.Marshal. What it is given was
+// decoded from JSON, so it can be encoded; were it not, Edit would find out.
+func encode(v any) json.RawMessage {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
-	err := e.Encode(v)
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
+	_ = e.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
 
 // object is a JSON object in its own order, duplicate keys included.
@@ -184,20 +170,18 @@ type member struct {
 	value json.RawMessage
 }
 
-func members(raw json.RawMessage) (object, error) {
+func members(raw json.RawMessage) object {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	var o object
-	_, err := d.Token() // the opening brace: the caller looked
+	_, err := d.Token() // the opening brace
 	for err == nil && d.More() {
-		var key json.Token
 		var m member
-		if key, err = d.Token(); err == nil {
-			m.key, _ = key.(string)
-			err = d.Decode(&m.value)
-		}
+		key, _ := d.Token()
+		m.key, _ = key.(string)
+		err = d.Decode(&m.value)
 		o = append(o, m)
 	}
-	return o, err
+	return o
 }
 
 // find returns where key is, the way encoding/json reads objects: the last
@@ -225,21 +209,17 @@ func (o object) remove(key string) object {
 	return slices.DeleteFunc(o, func(m member) bool { return m.key == spelled })
 }
 
-func (o object) encode() (json.RawMessage, error) {
+func (o object) encode() json.RawMessage {
 	var b bytes.Buffer
 	b.WriteByte('{')
 	for i, m := range o {
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		key, err := encode(m.key)
-		if err != nil {
-			return nil, err
-		}
-		b.Write(key)
+		b.Write(encode(m.key))
 		b.WriteByte(':')
 		b.Write(m.value)
 	}
 	b.WriteByte('}')
-	return b.Bytes(), nil
+	return b.Bytes()
 }

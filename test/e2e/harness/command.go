@@ -74,6 +74,7 @@ func (e *Env) environ() []string {
 	return append(os.Environ(),
 		"PATH="+e.BinDir+string(os.PathListSeparator)+os.Getenv("PATH"),
 		configVariable+"="+e.ConfigPath,
+		"CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1", // ctr would say on every call that cgroup v1 is old
 		"CONTAINERD_ADDRESS="+e.Address,
 		"CONTAINERD_NAMESPACE="+e.Namespace,
 	)

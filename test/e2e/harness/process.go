@@ -106,8 +106,9 @@ func (o owner) owned() ([]process, error) {
 	return slices.DeleteFunc(all, func(p process) bool { return !o.owns(p) || p.unwaited() }), nil
 }
 
-// unwaited tells whether the process is a command of ours that ended and whose caller has not asked how yet.
-func (p process) unwaited() bool { return p.zombie && p.parent == os.Getpid() }
+// unwaited tells whether the process has ended and only its parent has yet to ask how, where the parent is this
+// process or init: no runtime can do anything about those.
+func (p process) unwaited() bool { return p.zombie && (p.parent == os.Getpid() || p.parent == 1) }
 
 // programs are those whose arguments or working directory tell whose they are. Any other program that names our
 // directory may be somebody looking at it.

@@ -106,6 +106,8 @@ func number(name string) (uintptr, [6]uintptr) {
 		return 110, [6]uintptr{}
 	case "open_by_handle_at":
 		return 304, [6]uintptr{}
+	case "prctl":
+		return 157, [6]uintptr{9999}
 	case "umask":
 		return 95, [6]uintptr{0o22}
 	case "unknown":

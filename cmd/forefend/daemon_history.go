@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+
+	"golang.org/x/sys/unix"
+
+	"forefend.dev/forefend/cmd/internal/config"
+	"forefend.dev/forefend/predictor/history"
+	"forefend.dev/forefend/predictor/recommend"
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/policy"
+	"forefend.dev/forefend/runtime/seccomp"
+	"forefend.dev/forefend/runtime/store"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// openHistory opens the store, the model over it and the journal in it.
+func (d *daemon) openHistory(ctx context.Context) (err error) {
+	d.store, err = store.Open(ctx, d.cfg.StoreDir(), store.Options{
+		RunsPerSubject: d.cfg.History.RunsPerWorkload, MaxAge: d.cfg.History.MaxAge, MaxBytes: d.cfg.History.MaxBytes,
+	})
+	if err != nil {
+		return err
+	}
+	d.book, err = history.Open(ctx, d.store, history.Options{
+		Coverage: d.cfg.Prediction.Coverage, Seal: d.cfg.Prediction.Seal, MinRuns: d.cfg.Prediction.MinRuns,
+		RunsPerWorkload: d.cfg.History.RunsPerWorkload,
+	})
+	if err != nil {
+		return err
+	}
+	d.journal = newJournal(ctx, d.store)
+	return nil
+}
+
+// close releases what openDaemon took, in the reverse order. The lock goes
+// last: until then no other daemon may open the store.
+func (d *daemon) close() error {
+	var errs []error
+	if d.listener != nil {
+		errs = append(errs, ignoreClosed(d.listener.Close()))
+	}
+	if d.identity != nil {
+		errs = append(errs, d.identity.Close())
+	}
+	if d.journal != nil {
+		d.journal.close()
+	}
+	if d.book != nil {
+		errs = append(errs, d.book.Close())
+	}
+	if d.store != nil {
+		errs = append(errs, d.store.Close())
+	}
+	if d.lock != nil {
+		errs = append(errs, d.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// bookHistory shows a Book as the orchestrator's History.
+type bookHistory struct{ *history.Book }
+
+// Search implements orchestrator.History.
+func (h bookHistory) Search(ctx context.Context, req api.HistoryRequest) (api.HistoryResponse, error) {
+	resp := api.HistoryResponse{SetAside: h.SetAside()}
+	for _, w := range h.Workloads(req.Workload, req.Limit) {
+		resp.Workloads = append(resp.Workloads, api.Workload{
+			Key: w.Key, Name: w.Name, Runs: w.Runs, Last: w.Last, Prediction: w.Prediction, Sealed: w.Prediction.Sealed,
+		})
+	}
+	if len(resp.Workloads) != 1 || req.Workload == "" {
+		return resp, nil
+	}
+	runs, err := h.Runs(ctx, resp.Workloads[0].Key, req.Limit)
+	resp.Runs = runs
+	return resp, err
+}
+
+// recommender turns predictions into claims for this node.
+func recommender(cfg *config.Config) func(workload.Prediction, workload.Facts) []policy.Claim {
+	memory := nodeMemory()
+	class := func(c seccomp.Class) func(string) bool {
+		return func(name string) bool { return seccomp.Classify(name) == c }
+	}
+	return func(p workload.Prediction, f workload.Facts) []policy.Claim {
+		profile := cfg.Site.Profile(f.User, f.Group)
+		amendments, _ := policy.ParseAnnotations(f.Annotations) // malformed ones are refused by the decision itself
+		mode := policy.Merge(cfg.Site.Input(profile, amendments)).Mode()
+		return recommend.Claims(p, recommend.Input{
+			Cores: processors(), NodeMemory: memory, Enforce: mode == policy.ModeEnforce,
+			AllowReadonlyRoot: cfg.ReadonlyRoot,
+			Hot:               class(seccomp.ClassHot), Sensitive: class(seccomp.ClassSensitive), Dangerous: class(seccomp.ClassDangerous),
+		})
+	}
+}
+
+// nodeMemory is the memory of this node in bytes, 0 when the kernel does not say.
+func nodeMemory() int64 {
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) != nil {
+		return 0
+	}
+	return int64(info.Totalram) * int64(info.Unit)
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,97 @@
+package history
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"forefend.dev/forefend/runtime/store"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// Workload is the history of one workload in a row.
+type Workload struct {
+	Key        workload.Key
+	Name       string
+	Runs       int
+	Last       time.Time
+	Prediction workload.Prediction // for its next run
+}
+
+// Workloads lists the workloads whose name contains filter, whatever its case, or
+// whose key begins with it, the latest first. Limit 0 is 100.
+func (b *Book) Workloads(filter string, limit int) []Workload {
+	if limit <= 0 {
+		limit = 100
+	}
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	lower := strings.ToLower(filter)
+	var found []*summary
+	for _, s := range b.model.summaries {
+		if s.name != "" && (filter == "" || strings.HasPrefix(s.key.Value, filter) || strings.HasPrefix(s.key.String(), filter) ||
+			strings.Contains(strings.ToLower(s.name), lower)) {
+			found = append(found, s)
+		}
+	}
+	slices.SortFunc(found, func(x, y *summary) int {
+		return cmp.Or(cmp.Compare(y.last, x.last), strings.Compare(x.key.Value, y.key.Value))
+	})
+	out := make([]Workload, 0, min(limit, len(found)))
+	for _, s := range found[:min(limit, len(found))] {
+		out = append(out, Workload{Key: s.key, Name: s.name, Runs: b.model.known(s.key), Last: time.Unix(0, s.last),
+			Prediction: b.model.predict([]workload.Key{s.key}, b.options.Coverage, seal{b.options.Seal, b.options.MinRuns})})
+	}
+	return out
+}
+
+// Runs returns the runs kept of the workload with this (most exact) key, the newest first.
+// Limit 0 is all that are kept.
+func (b *Book) Runs(ctx context.Context, key workload.Key, limit int) ([]workload.Observation, error) {
+	if limit <= 0 || limit > b.options.RunsPerWorkload {
+		limit = b.options.RunsPerWorkload
+	}
+	records, err := b.store.Newest(ctx, store.Runs, subject(key), limit)
+	if err != nil {
+		return nil, fmt.Errorf("runs of %s: %w", key, err)
+	}
+	out := make([]workload.Observation, 0, len(records))
+	for _, r := range slices.Backward(records) {
+		o, err := decode(r.Body)
+		if err != nil {
+			b.store.SetAsideRecord(store.Runs, r, err)
+			continue
+		}
+		out = append(out, *o)
+	}
+	return out, nil
+}
+
+// Stats is how much a Book knows.
+type Stats struct {
+	Workloads int           // with a name: the most exact key of some run
+	Keys      int           // at all levels
+	Runs      uint64        // counted since the store began
+	Open      int           // runs that go on
+	LostNames uint64        // sightings of system calls for whose name there was no room
+	Load      time.Duration // how long Open took
+}
+
+// Stats returns how much the Book knows.
+func (b *Book) Stats() Stats {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	s := Stats{Keys: len(b.model.summaries), Runs: b.model.runs, Open: len(b.model.open), LostNames: b.model.names.lost, Load: b.took}
+	for _, sum := range b.model.summaries {
+		if sum.name != "" {
+			s.Workloads++
+		}
+	}
+	return s
+}
+
+// SetAside lists what was damaged and could not be used: where it is and why.
+func (b *Book) SetAside() []string { return b.store.SetAside() }

@@ -1,0 +1,189 @@
+package history
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"unique"
+
+	"forefend.dev/forefend/predictor/estimate"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// modelVersion is the version of the model's snapshot. Raise it when a reader
+// of the old one would misread it, and keep a golden file of the old one. An unknown
+// version is treated like damage: the model is made anew from the runs that are kept.
+const modelVersion = 1
+
+// WriteTo writes the model; open runs are not part of it, their checkpoints are in the store.
+func (m *model) WriteTo(to io.Writer) (int64, error) {
+	w := &writer{w: to}
+	w.uint(modelVersion)
+	w.uint(m.runs)
+	w.uint(m.names.lost)
+	w.uint(uint64(len(m.names.list)))
+	for _, name := range m.names.list {
+		w.string(name)
+	}
+	w.uint(uint64(len(m.ended.aged)))
+	for _, h := range append(slices.Clone(m.ended.aged[m.ended.next:]), m.ended.aged[:m.ended.next]...) {
+		w.uint(h)
+	}
+	for _, c := range m.bounds {
+		w.calibration(c.State())
+	}
+	w.uint(uint64(len(m.summaries)))
+	for _, s := range m.summaries {
+		w.summary(s)
+	}
+	w.flush()
+	return w.n, w.err
+}
+
+func (w *writer) calibration(s estimate.State) {
+	w.uint(uint64(len(s.Margins)))
+	for _, m := range s.Margins {
+		w.double(m)
+	}
+	w.uint(uint64(len(s.Scores)))
+	for _, pool := range s.Scores {
+		w.uint(uint64(len(pool)))
+		for _, x := range pool {
+			w.float(x)
+		}
+	}
+}
+
+func (w *writer) summary(s *summary) {
+	w.uint(uint64(s.key.Level))
+	w.string(s.key.Value)
+	w.string(s.name)
+	for _, v := range []uint64{uint64(s.last), uint64(s.runs), uint64(s.neverWrote), uint64(s.wrote), uint64(s.measured)} {
+		w.uint(v)
+	}
+	w.uint(uint64(len(s.ring)))
+	for _, p := range append(slices.Clone(s.ring[s.next:]), s.ring[:s.next]...) {
+		w.float(p.memory)
+		w.float(p.cpu)
+		w.float(p.pids)
+		w.uint(uint64(p.end))
+	}
+	w.uint(uint64(s.calls.runs))
+	w.calls(s.calls.many)
+	w.calls(s.calls.once)
+	w.uint(uint64(len(s.destinations)))
+	for _, d := range s.destinations {
+		w.string(d.Value())
+	}
+}
+
+func (w *writer) calls(list []call) {
+	w.uint(uint64(len(list)))
+	for _, c := range list {
+		w.uint(uint64(c))
+	}
+}
+
+// readModel reads what WriteTo wrote. Its time and memory are bounded by maxKeys
+// and the constants of this package, whatever the input.
+func readModel(from io.Reader, coverage float64, maxKeys int) (*model, error) {
+	r := &reader{r: bufio.NewReader(from)}
+	if v := r.uint(); r.err == nil && v != modelVersion {
+		return nil, fmt.Errorf("version %d of the history's snapshot is unknown here", v)
+	}
+	m := newModel(coverage, maxKeys)
+	m.runs, m.names.lost = r.uint(), r.uint()
+	for range r.count(maxNames) {
+		before := len(m.names.list)
+		if m.names.id(r.string(maxName)); len(m.names.list) == before {
+			r.fail(fmt.Errorf("name %d is there twice", before))
+			break
+		}
+	}
+	for range r.count(maxRecent) {
+		m.ended.addHash(r.uint())
+	}
+	for _, c := range m.bounds {
+		c.Restore(r.calibration())
+	}
+	n := r.count(math.MaxInt32)
+	for range n {
+		s := r.summary(len(m.names.list))
+		if r.err != nil {
+			break
+		}
+		m.summaries[s.key] = s
+		m.shrink()
+	}
+	if r.err == nil {
+		if _, err := r.r.ReadByte(); err != io.EOF {
+			r.fail(fmt.Errorf("more after the last of %d summaries", n))
+		}
+	}
+	if r.err != nil {
+		return nil, fmt.Errorf("read the history's snapshot: %w", r.err)
+	}
+	return m, nil
+}
+
+func (r *reader) calibration() estimate.State {
+	var s estimate.State
+	for range r.count(64) {
+		s.Margins = append(s.Margins, r.double())
+	}
+	for range r.count(1024) {
+		var pool []float32
+		for range r.count(estimate.MaxScores) {
+			pool = append(pool, r.float())
+		}
+		s.Scores = append(s.Scores, pool)
+	}
+	return s
+}
+
+func (r *reader) summary(names int) *summary {
+	s := &summary{}
+	s.key.Level = workload.Level(r.count(int(workload.LevelNode)))
+	s.key.Value = r.string(maxKeyValue)
+	s.name = r.string(maxText)
+	s.last = int64(r.uint())
+	s.runs, s.neverWrote, s.wrote, s.measured = r.uint32(), r.uint32(), r.uint32(), r.uint32()
+	if n := r.count(estimate.Window); n > 0 {
+		s.ring = make([]peak, n)
+		for i := range s.ring {
+			s.ring[i] = peak{r.float(), r.float(), r.float(), r.uint32()}
+		}
+	}
+	s.calls.runs = r.uint32()
+	s.calls.many, s.calls.once = r.calls(names), r.calls(names)
+	if n := r.count(maxDestinations); n > 0 {
+		s.destinations = make([]unique.Handle[string], n)
+		for i := range s.destinations {
+			s.destinations[i] = unique.Make(r.string(maxText))
+		}
+	}
+	return s
+}
+
+// calls reads a list that must be ordered by id without repetition, and name
+// only known ids: everything that looks it up relies on that.
+func (r *reader) calls(names int) []call {
+	n := r.count(maxNames)
+	if n == 0 {
+		return nil
+	}
+	list := make([]call, 0, min(n, 512))
+	for i := range n {
+		c := call(r.uint32())
+		if r.err == nil && (int(c.id()) >= names || i > 0 && byID(list[i-1], c) >= 0) {
+			r.fail(fmt.Errorf("system call %d of a summary is out of order or unknown", i))
+		}
+		if r.err != nil {
+			return nil
+		}
+		list = append(list, c)
+	}
+	return slices.Clip(list)
+}

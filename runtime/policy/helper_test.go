@@ -1,3 +1,0 @@
-package policy
-
-func at(v Value) *Value { return &v }
