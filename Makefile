@@ -6,6 +6,7 @@
 SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 
 GO       ?= go
 PREFIX   ?= /usr/local

@@ -36,7 +36,10 @@ func (s *Service) Create(ctx context.Context, r *taskv3.CreateTaskRequest) (_ *t
 	}
 	resp, err := s.TTRPCTaskService.Create(ctx, r)
 	if err != nil {
-		return nil, errors.Join(err, grpcError(s.undo(c)))
+		if undone := s.undo(c); undone != nil {
+			err = errors.Join(err, undone)
+		}
+		return nil, err // upstream's own, with its gRPC status, wherever possible
 	}
 	if err := s.created(ctx, c, resp.Pid); err != nil {
 		_, derr := s.TTRPCTaskService.Delete(ctx, &taskv3.DeleteRequest{ID: r.ID})

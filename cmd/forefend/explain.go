@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -62,6 +63,11 @@ func (a *app) decision(ctx context.Context, daemon api.Orchestrator, image image
 		if err != nil {
 			return api.Decision{}, err
 		}
+		c, err := a.config()
+		if err != nil {
+			return api.Decision{}, err
+		}
+		req.ListenerPath = filepath.Join(c.NotifyDir(), unborn) // where the shim would listen
 		progress.Step("asking the daemon")
 		return ask(ctx, func(ctx context.Context) (api.Decision, error) { return daemon.Admit(ctx, req) })
 	}

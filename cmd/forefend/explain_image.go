@@ -24,6 +24,9 @@ import (
 // defaultContainerd is where containerd listens unless CONTAINERD_ADDRESS says otherwise.
 const defaultContainerd = "/run/containerd/containerd.sock"
 
+// unborn is the id of a container that never ran.
+const unborn = "explain"
+
 // imageQuestion asks about a container that never ran.
 type imageQuestion struct {
 	ref, namespace, user, group string
@@ -53,7 +56,7 @@ func (q imageQuestion) request(ctx context.Context) (api.AdmitRequest, error) {
 		return api.AdmitRequest{}, fmt.Errorf("read the configuration of image %s: %w", q.ref, err)
 	}
 	facts := workload.Facts{
-		ID:         workload.ID{Namespace: q.namespace, Container: "explain"},
+		ID:         workload.ID{Namespace: q.namespace, Container: unborn},
 		Kind:       workload.KindContainer,
 		Image:      imageFacts(image),
 		User:       q.user,

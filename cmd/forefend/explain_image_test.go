@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"forefend.dev/forefend/cmd/forefend/output"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/workload"
@@ -91,5 +92,42 @@ func TestRootExplainImage(t *testing.T) {
 	}
 	if code := run(t.Context(), a, []string{"explain", "--image", "absent"}); code != exitNotFound {
 		t.Errorf("an absent image: exit code %d: %s", code, errs.String())
+	}
+}
+
+// The real daemon decides about a container that never ran, and records nothing of it.
+func TestRootExplainImageByTheRealDaemon(t *testing.T) {
+	env := harness.New(t, harness.WithImages("busybox"))
+	for _, c := range []struct {
+		want string
+		args []string
+	}{
+		{"", []string{"daemon", "--detach"}},
+		{"docker.io/library/busybox:latest", []string{"explain", "--image", "busybox", "--user", "alice", "--", "sleep", "1"}},
+		{"user alice", []string{"explain", "--image", "busybox", "--user", "alice", "--", "sleep", "1"}},
+		{"ptrace", []string{"explain", "--all", "--image", "busybox"}},
+		{"Nothing has run yet", []string{"history"}},
+	} {
+		r := env.Forefend(c.args...)
+		if err := r.Check(); err != nil || !strings.Contains(r.Stdout, c.want) {
+			t.Errorf("forefend %q: %v, no %q in\n%s", c.args, err, c.want, r.Stdout)
+		}
+	}
+	if r := env.Forefend("ps", "-q"); r.Code != 0 || r.Stdout != "" {
+		t.Errorf("ps: %+v", r)
+	}
+	if r := env.Forefend("explain", "nobody"); r.Code != exitNotFound {
+		t.Errorf("explain of an unknown container: exit code %d, not %d: %s", r.Code, exitNotFound, r.Stderr)
+	}
+	if r := env.Forefend("history", "nothing-like-it"); r.Code != exitNotFound {
+		t.Errorf("history of an unknown workload: exit code %d, not %d: %s", r.Code, exitNotFound, r.Stderr)
+	}
+	for _, line := range strings.Split(env.Forefend("explain", "--all", "--image", "busybox").Stdout, "\n") {
+		if output.Columns(line) > output.Width {
+			t.Errorf("%d columns: %s", output.Columns(line), line)
+		}
+	}
+	if r := env.Forefend("daemon"); r.Code != exitFailed {
+		t.Errorf("a second daemon: exit code %d: %s", r.Code, r.Stderr)
 	}
 }

@@ -17,9 +17,10 @@ import (
 // Where the columns of explain begin.
 const (
 	factAt   = 14
-	valueAt  = 20
+	valueAt  = 22
 	authorAt = 34
 	whyAt    = 46
+	sourceAt = 42
 	listAt   = 4
 	folded   = 8 // names of a list that are shown without --all
 )
@@ -33,7 +34,7 @@ func (a *app) printDecision(d api.Decision, all bool) error {
 			page.Item(2, "-", 4, n)
 		}
 	}
-	printPrediction(page, d.Prediction, all)
+	printPrediction(page, d, all)
 	printSources(page, d.Sources)
 	for _, dimension := range policy.Dimensions {
 		printDimension(page, dimension, d.Effective.Fields, all)
@@ -98,7 +99,8 @@ func sealed(yes bool) string {
 	return "not sealed: still learning"
 }
 
-func printPrediction(page *output.Page, p workload.Prediction, all bool) {
+func printPrediction(page *output.Page, d api.Decision, all bool) {
+	p := d.Prediction
 	if p.Runs == 0 && p.Level == "" {
 		page.Heading("Prediction: none, no earlier run of anything like it is known")
 		return
@@ -119,17 +121,20 @@ func printPrediction(page *output.Page, p workload.Prediction, all bool) {
 	if p.RootfsWrites != workload.Unknown {
 		page.Item(2, "writes to rootfs", valueAt, string(p.RootfsWrites))
 	}
-	list(page, "calls seen", seen(p), all)
+	list(page, "calls seen", seen(d), all)
 	list(page, "destinations", p.Destinations, all)
 }
 
-// seen lists the calls of earlier runs, those of the fewest runs first: they are what a sealed policy hangs on.
-func seen(p workload.Prediction) []string {
+// seen lists the calls of earlier runs, those of the fewest runs first: they are what a sealed policy hangs on. A call
+// that is native by now is not counted any more, so nothing is said about how many runs made it.
+func seen(d api.Decision) []string {
+	p := d.Prediction
 	names := slices.SortedFunc(maps.Keys(p.Seen), func(x, y string) int {
 		return cmp.Or(cmp.Compare(p.Seen[x], p.Seen[y]), cmp.Compare(x, y))
 	})
 	for i, name := range names {
-		if n := p.Seen[name]; n < p.Runs {
+		now := d.Effective.Value(policy.KeySyscalls.Member(name), policy.SyscallWatch)
+		if n := p.Seen[name]; n < p.Runs && now != policy.SyscallNative {
 			names[i] = fmt.Sprintf("%s (%d of %d runs)", name, n, p.Runs)
 		}
 	}
@@ -156,7 +161,7 @@ func printSources(page *output.Page, sources []api.Source) {
 	}
 	page.Heading("Sources asked")
 	for _, s := range sources {
-		page.Item(2, fmt.Sprintf("%-*s%-8s%9s", valueAt-2, output.Truncate(s.Name, valueAt-3), output.Truncate(s.Status, 7), output.Took(s.Took)), whyAt-6, s.Reason)
+		page.Item(2, fmt.Sprintf("%-*s%-8s%9s", valueAt-2, output.Truncate(s.Name, valueAt-3), output.Truncate(s.Status, 7), output.Took(s.Took)), sourceAt, s.Reason)
 	}
 }
 

@@ -6,14 +6,14 @@ import "math"
 // is made for. Scores of different classes are never mixed.
 type Class uint8
 
-// The classes. Exact is the workload's own history; the others serve a
-// workload's first run, from the history of something more general.
+// The classes. Exact is the workload's own history. The others serve a
+// workload's first run: Executable from runs of the same binary under other
+// command lines, Node from first runs of all programs on the node. Runs of other
+// programs of the same repository or user were tried as well: on the evaluation data
+// (docs/prediction.md) their ratios spread so widely that the bound meant nothing.
 const (
 	Exact Class = iota
 	Executable
-	Repository
-	User
-	Group
 	Node
 	classes
 )
@@ -41,9 +41,29 @@ const (
 	defaultFactor = 4
 	// step is how far one run above its bound raises the margin, in spreads.
 	step = 0.3
-	// maxMargin keeps a long series of surprises from ruining the bound for good.
-	maxMargin = 25
+	// A long series of surprises must not ruin the bound for good. First runs
+	// have no history of their own to be surprised by.
+	maxMargin      = 25
+	maxMarginFirst = 5
 )
+
+// origin returns what peaks are measured from, as a logarithm, and in which
+// unit: from the highest recent peak where the history is of the same code. The last
+// programs on a node say nothing about how high the next one's peak is relative to
+// theirs; there, first runs are compared as they are.
+func (c *Calibrator) origin(class Class, p Peaks) (top, spread float64) {
+	if class == Node {
+		return math.Log(c.floor), priorSpread
+	}
+	return p.base(c.floor)
+}
+
+func marginBound(class Class) float64 {
+	if class == Exact {
+		return maxMargin
+	}
+	return maxMarginFirst
+}
 
 // Calibrator turns a workload's earlier peaks into an upper bound for its next
 // one, for one kind of peak (memory, CPU or PIDs). The zero value is not
@@ -81,14 +101,17 @@ func (c *Calibrator) Bound(class Class, p Peaks) Bound {
 	if p.Runs < 1 || len(p.Newest) == 0 || class >= classes {
 		return Bound{}
 	}
-	top, spread := p.base(c.floor)
+	top, spread := c.origin(class, p)
 	q, n, few := c.quantile(class, bucket(class, p.Runs))
+	if n == 0 && class == Node {
+		return Bound{}
+	}
 	return Bound{Value: math.Exp(top + spread*(q+c.margin[class])), Scores: n, Few: few}
 }
 
 // quantile is the split-conformal quantile with its finite-sample correction:
 // the ceil((n+1)·coverage)-th smallest of n scores, where n allows that.
-func (c *Calibrator) quantile(class Class, b int) (q float64, n int, few bool) {
+func (c *Calibrator) quantile(class Class, b int) (q float64, n int, isFew bool) {
 	var store [buckets]*scores
 	pools := store[:0]
 	for ; b >= 0 && n < enough; b-- {
@@ -97,29 +120,39 @@ func (c *Calibrator) quantile(class Class, b int) (q float64, n int, few bool) {
 	}
 	rank := int(math.Ceil(float64(n+1)*c.coverage - 1e-9))
 	if rank > n {
-		q = math.Log(defaultFactor) / priorSpread
-		if n > 0 {
-			q = max(q, nthLargest(pools, 1))
-		}
-		return q, n, true
+		return few(class, pools, n), n, true
 	}
 	return max(0, nthLargest(pools, n+1-rank)), n, false
+}
+
+// few is the quantile while there are too few scores: the highest of them, and no less than
+// the default factor, which where first runs are compared comes on top.
+func few(class Class, pools []*scores, n int) float64 {
+	q := math.Log(defaultFactor) / priorSpread
+	switch {
+	case n == 0:
+		return q
+	case class == Node:
+		return q + nthLargest(pools, 1)
+	}
+	return max(q, nthLargest(pools, 1))
 }
 
 // Learn tells the calibrator the peak of a run that followed p, where p is
 // what was known when that run began.
 func (c *Calibrator) Learn(class Class, p Peaks, peak float64) {
-	bound := c.Bound(class, p)
-	if bound.Value == 0 {
+	if p.Runs < 1 || len(p.Newest) == 0 || class >= classes {
 		return
 	}
-	top, spread := p.base(c.floor)
+	top, spread := c.origin(class, p)
 	actual := logPeak(peak, c.floor)
-	miss := 0.0
-	if actual > math.Log(bound.Value) {
-		miss = 1
+	if bound := c.Bound(class, p); bound.Value > 0 {
+		missed := 0.0
+		if actual > math.Log(bound.Value) {
+			missed = 1
+		}
+		m := c.margin[class] + step*(missed-(1-c.coverage))
+		c.margin[class] = min(max(0, m), marginBound(class))
 	}
-	m := c.margin[class] + step*(miss-(1-c.coverage))
-	c.margin[class] = min(max(0, m), maxMargin)
 	c.pools[class][bucket(class, p.Runs)].add(float32((actual - top) / spread))
 }

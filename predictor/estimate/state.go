@@ -27,7 +27,7 @@ func (c *Calibrator) Restore(s State) {
 	c.pools = [classes][buckets]scores{}
 	c.margin = [classes]float64{}
 	for class, m := range s.Margins {
-		if class < len(c.margin) && m >= 0 && m <= maxMargin {
+		if class < len(c.margin) && m >= 0 && m <= marginBound(Class(class)) {
 			c.margin[class] = m
 		}
 	}

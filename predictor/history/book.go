@@ -3,7 +3,6 @@ package history
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -22,6 +21,7 @@ type Options struct {
 	RunsPerWorkload  int           // most runs listed for one workload; default 64
 	MaxKeys          int           // keys remembered, the longest unheard of are forgotten; default 100,000
 	SnapshotEvery    int           // records between snapshots; default 2000
+	MaxReplay        uint64        // most runs read at start, the newest; default 100,000, ten seconds' worth
 	CheckpointExpiry time.Duration // a run not heard of for so long has ended; default 1 h
 	Now              func() time.Time
 }
@@ -45,6 +45,9 @@ func (o Options) withDefaults() Options {
 	if o.SnapshotEvery <= 0 {
 		o.SnapshotEvery = 2000
 	}
+	if o.MaxReplay == 0 {
+		o.MaxReplay = 100_000
+	}
 	if o.CheckpointExpiry <= 0 {
 		o.CheckpointExpiry = time.Hour
 	}
@@ -62,6 +65,7 @@ type Book struct {
 	store   *store.Store
 	options Options
 	took    time.Duration
+	notes   []string // what Open could not do; fixed after it
 
 	// write serialises everything that changes the model or the store, so that the
 	// model is always that of a prefix of the Runs stream. It is taken before mu.
@@ -97,12 +101,14 @@ func (b *Book) load(ctx context.Context) error {
 		loaded, err = readModel(r, b.options.Coverage, b.options.MaxKeys)
 		return err
 	})
-	switch {
-	case errors.Is(err, store.ErrDamaged): // it was set aside; the runs that are kept tell the rest
-	case err != nil:
+	if err != nil {
 		return err
-	case found:
+	}
+	if found {
 		b.model, b.seq = loaded, seq
+	}
+	if err := b.skipOld(ctx); err != nil {
+		return err
 	}
 	if err := b.replay(ctx, store.Runs, b.seq+1, func(r store.Record, o *workload.Observation) {
 		b.model.end(o, endOf(o, r.Time))
@@ -117,6 +123,21 @@ func (b *Book) load(ctx context.Context) error {
 		return err
 	}
 	return b.expire(ctx)
+}
+
+// skipOld bounds how many runs are read at start. There are more only when
+// every snapshot is lost: containers must not wait for minutes then. Needs write.
+func (b *Book) skipOld(ctx context.Context) error {
+	state, err := b.store.State(ctx, store.Runs)
+	if err != nil {
+		return err
+	}
+	b.seq = min(b.seq, state.Last) // the store was replaced by an older one
+	if state.Last-b.seq > b.options.MaxReplay {
+		b.notes = append(b.notes, fmt.Sprintf("history: no usable snapshot; predictions are made from the newest %d of %d runs kept", b.options.MaxReplay, state.Records))
+		b.seq = state.Last - b.options.MaxReplay
+	}
+	return nil
 }
 
 // replay gives each observation of a stream to f. What is no observation is set aside.

@@ -93,5 +93,6 @@ func (b *Book) Stats() Stats {
 	return s
 }
 
-// SetAside lists what was damaged and could not be used: where it is and why.
-func (b *Book) SetAside() []string { return b.store.SetAside() }
+// SetAside lists what was damaged and could not be used: where it is and why,
+// and what the model lacks because of it.
+func (b *Book) SetAside() []string { return append(b.store.SetAside(), b.notes...) }

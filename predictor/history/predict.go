@@ -56,9 +56,9 @@ func (m *model) predictUsage(p *workload.Prediction, keys []workload.Key, covera
 
 // current is the most exact history as of now.
 func (m *model) current(keys []workload.Key) (source, bool) {
-	s, ok := m.exact(keys, math.MaxUint32)
+	s, ok := m.own(keys, math.MaxUint32)
 	for _, key := range keys {
-		if classOf[key.Level] == estimate.Exact && (!ok || key.Level == s.level) && len(m.live[key]) > 0 {
+		if exact(key.Level) && (!ok || key.Level == s.level) && len(m.live[key]) > 0 {
 			m.addLive(&s, key)
 			return s, s.n > 0
 		}
@@ -67,7 +67,7 @@ func (m *model) current(keys []workload.Key) (source, bool) {
 		return s, true
 	}
 	for _, key := range keys {
-		if classOf[key.Level] == estimate.Exact {
+		if !general(key.Level) {
 			continue
 		}
 		if s, ok = m.asOf(key, math.MaxUint32); ok {
@@ -140,7 +140,7 @@ func (m *model) predictCalls(p *workload.Prediction, keys []workload.Key, limit 
 			first = s
 		}
 		// As with peaks: few runs lean on the same command in other versions.
-		if known == nil || known.calls.runs == 0 || known.calls.runs < fewRuns && classOf[key.Level] == estimate.Exact && s.calls.runs > known.calls.runs {
+		if known == nil || known.calls.runs == 0 || known.calls.runs < fewRuns && exact(key.Level) && s.calls.runs > known.calls.runs {
 			known = s
 		}
 	}
@@ -153,7 +153,7 @@ func (m *model) predictCalls(p *workload.Prediction, keys []workload.Key, limit 
 	m.addLiveCalls(p, keys)
 	for _, key := range keys {
 		s := m.summaries[key]
-		if classOf[key.Level] != estimate.Exact {
+		if !exact(key.Level) {
 			break
 		}
 		if s == nil || s.calls.runs == 0 {

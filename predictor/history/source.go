@@ -31,14 +31,21 @@ func (s *source) push(p peak) {
 	s.n++
 }
 
+// classOf says which levels bounds are made from, and how.
 var classOf = map[workload.Level]estimate.Class{
 	workload.LevelDigestCommand:     estimate.Exact,
 	workload.LevelRepositoryCommand: estimate.Exact,
 	workload.LevelExecutable:        estimate.Executable,
-	workload.LevelRepository:        estimate.Repository,
-	workload.LevelUser:              estimate.User,
-	workload.LevelGroup:             estimate.Group,
 	workload.LevelNode:              estimate.Node,
+}
+
+// exact says whether runs at a level are runs of the workload itself.
+func exact(l workload.Level) bool { return l <= workload.LevelRepositoryCommand }
+
+// general says whether a level serves first runs.
+func general(l workload.Level) bool {
+	_, ok := classOf[l]
+	return ok && !exact(l)
 }
 
 // asOf collects the measured runs of a key that had ended by a second.
@@ -59,11 +66,11 @@ func (m *model) asOf(key workload.Key, second uint32) (s source, ok bool) {
 	return s, s.n > 0
 }
 
-// exact picks the history of the workload itself: of the very image, unless
+// own picks the history of the workload itself: of the very image, unless
 // that has few runs and the same command in other versions has more.
-func (m *model) exact(keys []workload.Key, second uint32) (best source, ok bool) {
+func (m *model) own(keys []workload.Key, second uint32) (best source, ok bool) {
 	for _, key := range keys {
-		if classOf[key.Level] != estimate.Exact {
+		if !exact(key.Level) {
 			break
 		}
 		s, found := m.asOf(key, second)
@@ -83,12 +90,12 @@ func (m *model) learn(r *run) {
 		return
 	}
 	began := seconds(r.obs.Started)
-	if s, ok := m.exact(r.obs.Keys, began); ok {
+	if s, ok := m.own(r.obs.Keys, began); ok {
 		m.learnFrom(&s, p)
 		return
 	}
 	for _, key := range r.obs.Keys {
-		if classOf[key.Level] == estimate.Exact {
+		if !general(key.Level) {
 			continue
 		}
 		if s, ok := m.asOf(key, began); ok {

@@ -40,19 +40,27 @@ type Bundle struct {
 // errdefs.ErrNotFound; one that is too large, not a regular file or not a spec is
 // errdefs.ErrInvalidArgument, with file, line and column where there is one.
 func Load(dir string) (*Bundle, error) {
-	b := &Bundle{dir: dir, spec: new(specs.Spec)}
 	path := filepath.Join(dir, configName)
-	var err error
-	if b.raw, b.info, err = read(path); err != nil {
+	raw, info, err := read(path)
+	if err != nil {
 		return nil, err
 	}
-	if err := bounded(b.raw); err != nil {
+	spec, err := decode(path, raw)
+	if err != nil {
+		return nil, err
+	}
+	return &Bundle{dir: dir, raw: raw, spec: spec, info: info}, nil
+}
+
+func decode(path string, raw []byte) (*specs.Spec, error) {
+	if err := bounded(raw); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", path, err, errdefs.ErrInvalidArgument)
 	}
-	if err := json.Unmarshal(b.raw, b.spec); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", at(path, b.raw, err), err, errdefs.ErrInvalidArgument)
+	spec := new(specs.Spec)
+	if err := json.Unmarshal(raw, spec); err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", at(path, raw, err), err, errdefs.ErrInvalidArgument)
 	}
-	return b, nil
+	return spec, nil
 }
 
 // Spec is the typed view of config.json. The caller may change it; Commit writes the
@@ -65,16 +73,9 @@ func (b *Bundle) Spec() *specs.Spec { return b.spec }
 // Without a change nothing is written.
 func (b *Bundle) Commit() error {
 	path := filepath.Join(b.dir, configName)
-	var before specs.Spec
-	if err := json.Unmarshal(b.raw, &before); err != nil {
-		return fmt.Errorf("decode %s again: %w", path, err)
-	}
-	out, err := rawjson.Edit(b.raw, &before, b.spec)
-	if err != nil {
-		return fmt.Errorf("change %s: %w: %w", path, err, errdefs.ErrInvalidArgument)
-	}
-	if bytes.Equal(out, b.raw) {
-		return nil
+	out, err := edited(path, b.raw, b.spec)
+	if err != nil || bytes.Equal(out, b.raw) {
+		return err
 	}
 	if err := b.keepOriginal(); err != nil {
 		return fmt.Errorf("keep the original of %s: %w", path, err)
@@ -84,6 +85,20 @@ func (b *Bundle) Commit() error {
 	}
 	b.raw = out
 	return nil
+}
+
+// edited is raw with what spec says differently. The first decoding is the
+// caller's to change anywhere, so this is a second one.
+func edited(path string, raw []byte, spec *specs.Spec) ([]byte, error) {
+	before, err := decode(path, raw)
+	if err != nil {
+		return nil, err
+	}
+	out, err := rawjson.Edit(raw, before, spec)
+	if err != nil {
+		return nil, fmt.Errorf("change %s: %w: %w", path, err, errdefs.ErrInvalidArgument)
+	}
+	return out, nil
 }
 
 // keepOriginal copies what Load read beside it, unless an earlier Commit did.

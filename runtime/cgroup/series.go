@@ -13,12 +13,13 @@ import (
 // the processes. The zero value is ready for use.
 //
 // MemoryPeak is what a limit must leave room for: the highest working set of
-// the samples, or, when the kernel's watermark rose between two samples, that
-// watermark without the reclaimable cache both samples had. So a spike between
-// samples counts in full, cache that was there all along does not, and a run
-// too short to tell counts as the kernel's watermark. It includes what runc's
-// own init needed in the group before the workload's first instruction,
-// because a limit applies to that too.
+// the samples, or, when the kernel's watermark rose between two samples to
+// where neither of them is, that watermark without the reclaimable cache both
+// had. So a spike between samples counts in full, cache that piles up does
+// not, and a run too short to tell counts as the kernel's watermark: where
+// they differ it errs to the high side. It includes what runc's own init
+// needed in the group before the workload's first instruction, because a limit
+// applies to that too.
 //
 // CPUSeconds and the series start at the first sample: runc's init does not
 // count. A total that goes back (the group was made anew) counts as no
@@ -56,7 +57,11 @@ func (s *Series) Add(sample Sample) {
 
 func (s *Series) addMemory(sample Sample) {
 	need := sample.Memory
-	if sample.MemoryPeak > s.last.MemoryPeak {
+	switch {
+	case sample.MemoryPeak <= s.last.MemoryPeak:
+	case sample.atWatermark() && sample.LimitHits == s.last.LimitHits:
+		need += max(0, sample.MemoryPeak-sample.usage())
+	default: // also at the limit: usage stays there whatever it consists of
 		need = max(need, sample.MemoryPeak-min(s.last.Cache, sample.Cache))
 	}
 	s.usage.MemoryPeak = max(s.usage.MemoryPeak, need)
@@ -66,6 +71,13 @@ func (s *Series) addMemory(sample Sample) {
 		s.usage.MemoryLast = sample.Memory
 	}
 }
+
+func (s Sample) usage() int64 { return s.Memory + s.Cache }
+
+// atWatermark reports whether usage is as high as it ever was, so that the
+// sample itself tells how much of the watermark is cache. The kernel charges in batches
+// for each CPU, hence not exactly as high.
+func (s Sample) atWatermark() bool { return s.usage() >= s.MemoryPeak-s.MemoryPeak/32 }
 
 // addTotals adds what the kernel counts since the group was made. The group is
 // the container's own, so these are the run's from the first sample on.

@@ -72,6 +72,7 @@ func TestMemory(t *testing.T) {
 	s := func(second float64, working, cache, watermark, pids int64) Sample {
 		return Sample{Time: epoch.Add(secs(second)), Memory: working, Cache: cache, MemoryPeak: watermark, PIDs: pids}
 	}
+	hits := func(s Sample) Sample { s.LimitHits++; return s }
 	for _, c := range []struct {
 		name       string
 		samples    []Sample
@@ -79,8 +80,11 @@ func TestMemory(t *testing.T) {
 	}{
 		{"samples alone, where there is no watermark", []Sample{s(0, 1, 0, 0, 1), s(1, 7, 0, 0, 1), s(2, 5, 0, 0, 1)}, 7, 5},
 		{"a spike between samples counts in full", []Sample{s(0, 1, 0, 1, 1), s(1, 2, 0, 100, 1), s(2, 3, 0, 100, 1)}, 100, 3},
-		{"cache that was there all along does not", []Sample{s(0, 1, 0, 1, 1), s(1, 2, 0, 2, 1), s(2, 3, 50, 53, 1), s(3, 3, 80, 83, 1), s(4, 4, 80, 84, 1)}, 53, 4},
-		{"cache that came while the watermark rose might have come after it", []Sample{s(0, 10, 0, 10, 1), s(1, 10, 990, 1000, 1), s(2, 20, 980, 1000, 1)}, 1000, 20},
+		{"cache that was there all along does not", []Sample{s(0, 1, 0, 1, 1), s(1, 2, 0, 2, 1), s(2, 3, 50, 53, 1), s(3, 3, 80, 83, 1), s(4, 4, 80, 84, 1)}, 4, 4},
+		{"nor does cache that was read at the start", []Sample{s(0, 10, 0, 10, 1), s(1, 10, 990, 1000, 1), s(2, 20, 980, 1000, 1)}, 20, 20},
+		{"usage a little under its watermark counts up to it", []Sample{s(0, 10, 0, 10, 1), s(1, 10, 980, 1000, 1)}, 20, 10},
+		{"cache after a spike is no excuse for the spike", []Sample{s(0, 10, 0, 10, 1), s(1, 10, 900, 1000, 1)}, 1000, 10},
+		{"nor when both reached the limit", []Sample{s(0, 10, 0, 10, 1), hits(s(1, 10, 990, 1000, 1))}, 1000, 10},
 		{"a run too short for a second sample", []Sample{s(0, 1, 0, 8, 1), s(0.1, 0, 20, 90, 0)}, 90, 1},
 		{"only the exit was seen", []Sample{s(0, 2, 20, 90, 0)}, 70, 2},
 		{"nobody counts processes", []Sample{s(0, 1, 0, 0, 0), s(1, 9, 0, 0, 0), s(2, 4, 0, 0, 0)}, 9, 4},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -107,6 +108,9 @@ func (s *Service) Admit(ctx context.Context, req api.AdmitRequest) (api.Decision
 	}
 	if err := req.Facts.ID.Validate(); err != nil {
 		return api.Decision{}, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	if req.DryRun && req.ListenerPath == "" {
+		req.ListenerPath = filepath.Join(s.cfg.NotifyDir, "dry-run") // nobody will listen there
 	}
 	facts := req.Facts
 	identifying, cancel := context.WithTimeout(ctx, s.cfg.Predict)

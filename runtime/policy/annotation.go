@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // Prefix is the prefix of every annotation Forefend reads.
@@ -17,10 +19,13 @@ const (
 	AnnotationGroup = Prefix + "group"
 )
 
-// maxAnnotation bounds one annotation's value in bytes, maxList the names in it.
+// maxAnnotation bounds one annotation's value in bytes, maxList the names in it,
+// maxErrors the errors that are reported at once.
 const (
 	maxAnnotation = 64 << 10
 	maxList       = 1024
+	maxErrors     = 20
+	maxPath       = 4096
 )
 
 // lists are the annotations whose value is a comma separated list of members
@@ -70,8 +75,11 @@ func ParseAnnotations(annotations map[string]string) ([]Claim, error) {
 	var errs []error
 	for _, name := range names {
 		c, err := parseAnnotation(strings.TrimPrefix(name, Prefix), annotations[name])
-		if err != nil {
-			errs = append(errs, fmt.Errorf("annotation %.200s: %w", name, err))
+		switch {
+		case err != nil && len(errs) == maxErrors:
+			return nil, errors.Join(append(errs, errors.New("and more annotations are wrong"))...)
+		case err != nil:
+			errs = append(errs, fmt.Errorf("annotation %s: %w", printable(name), err))
 		}
 		claims = append(claims, c...)
 	}
@@ -79,6 +87,17 @@ func ParseAnnotations(annotations map[string]string) ([]Claim, error) {
 		return nil, errors.Join(errs...)
 	}
 	return claims, nil
+}
+
+// printable is a hostile name, fit for an error.
+func printable(name string) string {
+	const most = 200
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, name[:min(len(name), most)])
 }
 
 func parseAnnotation(name, value string) ([]Claim, error) {
@@ -158,8 +177,8 @@ func memberName(family Key, s string) (string, error) {
 		}
 		return name, nil
 	case KeyMaskedPaths, KeyReadonlyPaths:
-		if !strings.HasPrefix(s, "/") || strings.Contains(s, "/../") || strings.HasSuffix(s, "/..") || strings.ContainsRune(s, 0) {
-			return "", fmt.Errorf("%.60q is not an absolute path without \"..\"", s)
+		if len(s) > maxPath || path.Clean(s) != s || s == "/" || s[0] != '/' || strings.ContainsFunc(s, unicode.IsControl) {
+			return "", fmt.Errorf("%.60q is not a clean absolute path such as /proc/kcore", s)
 		}
 		return s, nil
 	}

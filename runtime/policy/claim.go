@@ -51,12 +51,14 @@ type Claim struct {
 	Origin
 	// Amends marks a requested policy modification (an annotation): it may
 	// always tighten what would hold without it, and loosen it only where the
-	// profile grants that.
+	// profile grants that. It means nothing on the claims of other authors.
 	Amends bool
 	// rank orders claims that one author makes for one key: the highest holds.
 	// Site.Input sets it for a site's and a profile's defaults.
 	rank uint8
 }
+
+func (c *Claim) amends() bool { return c.Amends && c.Author == Request }
 
 // Guard is a site's floor and ceiling for a key. Ceiling is the loosest value
 // allowed, Floor the tightest; nil leaves that side open. Where they contradict,

@@ -48,15 +48,14 @@ type fields struct {
 	alike map[likeness][]int // indices in list
 }
 
-// add takes one decided field, of key or of the member of the family key that
-// is called name. It keeps a copy of f.Lost.
-func (s *fields) add(key Key, name string, f Field) {
-	f.Key = key
-	if name != "" {
+// add takes what was decided of one key. It keeps copies of f and f.Lost.
+func (s *fields) add(g *group, f *Field) {
+	f.Key = g.info.key
+	if g.name != "" {
 		like := f.likeness()
 		for _, i := range s.alike[like] {
 			if f.alike(&s.list[i]) {
-				s.list[i].Names = append(s.list[i].Names, name)
+				s.list[i].Names = append(s.list[i].Names, g.name)
 				return
 			}
 		}
@@ -64,10 +63,10 @@ func (s *fields) add(key Key, name string, f Field) {
 			s.alike = make(map[likeness][]int)
 		}
 		s.alike[like] = append(s.alike[like], len(s.list))
-		f.Names = []string{name}
+		f.Names = []string{g.name}
 	}
-	f.Lost = append([]Lost(nil), f.Lost...)
-	s.list = append(s.list, f)
+	s.list = append(s.list, *f)
+	s.list[len(s.list)-1].Lost = append([]Lost(nil), f.Lost...)
 }
 
 func (s *fields) effective() Effective {
@@ -108,7 +107,7 @@ func sortFields(fields []Field) {
 }
 
 // Lookup returns the field that decides k, a plain key or a member of a
-// family. The field's Value holds for every one of its Names.
+// family. The field's Value holds for every one of its Names; it shares e's memory.
 func (e Effective) Lookup(k Key) (Field, bool) {
 	family, name := k.Family()
 	for _, f := range e.Fields {

@@ -9,30 +9,19 @@ type guard struct {
 	floorSource, ceilingSource string
 }
 
-func indexGuards(guards []Guard) map[Key]guard {
-	m := make(map[Key]guard, len(guards))
-	for _, g := range guards {
-		if !g.Key.Known() {
-			continue
-		}
-		sum := m[g.Key]
-		if g.Floor != nil && (sum.floor == nil || cmp.Or(cmp.Compare(*sum.floor, *g.Floor), cmp.Compare(g.Source, sum.floorSource)) < 0) {
-			sum.floor, sum.floorSource = clone(g.Floor), g.Source
-		}
-		if g.Ceiling != nil && (sum.ceiling == nil || cmp.Or(cmp.Compare(*g.Ceiling, *sum.ceiling), cmp.Compare(g.Source, sum.ceilingSource)) < 0) {
-			sum.ceiling, sum.ceilingSource = clone(g.Ceiling), g.Source
-		}
-		m[g.Key] = sum
+func (sum *guard) add(g Guard) {
+	if g.Floor != nil && (sum.floor == nil || cmp.Or(cmp.Compare(*sum.floor, *g.Floor), cmp.Compare(g.Source, sum.floorSource)) < 0) {
+		sum.floor, sum.floorSource = g.Floor, g.Source
 	}
-	return m
+	if g.Ceiling != nil && (sum.ceiling == nil || cmp.Or(cmp.Compare(*g.Ceiling, *sum.ceiling), cmp.Compare(g.Source, sum.ceilingSource)) < 0) {
+		sum.ceiling, sum.ceilingSource = g.Ceiling, g.Source
+	}
 }
-
-func clone(v *Value) *Value { c := *v; return &c }
 
 // clamp moves f's value into the guard and reports whether it did. Without a
 // value only a ceiling applies: an absent claim means unlimited, and no floor
 // is tighter than that. Where both apply the ceiling comes last and holds.
-func (g guard) clamp(f *Field, has bool) bool {
+func (g *guard) clamp(f *Field, has bool) bool {
 	moved := false
 	set := func(to Value, source, reason, why string) {
 		if has {

@@ -103,67 +103,87 @@ func sameValues(t *rapid.T, what string, before, after Effective) {
 
 // Law: the result depends on nothing but the input, and on the order of
 // neither claims, guards nor grants.
-func TestLawOrder(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		in := drawInput(t)
-		want := Merge(in)
-		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
-		in.Claims, in.Guards, in.Grants = slices.Clone(in.Claims), slices.Clone(in.Guards), slices.Clone(in.Grants)
-		r.Shuffle(len(in.Claims), func(i, j int) { in.Claims[i], in.Claims[j] = in.Claims[j], in.Claims[i] })
-		r.Shuffle(len(in.Guards), func(i, j int) { in.Guards[i], in.Guards[j] = in.Guards[j], in.Guards[i] })
-		slices.Reverse(in.Grants)
-		if got := Merge(in); !reflect.DeepEqual(got, want) {
-			t.Fatalf("another order gives\n%+v\nnot\n%+v", got, want)
-		}
-	})
+func TestLawOrder(t *testing.T) { rapid.Check(t, lawOrder) }
+
+func lawOrder(t *rapid.T) {
+	in := drawInput(t)
+	want := Merge(in)
+	r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
+	in.Claims, in.Guards, in.Grants = slices.Clone(in.Claims), slices.Clone(in.Guards), slices.Clone(in.Grants)
+	r.Shuffle(len(in.Claims), func(i, j int) { in.Claims[i], in.Claims[j] = in.Claims[j], in.Claims[i] })
+	r.Shuffle(len(in.Guards), func(i, j int) { in.Guards[i], in.Guards[j] = in.Guards[j], in.Guards[i] })
+	slices.Reverse(in.Grants)
+	if got := Merge(in); !reflect.DeepEqual(got, want) {
+		t.Fatalf("another order gives\n%+v\nnot\n%+v", got, want)
+	}
 }
 
 // Law: saying a thing twice is saying it once; and saying again what won, by
 // the author who won, changes no value.
-func TestLawIdempotent(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		in := drawInput(t)
-		want := Merge(in)
-		twice := in
-		twice.Claims = slices.Concat(in.Claims, in.Claims)
-		twice.Guards = slices.Concat(in.Guards, in.Guards)
-		if got := Merge(twice); !reflect.DeepEqual(got, want) {
-			t.Fatalf("twice the input gives\n%+v\nnot\n%+v", got, want)
+func TestLawIdempotent(t *testing.T) { rapid.Check(t, lawIdempotent) }
+
+func lawIdempotent(t *rapid.T) {
+	in := drawInput(t)
+	want := Merge(in)
+	twice := in
+	twice.Claims = slices.Concat(in.Claims, in.Claims)
+	twice.Guards = slices.Concat(in.Guards, in.Guards)
+	if got := Merge(twice); !reflect.DeepEqual(got, want) {
+		t.Fatalf("twice the input gives\n%+v\nnot\n%+v", got, want)
+	}
+	again := in
+	again.Claims = slices.Clone(in.Claims)
+	for k, f := range memberFields(want) {
+		i := slices.IndexFunc(in.Claims, func(c Claim) bool { return c.Key == k && c.Value == f.Value && c.Origin == f.Origin })
+		if f.NoValue || i < 0 { // a guardrail's
+			continue
 		}
-		again := in
-		again.Claims = slices.Clone(in.Claims)
-		for k, f := range memberFields(want) {
-			i := slices.IndexFunc(in.Claims, func(c Claim) bool { return c.Key == k && c.Value == f.Value && c.Origin == f.Origin })
-			if f.NoValue || i < 0 { // a guardrail's
-				continue
-			}
-			c := in.Claims[i]
-			c.Source = "again"
-			again.Claims = append(again.Claims, c)
-		}
-		sameValues(t, "repeating what won", want, Merge(again))
-	})
+		c := in.Claims[i]
+		c.Source = "again"
+		again.Claims = append(again.Claims, c)
+	}
+	sameValues(t, "repeating what won", want, Merge(again))
+}
+
+// Law: of claims of equal strength the tightest speaks: a looser one beside it
+// changes no value.
+func TestLawTightestSpeaks(t *testing.T) { rapid.Check(t, lawTightestSpeaks) }
+
+func lawTightestSpeaks(t *rapid.T) {
+	in := drawInput(t)
+	in.Claims = append(in.Claims, drawClaim(t))
+	looser := in
+	c := rapid.SampledFrom(in.Claims).Draw(t, "claim")
+	c.Source = "looser"
+	if c.Value < Unlimited-3 {
+		c.Value += Value(rapid.IntRange(0, 3).Draw(t, "by"))
+	}
+	if c.Author != Request {
+		c.Amends = !c.Amends // must not matter
+	}
+	looser.Claims = append(slices.Clone(in.Claims), c)
+	sameValues(t, "a looser claim", Merge(in), Merge(looser))
 }
 
 // Law: a value is between its floor and its ceiling, and under the ceiling
 // where the two contradict; only a key without a ceiling may stay undecided.
-func TestLawGuardrailsDominate(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		in := drawInput(t)
-		result := Merge(in)
-		for k, g := range indexGuards(in.Guards) {
-			f, decided := result.Lookup(k)
-			if g.ceiling != nil && (!decided || f.Value > *g.ceiling) {
-				t.Fatalf("%s: %+v is beyond the ceiling %d", k, f, *g.ceiling)
-			}
-			if g.floor == nil || !decided {
-				continue
-			}
-			if lowest := *g.floor; f.Value < lowest && (g.ceiling == nil || f.Value < min(lowest, *g.ceiling)) {
-				t.Fatalf("%s: %+v is beyond the floor %d", k, f, lowest)
-			}
+func TestLawGuardrailsDominate(t *testing.T) { rapid.Check(t, lawGuardrailsDominate) }
+
+func lawGuardrailsDominate(t *rapid.T) {
+	in := drawInput(t)
+	result := Merge(in)
+	for k, g := range guardsOf(in) {
+		f, decided := result.Lookup(k)
+		if g.ceiling != nil && (!decided || f.Value > *g.ceiling) {
+			t.Fatalf("%s: %+v is beyond the ceiling %d", k, f, *g.ceiling)
 		}
-	})
+		if g.floor == nil || !decided {
+			continue
+		}
+		if lowest := *g.floor; f.Value < lowest && (g.ceiling == nil || f.Value < min(lowest, *g.ceiling)) {
+			t.Fatalf("%s: %+v is beyond the floor %d", k, f, lowest)
+		}
+	}
 }
 
 // Law: tightening one claim, of whatever author, or one floor or ceiling never
@@ -173,24 +193,43 @@ func TestLawGuardrailsDominate(t *testing.T) {
 //     it is a request, which under PreferRequest wins over a tighter prediction.
 //   - Leaving observe mode lets predictions decide again, which under
 //     PreferPrediction may be looser than the request they override.
-func TestLawTighteningNeverLoosens(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		in := drawInput(t)
-		in.Claims = append(in.Claims, drawClaim(t))
-		tightened, key, amends := tighten(t, in)
-		before, after := Merge(in), Merge(tightened)
-		for k, was := range values(before) {
-			now := after.Value(k, Unlimited)
-			if now <= was {
-				continue
-			}
-			refused := k == key && amends && hasPrediction(in, k) && conflictRules(in.Prefer)[k.Dimension()].prefer == PreferRequest
-			overridden := before.Mode() == ModeObserve && after.Mode() != ModeObserve && conflictRules(in.Prefer)[k.Dimension()].prefer == PreferPrediction
-			if !refused && !overridden {
-				t.Fatalf("tightening %s loosened %s from %d to %d\nbefore %+v\nafter  %+v", key, k, was, now, in, tightened)
-			}
+func TestLawTighteningNeverLoosens(t *testing.T) { rapid.Check(t, lawTighteningNeverLoosens) }
+
+func lawTighteningNeverLoosens(t *rapid.T) {
+	in := drawInput(t)
+	in.Claims = append(in.Claims, drawClaim(t))
+	tightened, key, amends := tighten(t, in)
+	before, after := Merge(in), Merge(tightened)
+	for k, was := range values(before) {
+		now := after.Value(k, Unlimited)
+		if now <= was {
+			continue
 		}
-	})
+		refused := k == key && amends && amendsOnly(in, k) && hasPrediction(in, k) && ruleOf(in, k) == PreferRequest
+		overridden := before.Mode() == ModeObserve && after.Mode() != ModeObserve && ruleOf(in, k) == PreferPrediction
+		if !refused && !overridden {
+			t.Fatalf("tightening %s loosened %s from %d to %d\nbefore %+v\nafter  %+v", key, k, was, now, in, tightened)
+		}
+	}
+}
+
+func ruleOf(in Input, k Key) Prefer {
+	if p, ok := in.Prefer[k.Dimension()]; ok {
+		return p
+	}
+	return DefaultPrefer(k.Dimension())
+}
+
+func guardsOf(in Input) map[Key]guard {
+	m := make(map[Key]guard)
+	for _, g := range in.Guards {
+		if g.Key.Known() {
+			sum := m[g.Key]
+			sum.add(g)
+			m[g.Key] = sum
+		}
+	}
+	return m
 }
 
 func hasPrediction(in Input, k Key) bool {
@@ -223,16 +262,18 @@ func tighten(t *rapid.T, in Input) (out Input, k Key, amends bool) {
 // annotation that amends it. Only a site that prefers predictions, an operator
 // or a floor can lift a value above the request.
 func TestLawPredictionNeverLoosensARequest(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		in := drawInput(t)
-		result := Merge(in)
-		for k, now := range values(result) {
-			request, asked := requestOf(in, k)
-			if asked && (hasPrediction(in, k) || !amendsOnly(in, k)) && !mayLift(in, k) && now > request {
-				t.Fatalf("%s is %d, requested was %d", k, now, request)
-			}
+	rapid.Check(t, lawPredictionNeverLoosensARequest)
+}
+
+func lawPredictionNeverLoosensARequest(t *rapid.T) {
+	in := drawInput(t)
+	result := Merge(in)
+	for k, now := range values(result) {
+		request, asked := requestOf(in, k)
+		if asked && (hasPrediction(in, k) || !amendsOnly(in, k)) && !mayLift(in, k) && now > request {
+			t.Fatalf("%s is %d, requested was %d", k, now, request)
 		}
-	})
+	}
 }
 
 // requestOf is what the claims request for k: the spec's value tightened by the
@@ -265,7 +306,7 @@ func amendsOnly(in Input, k Key) bool {
 }
 
 func mayLift(in Input, k Key) bool {
-	return conflictRules(in.Prefer)[k.Dimension()].prefer == PreferPrediction || indexGuards(in.Guards)[k].floor != nil ||
+	return ruleOf(in, k) == PreferPrediction || guardsOf(in)[k].floor != nil ||
 		slices.ContainsFunc(in.Claims, func(c Claim) bool { return c.Key == k && c.Author == Operator }) ||
 		Merge(in).Mode() == ModeObserve && amendsOnly(in, k)
 }
@@ -285,6 +326,7 @@ func TestLawNothingVanishes(t *testing.T) {
 		unique := make(map[Claim]bool)
 		for _, c := range append(slices.Clone(in.Claims), defaultMode) {
 			implied := c == defaultMode && slices.ContainsFunc(in.Claims, func(c Claim) bool { return c.Key == KeyMode && c.Author == Default })
+			c.Amends = c.amends()
 			if c.Key.Known() && !unique[c] && !implied {
 				unique[c] = true
 				want[said{c.Key, c.Value, c.Origin}]++
@@ -315,20 +357,20 @@ func TestLawNothingVanishes(t *testing.T) {
 }
 
 // Law: in observe mode no default and no prediction decides anything but the mode.
-func TestLawObserveAppliesNoGuess(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		in := drawInput(t)
-		in.Claims = append(in.Claims, Claim{Key: KeyMode, Value: ModeObserve, Origin: by(Operator, "op")})
-		in.Guards = slices.DeleteFunc(in.Guards, func(g Guard) bool { return g.Key == KeyMode })
-		in.Claims = slices.DeleteFunc(in.Claims, func(c Claim) bool {
-			return c.Key == KeyMode && c.Author == Operator && c.Source != "op"
-		})
-		for k, f := range memberFields(Merge(in)) {
-			if k != KeyMode && !f.NoValue && f.Author <= Prediction {
-				t.Fatalf("%s was decided by %+v", k, f.Origin)
-			}
-		}
+func TestLawObserveAppliesNoGuess(t *testing.T) { rapid.Check(t, lawObserveAppliesNoGuess) }
+
+func lawObserveAppliesNoGuess(t *rapid.T) {
+	in := drawInput(t)
+	in.Claims = append(in.Claims, Claim{Key: KeyMode, Value: ModeObserve, Origin: by(Operator, "op")})
+	in.Guards = slices.DeleteFunc(in.Guards, func(g Guard) bool { return g.Key == KeyMode })
+	in.Claims = slices.DeleteFunc(in.Claims, func(c Claim) bool {
+		return c.Key == KeyMode && c.Author == Operator && c.Source != "op"
 	})
+	for k, f := range memberFields(Merge(in)) {
+		if k != KeyMode && !f.NoValue && f.Author <= Prediction {
+			t.Fatalf("%s was decided by %+v", k, f.Origin)
+		}
+	}
 }
 
 // TestLawTotal merges inputs no sane caller makes.
@@ -354,4 +396,14 @@ func TestLawTotal(t *testing.T) {
 	if e.Value(KeyPIDs, 0) != 7 || e.Value(KeyMemory, 0) != 9 {
 		t.Errorf("got %+v", e)
 	}
+}
+
+// FuzzMerge searches for inputs that break a law where rapid only draws them.
+func FuzzMerge(f *testing.F) {
+	f.Fuzz(rapid.MakeFuzz(func(t *rapid.T) {
+		lawGuardrailsDominate(t)
+		lawTighteningNeverLoosens(t)
+		lawPredictionNeverLoosensARequest(t)
+		lawObserveAppliesNoGuess(t)
+	}))
 }

@@ -30,20 +30,13 @@ type Input struct {
 //
 // Where nobody has a default for the mode, it is adaptive.
 func Merge(in Input) Effective {
-	m := merger{in: in, guards: indexGuards(in.Guards), rules: conflictRules(in.Prefer)}
-	groups := groupByKey(in.Claims)
+	m := merger{in: in, rules: conflictRules(in.Prefer)}
+	groups := groupByKey(in.Claims, in.Guards)
 	m.mode = m.resolve(&groups[0]).Value // decides what becomes of weaker claims of all other keys
 	var fields fields
 	for i := range groups {
-		g := &groups[i]
-		fields.add(g.info.key, g.name, m.resolve(g))
-		delete(m.guards, g.claims[0].Key)
-	}
-	for key, guard := range m.guards { // guards on keys nobody claims
-		var f Field
-		if guard.clamp(&f, false) {
-			info, name := key.split()
-			fields.add(info.key, name, f)
+		if f := m.resolve(&groups[i]); !f.NoValue || len(f.Lost) > 0 {
+			fields.add(&groups[i], f)
 		}
 	}
 	return fields.effective()
@@ -53,43 +46,53 @@ func Merge(in Input) Effective {
 var defaultMode = Claim{Key: KeyMode, Value: ModeAdaptive,
 	Origin: Origin{Author: Default, Source: "forefend", Reason: "nobody chose a mode"}}
 
-// A group is all that is claimed for one key.
+// A group is all that is claimed of one key, and its guard.
 type group struct {
 	info   *keyInfo
 	name   string   // of a family's member
 	claims []*Claim // in the order of compareClaims, without duplicates
+	guard  *guard   // nil: none
 }
 
-// groupByKey gathers the claims of each known key, the mode first. Grouping
+// groupByKey gathers what concerns each known key, the mode first. Grouping
 // before sorting is what makes Merge fast: only claims of one key are compared.
-func groupByKey(claims []Claim) []group {
-	const unknown = -1
-	index := make(map[Key]int, len(claims)/3+1)
-	index[KeyMode] = 0
-	groups, sizes := make([]group, 1, len(claims)/3+2), make([]int, 1, len(claims)/3+2)
-	groups[0].info, sizes[0] = keyIndex[KeyMode], 1
-	at := make([]int, len(claims))
-	for i := range claims {
-		k := claims[i].Key
-		n, ok := index[k]
-		if !ok {
-			n = unknown
+func groupByKey(claims []Claim, guards []Guard) []group {
+	groups := make([]group, 0, len(claims)/3+len(guards)+1)
+	index := make(map[Key]int, cap(groups))
+	find := func(k Key) (n int, known bool) {
+		n, seen := index[k]
+		if !seen {
+			n = -1
 			if info, name := k.split(); info != nil && info.family == (name != "") {
-				n = len(groups)
-				groups, sizes = append(groups, group{info: info, name: name}), append(sizes, 0)
+				n, groups = len(groups), append(groups, group{info: info, name: name})
 			}
 			index[k] = n
 		}
-		if at[i] = n; n != unknown {
+		return n, n >= 0
+	}
+	find(KeyMode)
+	sizes, at := make([]int, len(claims)+1), make([]int, len(claims))
+	for i := range claims {
+		n, known := find(claims[i].Key)
+		if at[i] = n; known {
 			sizes[n]++
 		}
 	}
+	for _, g := range guards {
+		if n, known := find(g.Key); known {
+			if groups[n].guard == nil {
+				groups[n].guard = new(guard)
+			}
+			groups[n].guard.add(g)
+		}
+	}
 	slab := make([]*Claim, len(claims)+1)
-	for n, size := range sizes {
-		groups[n].claims, slab = slab[:0:size], slab[size:]
+	sizes[0]++ // for defaultMode
+	for n := range min(len(groups), len(sizes)) {
+		groups[n].claims, slab = slab[:0:sizes[n]], slab[sizes[n]:]
 	}
 	for i, n := range at {
-		if n != unknown {
+		if n >= 0 {
 			groups[n].claims = append(groups[n].claims, &claims[i])
 		}
 	}
@@ -100,7 +103,7 @@ func groupByKey(claims []Claim) []group {
 	for i := range groups {
 		g := &groups[i]
 		slices.SortFunc(g.claims, compareClaims)
-		g.claims = slices.CompactFunc(g.claims, func(a, b *Claim) bool { return *a == *b })
+		g.claims = slices.CompactFunc(g.claims, func(a, b *Claim) bool { return compareClaims(a, b) == 0 })
 	}
 	return groups
 }
@@ -111,8 +114,8 @@ func compareClaims(a, b *Claim) int {
 	switch {
 	case a.Author != b.Author:
 		return cmp.Compare(a.Author, b.Author)
-	case a.Amends != b.Amends:
-		if b.Amends {
+	case a.amends() != b.amends():
+		if b.amends() {
 			return -1
 		}
 		return 1
@@ -125,38 +128,36 @@ func compareClaims(a, b *Claim) int {
 }
 
 type merger struct {
-	in     Input
-	guards map[Key]guard
-	rules  map[Dimension]rule
-	mode   Value
-	lost   []Lost // scratch of resolve
+	in    Input
+	rules []rule
+	mode  Value
+	field Field // scratch of resolve
 }
 
 // authors are the claims that speak for each author of one key.
 type authors [Guardrail]*Claim
 
-// resolve settles one key. The field has no key yet, and its Lost is
-// overwritten by the next call.
-func (m *merger) resolve(g *group) Field {
-	key := g.claims[0].Key
-	f := Field{Lost: m.lost[:0]}
-	by, amend := elect(&f, g.claims)
-	if m.mode == ModeObserve && key != KeyMode {
+// resolve settles one key. The field has no key yet, and the next call
+// overwrites it.
+func (m *merger) resolve(g *group) *Field {
+	m.field = Field{Lost: m.field.Lost[:0]}
+	f := &m.field
+	by, amend := elect(f, g.claims)
+	if m.mode == ModeObserve && g.info.key != KeyMode {
 		for _, a := range []Author{Default, Prediction} {
 			f.lose(by[a], "observe mode: recorded, not applied")
 			by[a] = nil
 		}
 	}
 	if amend != nil {
-		by[Request] = m.amended(&f, amend, by)
+		by[Request] = m.amended(f, amend, by)
 	}
-	winner := m.settle(&f, g.info.dimension, by)
+	winner := m.settle(f, g.info.dimension, by)
 	if winner != nil {
 		f.Value, f.Origin = winner.Value, winner.Origin
 	}
-	applied := m.guards[key].clamp(&f, winner != nil)
+	applied := g.guard != nil && g.guard.clamp(f, winner != nil)
 	f.NoValue = winner == nil && !applied
-	m.lost = f.Lost
 	return f
 }
 
@@ -169,7 +170,7 @@ func elect(f *Field, claims []*Claim) (by authors, amend *Claim) {
 			continue
 		}
 		slot := &by[c.Author]
-		if c.Author == Request && c.Amends {
+		if c.amends() {
 			slot = &amend
 		}
 		switch {
@@ -246,7 +247,8 @@ func (m *merger) settle(f *Field, d Dimension, by authors) *Claim {
 	}
 	predicted, requested := by[Prediction], by[Request]
 	if requested != nil && predicted != nil {
-		switch rule := m.rules[d]; {
+		rule := &m.rules[slices.Index(Dimensions, d)]
+		switch {
 		case rule.prefer == PreferPrediction, rule.prefer == PreferStrictest && predicted.Value < requested.Value:
 			f.lose(requested, rule.reason)
 			requested = nil
@@ -267,14 +269,15 @@ type rule struct {
 	reason string
 }
 
-func conflictRules(prefer map[Dimension]Prefer) map[Dimension]rule {
-	m := make(map[Dimension]rule, len(Dimensions))
-	for _, d := range Dimensions {
+// conflictRules are the rules of Dimensions, in that order.
+func conflictRules(prefer map[Dimension]Prefer) []rule {
+	rules := make([]rule, len(Dimensions))
+	for i, d := range Dimensions {
 		p, err := ParsePrefer(string(prefer[d]))
 		if err != nil { // or none
 			p = DefaultPrefer(d)
 		}
-		m[d] = rule{p, string(d) + " prefers the " + string(p)}
+		rules[i] = rule{p, string(d) + " prefers the " + string(p)}
 	}
-	return m
+	return rules
 }

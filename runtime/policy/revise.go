@@ -31,7 +31,8 @@ func (e Effective) ClaimsBy(a Author) []Claim {
 	return out
 }
 
-// Replace returns e with the fields of one dimension taken from newer.
+// Replace returns e with the fields of one dimension taken from newer. It shares
+// the memory of both.
 func (e Effective) Replace(d Dimension, newer Effective) Effective {
 	in := func(f Field) bool { return f.Key.Dimension() == d }
 	fields := slices.DeleteFunc(slices.Clone(e.Fields), in)

@@ -49,15 +49,10 @@ func (w words) parse(s string) (Value, error) {
 			return Value(i), nil
 		}
 	}
-	return 0, fmt.Errorf("%q is not one of %s", s, strings.Join(w, ", "))
+	return 0, fmt.Errorf("%.60q is not one of %s", s, strings.Join(w, ", "))
 }
 
-func (w words) format(v Value) string {
-	if v < 0 || int(v) >= len(w) {
-		return w[len(w)-1]
-	}
-	return w[v]
-}
+func (w words) format(v Value) string { return w[min(max(v, 0), Value(len(w)-1))] }
 
 // count is a plain number from least upwards.
 type count struct{ least int64 }
@@ -68,7 +63,7 @@ func (c count) parse(s string) (Value, error) {
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || n < c.least {
-		return 0, fmt.Errorf("%q is not a whole number of at least %d, nor \"unlimited\"", s, c.least)
+		return 0, fmt.Errorf("%.60q is not a whole number of at least %d, nor \"unlimited\"", s, c.least)
 	}
 	return Value(n), nil
 }
@@ -105,9 +100,9 @@ func (bytes) parse(s string) (Value, error) {
 			break
 		}
 	}
-	n, err := strconv.ParseFloat(number, 64)
-	if err != nil || !(n > 0) || n*size < 1 || n*size > 1<<60 {
-		return 0, fmt.Errorf("%q is not a size such as 64Mi, 512m or 1g, nor \"unlimited\"", s)
+	n, ok := decimal(number)
+	if !ok || n*size < 1 || n*size > 1<<60 {
+		return 0, fmt.Errorf("%.60q is not a size such as 64Mi, 512m or 1g, nor \"unlimited\"", s)
 	}
 	return Value(n * size), nil
 }
@@ -135,9 +130,9 @@ func (millicores) parse(s string) (Value, error) {
 	if rest, ok := strings.CutSuffix(s, "m"); ok {
 		number, factor = rest, 1
 	}
-	n, err := strconv.ParseFloat(number, 64)
-	if err != nil || !(n*factor >= 1) || n*factor > 1e9 {
-		return 0, fmt.Errorf("%q is not a number of CPUs such as 0.5, 2 or 500m, nor \"unlimited\"", s)
+	n, ok := decimal(number)
+	if !ok || n*factor < 1 || n*factor > 1e9 {
+		return 0, fmt.Errorf("%.60q is not a number of CPUs such as 0.5, 2 or 500m, nor \"unlimited\"", s)
 	}
 	return Value(math.Round(n * factor)), nil
 }
@@ -147,6 +142,16 @@ func (millicores) format(v Value) string {
 		return "unlimited"
 	}
 	return strconv.FormatFloat(float64(v)/1000, 'f', -1, 64)
+}
+
+// decimal reads digits with at most one point: no sign, no exponent, and none of
+// the words that ParseFloat takes for infinity or for no number at all.
+func decimal(s string) (n float64, ok bool) {
+	if strings.ContainsFunc(s, func(r rune) bool { return r != '.' && (r < '0' || r > '9') }) {
+		return 0, false
+	}
+	n, err := strconv.ParseFloat(s, 64)
+	return n, err == nil
 }
 
 func unlimited(s string) bool {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -152,7 +153,11 @@ func subdirs(dir string) func(yield func(string, error) bool) {
 					return
 				}
 			}
-			if err != nil { // io.EOF at the end; a directory removed meanwhile has no more entries
+			if err != nil {
+				// A directory that was removed meanwhile has no more entries.
+				if !errors.Is(err, io.EOF) && !errors.Is(err, fs.ErrNotExist) {
+					yield("", fmt.Errorf("list records: %w", err))
+				}
 				return
 			}
 		}

@@ -60,7 +60,7 @@ func parseStat(data []byte) (state byte, start uint64, err error) {
 		return 0, 0, fmt.Errorf("stat has no command name")
 	}
 	fields := bytes.Fields(data[end+1:])
-	const stateField, startField = 3 - 3, 22 - 3
+	const stateField, startField = 0, 22 - 3 // the first one left is field 3
 	if len(fields) <= startField || len(fields[stateField]) != 1 {
 		return 0, 0, fmt.Errorf("stat has %d fields after the command name", len(fields))
 	}

@@ -40,7 +40,7 @@ var steps = []step{
 	{"rlimits", []policy.Key{policy.KeyRlimits}, rlimits},
 	// The compiled profile; whether there is one at all was decided with it.
 	{"seccomp", []policy.Key{policy.KeySeccomp, policy.KeySyscalls}, seccomp},
-	// The bounding set is the bound; the other sets follow it.
+	// What is dropped leaves every set, the bounding set included.
 	{"capabilities", []policy.Key{policy.KeyCapabilities}, capabilities},
 	{"no_new_privileges", []policy.Key{policy.KeyNoNewPrivileges}, noNewPrivileges},
 	// What of the file system is hidden or cannot be written.

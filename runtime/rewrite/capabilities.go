@@ -26,22 +26,27 @@ var capabilityNames = []string{
 // CapabilityNames lists the capabilities of Linux. The list is the caller's.
 func CapabilityNames() []string { return slices.Clone(capabilityNames) }
 
-// capabilities claims every capability. Without a bounding set runc gives none.
+// capabilities claims every capability: kept when any set asks for it, because an
+// ambient one is held without the bounding set. A process without sets gets none.
 func (c *claims) capabilities(have *specs.LinuxCapabilities) {
-	bound := bounding(have)
+	asked := named(have)
 	for _, name := range capabilityNames {
 		v := policy.Tight
-		if bound[name] {
+		if asked[name] {
 			v = policy.Loose
 		}
 		c.add(policy.KeyCapabilities.Member(name), v)
 	}
 }
 
-func bounding(c *specs.LinuxCapabilities) map[string]bool {
+// named are the capabilities that are in any set.
+func named(c *specs.LinuxCapabilities) map[string]bool {
 	m := make(map[string]bool)
-	if c != nil {
-		for _, name := range c.Bounding {
+	if c == nil {
+		return m
+	}
+	for _, set := range sets(c) {
+		for _, name := range *set {
 			m[name] = true
 		}
 	}
@@ -54,12 +59,12 @@ func sets(c *specs.LinuxCapabilities) []*[]string {
 }
 
 // capabilities removes dropped capabilities from every set and adds kept ones
-// that the bounding set lacks to the bounding, effective and permitted sets. One that
-// the bounding set has is left as it is: a process that does not hold what it might is
-// asked for that way.
+// that no set names to the bounding, effective and permitted sets. One that some set
+// names is left as it is: a process that does not hold what it might was asked for
+// that way.
 func capabilities(spec *specs.Spec, in Input) error {
 	p := process(spec)
-	bound := bounding(p.Capabilities)
+	has := named(p.Capabilities)
 	members := in.Effective.Members(policy.KeyCapabilities)
 	var add []string
 	for _, name := range slices.Sorted(maps.Keys(members)) {
@@ -67,7 +72,7 @@ func capabilities(spec *specs.Spec, in Input) error {
 		switch {
 		case !known:
 			return fmt.Errorf("%.40q is not a capability of Linux: %w", name, errdefs.ErrInvalidArgument)
-		case members[name] != policy.Tight && !bound[name]:
+		case members[name] != policy.Tight && !has[name]:
 			add = append(add, name)
 		}
 	}

@@ -14,7 +14,7 @@ const (
 
 // Claims lists what a spec asks for. What it does not mention (no memory limit,
 // no_new_privileges absent, a path not masked) it leaves open, and a limit of -1
-// asks for none. Capabilities are never open: one that is not in the bounding set
+// asks for none. Capabilities are never open: one that is in no set
 // is claimed dropped. About system calls and the network a spec says nothing here.
 //
 // unified says that the machine's controllers are those of cgroup v2, where a

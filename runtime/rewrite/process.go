@@ -56,12 +56,12 @@ func ProcessJSON(raw []byte, container *specs.Spec, eff policy.Effective) ([]byt
 // clipCapabilities returns what it dropped. A process that names no capabilities
 // gets those the container was created with; the policy may be tighter by now.
 func clipCapabilities(p, container *specs.Process, eff policy.Effective) []string {
-	bound := bounding(container.Capabilities)
+	has := named(container.Capabilities)
 	members := eff.Members(policy.KeyCapabilities)
 	var dropped []string
 	allowed := func(name string) bool {
 		v, decided := members[name]
-		ok := decided && v != policy.Tight || !decided && bound[name]
+		ok := decided && v != policy.Tight || !decided && has[name]
 		if !ok && !slices.Contains(dropped, name) {
 			dropped = append(dropped, name)
 		}

@@ -38,7 +38,7 @@ func TestProcessJSON(t *testing.T) {
 			`{"rlimits":[{"type":"RLIMIT_NOFILE","hard":100,"soft":100,"why":"x"},{"type":"RLIMIT_CORE","hard":1,"soft":1}]}`,
 			[]string{"over the container's policy, lowered: RLIMIT_NOFILE"}},
 		"limits of the container": {`{"cwd":"/"}`, map[string]string{"rlimits/RLIMIT_NOFILE": "80", "rlimits/RLIMIT_CORE": "5", "rlimits/RLIMIT_CPU": "unlimited"},
-			`{"cwd":"/","rlimits":[{"hard":5,"soft":5,"type":"RLIMIT_CORE"},{"hard":80,"soft":50,"type":"RLIMIT_NOFILE"}]}`, nil},
+			`{"cwd":"/","rlimits":[{"type":"RLIMIT_CORE","hard":5,"soft":5},{"type":"RLIMIT_NOFILE","hard":80,"soft":50}]}`, nil},
 		"the user is the caller's": {`{"user":{"uid":0,"gid":7},"apparmorProfile":"x"}`, nil, `{"user":{"uid":0,"gid":7},"apparmorProfile":"x"}`, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -35,25 +35,27 @@ func (p *plan) underAllowingDefault(name string, rules []rule) (rewritten []rule
 
 // askAlways watches every use of the call; the table holds the conditions.
 func (p *plan) askAlways(name string, denying []rule) error {
+	if _, known := Number(name); !known {
+		p.emit(name, denying...) // the rest of its uses gets the new default
+		return nil
+	}
 	v, _ := p.verdict(name)
 	if indispensable(name) || v == Kill {
 		return fmt.Errorf("%w: it denies %s by several conditions", ErrUnsupportedProfile, name)
 	}
 	e := entry{verdict: min(v, Watch), otherwise: followVerdict, outside: uint16(unix.EPERM)}
+	// Where several conditions hold libseccomp picks one; here the hardest counts.
+	slices.SortStableFunc(denying, func(a, b rule) int { return int(b.outcome()) - int(a.outcome()) })
 	for _, r := range denying {
 		ways, err := alternatives(r.args)
 		if err != nil {
 			return err
 		}
-		o := alwaysDeny
-		if r.action == specs.ActKillProcess || r.action == specs.ActKillThread || r.action == specs.ActKill {
-			o = alwaysKill
-		}
 		if r.action == specs.ActErrno && r.errno != nil && *r.errno > 0 && *r.errno < 4096 {
 			e.outside = uint16(*r.errno)
 		}
 		for _, w := range ways {
-			e.clauses = append(e.clauses, clause{outcome: o, conditions: w})
+			e.clauses = append(e.clauses, clause{outcome: r.outcome(), conditions: w})
 		}
 	}
 	if len(e.clauses) > maxClauses {
@@ -66,4 +68,14 @@ func (p *plan) askAlways(name string, denying []rule) error {
 	p.emit(name, rule{action: specs.ActNotify})
 	p.record(name, e)
 	return nil
+}
+
+// outcome is what the supervisor does instead of the filter where r, which denies,
+// applies. It cannot send SIGSYS or call a tracer; an errno is as strict.
+func (r rule) outcome() outcome {
+	switch r.action {
+	case specs.ActKill, specs.ActKillProcess, specs.ActKillThread:
+		return alwaysKill
+	}
+	return alwaysDeny
 }

@@ -279,7 +279,7 @@ func TestNeverWiderThanRequested(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 11))
 	few := []string{"clone", "clone3", "unshare", "prctl", "execve", "socket", "personality", "mount", "umask", "read", "ioctl", "bpf", "no_such_call"}
 	all := Names()
-	rounds := 3000
+	rounds := 800
 	if testing.Short() {
 		rounds = 300
 	}
@@ -425,4 +425,14 @@ func FuzzNegate(f *testing.F) {
 			t.Errorf("%+v and its negation %+v agree on %#x", rule, negate(rule), arg)
 		}
 	})
+}
+
+func BenchmarkCompile(b *testing.B) {
+	req := Request{Requested: DefaultProfile(nil), Verdicts: hotNative(), Fallback: Watch, ListenerPath: "/run/n.sock"}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, err := Compile(req); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

@@ -106,8 +106,8 @@ func (c *Container) accept() {
 		c.handovers.Go(func() {
 			defer func() { <-room }()
 			if err := c.handover(conn); err != nil {
-				c.refused.Add(1)
 				c.report(err)
+				c.refused.Add(1)
 			}
 		})
 	}

@@ -106,6 +106,24 @@ func checkReports(t *testing.T, c *Container, events *record) {
 	}
 }
 
+// The operator's StartContainer hook runs behind the filter before the workload
+// does: it passes whatever it does, is not counted, and does not end runc's phase.
+func TestRootHooksBelongToTheOperator(t *testing.T) {
+	requireRoot(t)
+	b := newBox(t)
+	req := firstRun()
+	req.Verdicts["umask"] = Deny
+	c, _ := b.attach(b.compile(req))
+	b.spec.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/probe", Args: []string{"probe", "require:umask=ok"}}}}
+	out, err := b.output("umask")
+	if err != nil || strings.TrimSpace(out) != "umask=1" {
+		t.Fatal(err, out)
+	}
+	if n := c.Counts(); n.Denied["umask"] != 1 || n.Allowed["umask"] != 0 || n.Allowed["execve"] != 1 {
+		t.Errorf("counts %+v", n)
+	}
+}
+
 func TestRootVerdictsChangeLive(t *testing.T) {
 	requireRoot(t)
 	b := newBox(t)

@@ -42,12 +42,15 @@ func runcPath(t testing.TB) string {
 	return path
 }
 
-var probe = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "ff-probe")
-	if err != nil {
+// probeDir is where probe built the helper; TestMain removes it.
+var probeDir string
+
+// probe builds the helper that runs inside the containers.
+var probe = sync.OnceValues(func() (path string, err error) {
+	if probeDir, err = os.MkdirTemp("", "ff-probe"); err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "probe")
+	path = filepath.Join(probeDir, "probe")
 	build := exec.Command("go", "build", "-o", path, "./testdata/probe")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -58,8 +61,8 @@ var probe = sync.OnceValues(func() (string, error) {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if path, err := probe(); err == nil && os.Getenv("FOREFEND_ROOT_TESTS") == "1" {
-		_ = os.RemoveAll(filepath.Dir(path))
+	if probeDir != "" {
+		_ = os.RemoveAll(probeDir)
 	}
 	os.Exit(code)
 }

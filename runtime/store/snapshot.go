@@ -21,13 +21,16 @@ const (
 	snapshotHeader  = len(snapshotMagic) + 2 + 8 + 8
 )
 
+// previous is the suffix of the generation before.
+const previous = ".previous"
+
 func (s *Store) snapshotPath(name string) string {
 	return filepath.Join(s.dir, token(name)+".snapshot")
 }
 
 // WriteSnapshot replaces the snapshot of this name by what w writes; seq is
-// kept with it: the number of the last record that is part of it. A crash leaves the old
-// snapshot or the new one.
+// kept with it: the number of the last record that is part of it. A crash leaves
+// the old snapshot or the new one; the one before is kept in case the new one gets damaged.
 func (s *Store) WriteSnapshot(name string, seq uint64, w io.WriterTo) (err error) {
 	path := s.snapshotPath(name)
 	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
@@ -40,6 +43,12 @@ func (s *Store) WriteSnapshot(name string, seq uint64, w io.WriterTo) (err error
 	}
 	if e := f.Close(); err == nil {
 		err = e
+	}
+	if err == nil {
+		err = os.Rename(path, path+previous)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
 	}
 	if err == nil {
 		err = os.Rename(path+".new", path)
@@ -81,32 +90,41 @@ func writeSnapshot(f *os.File, seq uint64, w io.WriterTo) error {
 }
 
 // ReadSnapshot checks the snapshot of this name as a whole, then gives its body to
-// read and returns the number kept with it. found is false, without error, when
-// there is none. A snapshot that is damaged, or that read refuses, is set aside; then
-// found is false too and err is in the chain of ErrDamaged.
+// read and returns the number kept with it. A snapshot that is damaged, or
+// that read refuses, is set aside and the one before it is tried, so read may be
+// called twice. found is false, without error, when none is usable: SetAside says
+// whether there was one. The error is about files that cannot be read or moved.
 func (s *Store) ReadSnapshot(name string, read func(io.Reader) error) (seq uint64, found bool, err error) {
-	path := s.snapshotPath(name)
+	for _, path := range []string{s.snapshotPath(name), s.snapshotPath(name) + previous} {
+		seq, found, err = s.readSnapshot(path, read)
+		if errors.Is(err, ErrDamaged) {
+			err = s.moveAside(path, err.Error())
+		}
+		if found || err != nil {
+			break
+		}
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("read snapshot %s: %w", name, err)
+	}
+	return seq, found, nil
+}
+
+func (s *Store) readSnapshot(path string, read func(io.Reader) error) (seq uint64, found bool, err error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, false, nil
 	}
 	if err != nil {
-		return 0, false, fmt.Errorf("read snapshot %s: %w", name, err)
+		return 0, false, err
 	}
 	defer f.Close()
 	seq, body, err := checkSnapshot(f)
-	if err == nil {
-		if err = read(bufio.NewReaderSize(body, 64<<10)); err != nil && !errors.Is(err, ErrDamaged) {
-			err = fmt.Errorf("%w: %w", ErrDamaged, err)
-		}
-	}
-	if errors.Is(err, ErrDamaged) {
-		if e := s.moveAside(path, err.Error()); e != nil {
-			return 0, false, fmt.Errorf("read snapshot %s: %w, and %w", name, err, e)
-		}
-	}
 	if err != nil {
-		return 0, false, fmt.Errorf("read snapshot %s: %w", name, err)
+		return 0, false, err
+	}
+	if err := read(bufio.NewReaderSize(body, 64<<10)); err != nil {
+		return 0, false, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return seq, true, nil
 }

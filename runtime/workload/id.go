@@ -18,17 +18,23 @@ type ID struct {
 // String returns "namespace/container".
 func (id ID) String() string { return id.Namespace + "/" + id.Container }
 
-// Validate refuses ids that could escape a directory when used as a file name.
+// Validate refuses ids that could escape a directory when used as a file name,
+// or a line when printed. What containerd accepts as an id passes.
 func (id ID) Validate() error {
-	for what, s := range map[string]string{"namespace": id.Namespace, "container id": id.Container} {
-		switch {
-		case s == "":
-			return fmt.Errorf("%s is empty", what)
-		case len(s) > maxID:
-			return fmt.Errorf("%s is %d bytes long, the most is %d", what, len(s), maxID)
-		case s == "." || s == "..", strings.ContainsAny(s, "/\x00\n"):
-			return fmt.Errorf("%s %q has characters that no containerd id has", what, s)
-		}
+	if err := validate("namespace", id.Namespace); err != nil {
+		return err
+	}
+	return validate("container id", id.Container)
+}
+
+func validate(what, s string) error {
+	switch {
+	case s == "":
+		return fmt.Errorf("%s is empty", what)
+	case len(s) > maxID:
+		return fmt.Errorf("%s is %d bytes long, the most is %d", what, len(s), maxID)
+	case s == "." || s == "..", strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '/' }):
+		return fmt.Errorf("%s %q has characters that no containerd id has", what, s)
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Level says how exact a key is. Lower is more exact; estimates borrow
@@ -61,26 +63,42 @@ func (f Facts) Keys() []Key {
 	return append(keys, Key{Level: LevelNode, Value: "node"})
 }
 
+// maxName bounds a workload's name in bytes.
+const maxName = 60
+
 // Name is the workload's name for people: repository (or executable) and the first
-// words of its command, at most 60 bytes.
+// words of its command, at most 60 bytes, all of them printable.
 func (f Facts) Name() string {
 	name := f.Image.Repository
 	if name == "" {
 		name = f.Executable.Path
 	}
 	name = strings.TrimPrefix(name, "docker.io/library/")
-	if c := strings.Join(f.Args, " "); c != "" {
-		name += " -- " + c
+	separator := " -- "
+	for _, arg := range f.Args {
+		if len(name) > maxName {
+			break
+		}
+		name += separator + arg
+		separator = " "
 	}
-	const most = 60
-	if len(name) > most {
-		name = name[:most-3] + "..."
+	name = strings.Map(printable, strings.TrimPrefix(name, " -- "))
+	switch {
+	case name == "":
+		return "unknown"
+	case len(name) > maxName:
+		const more = "..."
+		end := maxName - len(more)
+		for !utf8.RuneStart(name[end]) {
+			end--
+		}
+		return name[:end] + more
 	}
-	return strings.Map(printable, name)
+	return name
 }
 
 func printable(r rune) rune {
-	if r < ' ' || r == 0x7f {
+	if r == utf8.RuneError || !unicode.IsPrint(r) {
 		return '?'
 	}
 	return r

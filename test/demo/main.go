@@ -41,7 +41,9 @@ func run(ctx context.Context, out io.Writer, runs int) error {
 		return err
 	}
 	d.env = env
-	d.say("%s, configuration %s, namespace %s", env.Address, env.ConfigPath, env.Namespace)
+	d.say("  socket         %s", env.Address)
+	d.say("  configuration  %s", env.ConfigPath)
+	d.say("  namespace      %s", env.Namespace)
 
 	told := d.story(ctx)
 	if told != nil {

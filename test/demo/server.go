@@ -25,7 +25,7 @@ type server struct {
 func redis() server {
 	rate := regexp.MustCompile(`(SET|GET): ([0-9.]+) requests per second`)
 	return server{
-		name: "redis", stop: unix.SIGTERM, load: "redis-benchmark, 50 clients, 80,000 SETs and GETs of 256 bytes",
+		name: "redis", stop: unix.SIGTERM, load: "redis-benchmark, 50 clients, 80,000 SETs and 80,000 GETs",
 		ready: func(ctx context.Context, pid uint32) error {
 			_, err := inNetwork(ctx, pid, "redis-cli", "ping")
 			return err
@@ -78,7 +78,8 @@ type lesson struct {
 
 // learn runs a server several times under load and prints a line for each run.
 func (d *demo) learn(ctx context.Context, s server) error {
-	d.step("%s, %d runs under Forefend, each with real load (%s)", s.name, d.runs, s.load)
+	d.step("%s, %d runs under Forefend, each with real load", s.name, d.runs)
+	d.say("  Load: %s.", s.load)
 	d.say("  predicted / used / enforced; ~ is a soft limit, - is none. unseen: the chance that the next run")
 	d.say("  makes a call that none made before. sealed: dangerous calls that no run made are now surprises.")
 	d.say("")
@@ -97,15 +98,26 @@ func (d *demo) learn(ctx context.Context, s server) error {
 	}
 	d.say("")
 	c := last.container
-	d.claim(first.container.Prediction.Runs == 0 && !first.container.Sealed, "run 1 had no history and was not sealed, only watched")
-	d.claim(c.Prediction.Runs == d.runs-1, "run %d was decided from the %d before it", d.runs, d.runs-1)
+	p := first.container.Prediction
+	d.claim(p.Level != exact && !first.container.Sealed, "run 1 had no history of its own (%s) and was not sealed", borrowed(p))
+	d.claim(c.Prediction.Level == exact && c.Prediction.Runs == d.runs-1, "run %d was decided from the %d before it", d.runs, d.runs-1)
 	d.claim(c.Sealed, "run %d is sealed", d.runs)
 	d.claim(last.used.MemoryPeak > 0 && last.used.CPUPeak > 0 && last.used.PIDsPeak > 0, "what it used was measured")
-	d.claim(float64(last.used.MemoryPeak) <= c.Prediction.Memory.Value, "its memory stayed under the predicted %s", output.Bytes(int64(c.Prediction.Memory.Value)))
-	d.claim(c.Limits.MemorySoft > 0 || c.Limits.Memory > 0, "a memory limit is enforced")
+	d.claim(float64(last.used.MemoryPeak) <= c.Prediction.Memory.Value, "its memory peak stayed under the predicted %s", output.Bytes(int64(c.Prediction.Memory.Value)))
+	d.claim(c.Limits.MemorySoft > 0 && c.Limits.Memory == 0, "a memory limit is enforced (soft: nothing is killed by a mere prediction)")
 	d.claim(c.Limits.PIDs > 0, "a limit of %d processes is enforced", c.Limits.PIDs)
 	d.claim(last.exit == 0, "it served its load under the sealed policy and ended in order")
 	return nil
+}
+
+// exact is the level of a history of the same image and command.
+var exact = workload.LevelDigestCommand.String()
+
+func borrowed(p workload.Prediction) string {
+	if p.Runs == 0 {
+		return "nothing is known on this node"
+	}
+	return fmt.Sprintf("borrowed: %d runs of its %s", p.Runs, p.Level)
 }
 
 // once is one run: start, load, ask what Forefend sees, stop, ask what it learned.

@@ -62,8 +62,9 @@ func debianSources(ctx context.Context) (suite, sources string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	out, err := exec.CommandContext(ctx, "apt-get", "indextargets",
-		"--format", "$(REPO_URI) $(CODENAME) $(COMPONENT)", "Created-By: Packages").Output()
+	// Without release information apt says the same before and after it has fetched any list.
+	out, err := exec.CommandContext(ctx, "apt-get", "indextargets", "--no-release-info",
+		"--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages").Output()
 	if err != nil {
 		return "", "", fmt.Errorf("apt-get indextargets: %w", err)
 	}
@@ -74,7 +75,7 @@ func debianSources(ctx context.Context) (suite, sources string, err error) {
 	return suite, strings.Join(lines, ""), nil
 }
 
-// debLines picks the main component of suite, its updates and its security fixes out of "URI CODENAME COMPONENT" lines.
+// debLines picks the main component of suite, its updates and its security fixes out of "URI SUITE COMPONENT" lines.
 func debLines(targets, suite string) []string {
 	var lines []string
 	for line := range strings.Lines(targets) {

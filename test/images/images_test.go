@@ -142,8 +142,10 @@ func TestBuildOnce(t *testing.T) {
 	dir := t.TempDir()
 	contents := "one"
 	r := recipe{
-		name:   "tiny",
-		files:  func(string) []file { return []file{{path: "etc/", mode: 0o755}, {path: "etc/x", mode: 0o600, text: contents}} },
+		name: "tiny",
+		files: func(string) []file {
+			return []file{{path: "etc/", mode: 0o755}, {path: "etc/x", mode: 0o600, text: contents}}
+		},
 		config: imageConfig{User: "redis", Cmd: []string{"/x"}},
 	}
 	archive := filepath.Join(dir, "tiny.tar")

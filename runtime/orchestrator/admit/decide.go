@@ -123,7 +123,8 @@ func (p callPlan) compile(d *api.Decision, listener string) error {
 	requested := p.widened(verdicts)
 	compiled, table, err := seccomp.Compile(seccomp.Request{
 		Requested: requested, Verdicts: verdicts, Fallback: seccomp.Watch,
-		ForeignArch:  d.Facts.Executable.Bits == 32,
+		// Observe mode refuses nothing, 32-bit programs that a 64-bit one starts included.
+		ForeignArch:  d.Facts.Executable.Bits == 32 || d.Effective.Mode() == policy.ModeObserve,
 		ListenerPath: listener, ListenerMetadata: d.Facts.ID.String(),
 	})
 	switch {

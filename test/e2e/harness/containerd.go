@@ -72,6 +72,9 @@ func (e *Env) shimSockets() string { return filepath.Join(e.Dir, "s") }
 // ContainerdLog is the path of containerd's log, which holds the shims' output too.
 func (e *Env) ContainerdLog() string { return filepath.Join(e.Dir, "containerd.log") }
 
+// DaemonLog is the path of the log of Forefend's daemon, if one was started.
+func (e *Env) DaemonLog() string { return filepath.Join(e.Dir, "forefend", "daemon.log") }
+
 // containerd is a running daemon.
 type containerd struct {
 	cmd    *exec.Cmd

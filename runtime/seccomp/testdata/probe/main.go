@@ -45,6 +45,13 @@ func run(command string) string {
 		return flood(rest)
 	case "bench":
 		return bench(rest)
+	case "require": // as a hook: fail unless the outcome is the given one
+		command, _, _ := strings.Cut(rest, "=")
+		if got := run(command); got != rest {
+			fmt.Fprintln(os.Stderr, got)
+			os.Exit(1)
+		}
+		return rest
 	case "int80":
 		return foreign()
 	case "int80_umask":
