@@ -9,7 +9,6 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	"forefend.dev/forefend/runtime/cgroup"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/record"
 	"forefend.dev/forefend/runtime/rewrite"
@@ -27,6 +26,7 @@ type container struct {
 	systemd  bool       // runc uses the systemd cgroup driver
 	pid      int
 	pidStart uint64
+	cgroup   map[string]string // where it is in each hierarchy
 
 	supervised *seccomp.Container // nil: nothing is supervised
 	watch      *watch             // nil before the container exists
@@ -52,14 +52,9 @@ func (c *container) record() record.Record {
 	r := record.Record{
 		Version: record.Version, ID: c.id, Run: c.decision.Facts.Run, Facts: c.decision.Facts, Bundle: c.bundle,
 		ShimPID: os.Getpid(), ShimStart: start, PID: c.pid, PIDStart: c.pidStart,
-		NotifySocket: c.notify, Upper: c.upper, Created: c.decision.Time, Started: c.started, Decision: &c.decision,
+		NotifySocket: c.notify, Upper: c.upper, Cgroup: c.cgroup, Created: c.decision.Time, Started: c.started, Decision: &c.decision,
 	}
 	return r
-}
-
-// begin starts observing a created container.
-func (c *container) begin(s *Service, group cgroup.Group, observable bool) {
-	c.watch = newWatch(s, c, group, observable)
 }
 
 // end stops observing; the last observation is dropped.

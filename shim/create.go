@@ -172,14 +172,15 @@ func (s *Service) created(ctx context.Context, c *container, pid uint32) error {
 	if start, err := record.Start(c.pid); err == nil {
 		c.pidStart = start
 	}
+	group, err := cgroup.Of(c.pid)
+	if err != nil {
+		log.G(ctx).WithError(err).WithField("id", c.id.Container).Warn("forefend: cgroup not found")
+	}
+	c.cgroup = group.Map()
 	if err := s.cfg.Containers.Write(c.record()); err != nil {
 		return err
 	}
-	group, err := cgroup.Of(c.pid)
-	if err != nil {
-		log.G(ctx).WithError(err).WithField("id", c.id.Container).Warn("forefend: usage of this container is not observed")
-	}
-	c.begin(s, group, err == nil)
+	c.watch = newWatch(s, c, group)
 	return nil
 }
 

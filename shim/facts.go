@@ -71,7 +71,7 @@ func first(ss ...string) string {
 func mounts(r *taskv3.CreateTaskRequest) []rootfs.Mount {
 	out := make([]rootfs.Mount, 0, len(r.Rootfs))
 	for _, m := range r.Rootfs {
-		out = append(out, rootfs.Mount{Type: m.Type, Source: m.Source, Options: m.Options})
+		out = append(out, rootfs.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
 	return out
 }

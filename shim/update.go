@@ -53,8 +53,14 @@ func (s *Service) readjust(ctx context.Context, c *container, r *specs.LinuxReso
 }
 
 // revert puts the limits of a decision back in force after a failed update:
-// runc may have applied half of it.
+// runc may have applied half of it, and the daemon believes it was applied.
 func (s *Service) revert(ctx context.Context, c *container, d api.Decision) {
+	if err := s.link.call(ctx, s.cfg.AdmitDeadline, func(ctx context.Context, client *api.Client) error {
+		_, err := client.Update(ctx, api.UpdateRequest{Version: api.Version, ID: c.id, Before: d, Refused: true})
+		return err
+	}); err != nil {
+		log.G(ctx).WithError(err).WithField("id", c.id.Container).Warn("forefend: the daemon was not told that an update failed")
+	}
 	body, err := encodeResources(rewrite.Resources(&specs.LinuxResources{}, d.Effective, unified()))
 	if err == nil {
 		_, err = s.TTRPCTaskService.Update(ctx, &taskv3.UpdateTaskRequest{

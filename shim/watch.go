@@ -14,6 +14,11 @@ import (
 	"forefend.dev/forefend/runtime/workload"
 )
 
+// firstSample is when a container is first looked at after its creation; the
+// interval then doubles up to the configured one. A short run is seen more than
+// once, and a systemd scope that is gone at exit has left samples behind.
+const firstSample = 50 * time.Millisecond
+
 // watch observes one container from its creation to its exit and turns what it saw into
 // observations. Its two goroutines end with the container, or by abandon.
 type watch struct {
@@ -28,29 +33,32 @@ type watch struct {
 	exit   workload.Exit // guarded by mu
 	ended  time.Time     // guarded by mu; zero while the container lives
 
-	stop context.CancelFunc
-	last chan struct{} // closed once the last sample has been taken
-	done chan struct{} // closed once the final observation is with the daemon or in the spool
+	waiting sync.WaitGroup // the goroutine that waits for the exit
+	stop    context.CancelFunc
+	last    chan struct{} // closed once the last sample has been taken
+	done    chan struct{} // closed once the final observation is with the daemon or in the spool
 }
 
-func newWatch(s *Service, c *container, group cgroup.Group, observable bool) *watch {
+func newWatch(s *Service, c *container, group cgroup.Group) *watch {
 	ctx, stop := context.WithCancel(context.Background())
 	w := &watch{s: s, c: c, stop: stop, last: make(chan struct{}), done: make(chan struct{})}
-	if observable {
-		if sampler, err := group.Sampler(); err == nil {
-			w.sampler = sampler
-		}
+	var err error
+	if w.sampler, err = group.Sampler(); err != nil {
+		s.reporter.event(api.Event{
+			Time: time.Now(), ID: c.id, Run: c.decision.Facts.Run, Kind: api.EventDegraded,
+			Message: "the usage of this container is not observed: " + err.Error(),
+		})
 	}
 	if c.upper != "" {
 		w.before, _, w.walked = rootfs.UpperEntries(c.upper, rootfs.MaxEntries)
 	}
 	exited := make(chan workload.Exit, 1)
-	go func() {
+	w.waiting.Go(func() {
 		resp, err := s.TTRPCTaskService.Wait(ctx, &taskv3.WaitRequest{ID: c.id.Container})
 		if err == nil {
 			exited <- workload.Exit{Status: resp.ExitStatus}
 		}
-	}()
+	})
 	go w.run(ctx, exited)
 	return w
 }
@@ -58,9 +66,11 @@ func newWatch(s *Service, c *container, group cgroup.Group, observable bool) *wa
 // run samples until the container has exited, then reports the run.
 func (w *watch) run(ctx context.Context, exited <-chan workload.Exit) {
 	defer close(w.done)
-	tick := time.NewTicker(w.s.cfg.Sample)
-	defer tick.Stop()
-	next := time.Now() // the first observation makes the container known at once
+	defer w.waiting.Wait()
+	delay := min(firstSample, w.s.cfg.Sample)
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	next := time.Now().Add(w.s.cfg.Sample) // the first checkpoint makes the container's usage known soon
 	w.sample()
 	for {
 		select {
@@ -77,8 +87,10 @@ func (w *watch) run(ctx context.Context, exited <-chan workload.Exit) {
 			close(w.last)
 			w.s.reporter.final(w.observation())
 			return
-		case now := <-tick.C:
+		case now := <-timer.C:
 			w.sample()
+			delay = min(delay*2, w.s.cfg.Sample)
+			timer.Reset(delay)
 			if !now.Before(next) {
 				next = now.Add(w.s.cfg.Checkpoint)
 				w.s.reporter.checkpoint(w.observation())

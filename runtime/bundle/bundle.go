@@ -30,10 +30,11 @@ const MaxSize = 16 << 20
 
 // Bundle is an OCI bundle whose config.json was read.
 type Bundle struct {
-	dir  string
-	raw  []byte // what the file holds
-	spec *specs.Spec
-	info fs.FileInfo
+	dir    string
+	raw    []byte // what the file holds
+	before []byte // its typed view
+	spec   *specs.Spec
+	info   fs.FileInfo
 }
 
 // Load reads a bundle's config.json. A file that is missing is
@@ -49,7 +50,8 @@ func Load(dir string) (*Bundle, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Bundle{dir: dir, raw: raw, spec: spec, info: info}, nil
+	before, err := rawjson.Text(spec)
+	return &Bundle{dir: dir, raw: raw, before: before, spec: spec, info: info}, err
 }
 
 func decode(path string, raw []byte) (*specs.Spec, error) {
@@ -73,9 +75,12 @@ func (b *Bundle) Spec() *specs.Spec { return b.spec }
 // Without a change nothing is written.
 func (b *Bundle) Commit() error {
 	path := filepath.Join(b.dir, configName)
-	out, err := edited(path, b.raw, b.spec)
-	if err != nil || bytes.Equal(out, b.raw) {
-		return err
+	out, err := rawjson.Edit(b.raw, b.before, b.spec)
+	if err != nil {
+		return fmt.Errorf("change %s: %w: %w", path, err, errdefs.ErrInvalidArgument)
+	}
+	if bytes.Equal(out, b.raw) {
+		return nil
 	}
 	if err := b.keepOriginal(); err != nil {
 		return fmt.Errorf("keep the original of %s: %w", path, err)
@@ -84,21 +89,8 @@ func (b *Bundle) Commit() error {
 		return fmt.Errorf("replace %s: %w", path, err)
 	}
 	b.raw = out
-	return nil
-}
-
-// edited is raw with what spec says differently. The first decoding is the
-// caller's to change anywhere, so this is a second one.
-func edited(path string, raw []byte, spec *specs.Spec) ([]byte, error) {
-	before, err := decode(path, raw)
-	if err != nil {
-		return nil, err
-	}
-	out, err := rawjson.Edit(raw, before, spec)
-	if err != nil {
-		return nil, fmt.Errorf("change %s: %w: %w", path, err, errdefs.ErrInvalidArgument)
-	}
-	return out, nil
+	b.before, err = rawjson.Text(b.spec)
+	return err
 }
 
 // keepOriginal copies what Load read beside it, unless an earlier Commit did.

@@ -14,6 +14,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"forefend.dev/forefend/runtime/rewrite/rawjson"
 )
 
 // newBundle makes a bundle directory with the given config.json.
@@ -266,13 +268,17 @@ func FuzzRoundTrip(f *testing.F) {
 			}
 			return
 		}
-		if out, err := edited(configName, raw, spec); err != nil || !bytes.Equal(out, raw) {
+		before, err := rawjson.Text(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out, err := rawjson.Edit(raw, before, spec); err != nil || !bytes.Equal(out, raw) {
 			t.Fatalf("nothing changed, and yet: %v %s", err, out)
 		}
 		_ = Check(spec, CheckOptions{})
 		change(spec)
-		out, err := edited(configName, raw, spec)
-		if errdefs.IsInvalidArgument(err) {
+		out, err := rawjson.Edit(raw, before, spec)
+		if errors.Is(err, rawjson.ErrAmbiguous) {
 			return
 		}
 		back, err := decode(configName, out)
@@ -345,8 +351,12 @@ func BenchmarkLargest(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
+		before, err := rawjson.Text(spec)
+		if err != nil {
+			b.Fatal(err)
+		}
 		change(spec)
-		if _, err := edited(configName, raw, spec); err != nil {
+		if _, err := rawjson.Edit(raw, before, spec); err != nil {
 			b.Fatal(err)
 		}
 	}

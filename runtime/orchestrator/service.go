@@ -169,7 +169,10 @@ func sealedWord(d api.Decision) string {
 
 // Update implements api.Orchestrator.
 func (s *Service) Update(_ context.Context, req api.UpdateRequest) (api.Decision, error) {
-	after, err := admit.Readjust(req.Before, &req.Resources, s.cfg.Site, s.cfg.Unified)
+	after, err := req.Before, error(nil)
+	if !req.Refused {
+		after, err = admit.Readjust(req.Before, &req.Resources, s.cfg.Site, s.cfg.Unified)
+	}
 	if err != nil {
 		return after, err
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"forefend.dev/forefend/runtime/cgroup"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/record"
 	"forefend.dev/forefend/runtime/workload"
@@ -135,6 +136,9 @@ func (s *Service) discard(ctx context.Context, r record.Record) {
 		if err := os.Remove(r.NotifySocket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			logError(ctx, err, "listener socket of a dead shim")
 		}
+	}
+	if len(r.Cgroup) > 0 {
+		logError(ctx, cgroup.FromMap(r.Cgroup).Remove(), "cgroup of a dead container")
 	}
 	if err := s.cfg.Containers.Remove(r.ID); err != nil {
 		logError(ctx, err, "record of a dead shim")

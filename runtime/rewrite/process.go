@@ -41,12 +41,13 @@ func Process(p *specs.Process, container *specs.Spec, eff policy.Effective) (*sp
 // version of the OCI spec does not know stay in it. JSON that needs no clipping is
 // returned as it came. Errors are errdefs.ErrInvalidArgument.
 func ProcessJSON(raw []byte, container *specs.Spec, eff policy.Effective) ([]byte, []string, error) {
-	var before specs.Process
-	if err := json.Unmarshal(raw, &before); err != nil {
+	var p specs.Process
+	if err := json.Unmarshal(raw, &p); err != nil {
 		return nil, nil, fmt.Errorf("process of the exec: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	after, notes := Process(&before, container, eff)
-	out, err := rawjson.Edit(raw, &before, after)
+	after, notes := Process(&p, container, eff)
+	before, _ := rawjson.Text(&p) // it was decoded from JSON
+	out, err := rawjson.Edit(raw, before, after)
 	if err != nil {
 		return nil, nil, fmt.Errorf("process of the exec: %w: %w", err, errdefs.ErrInvalidArgument)
 	}

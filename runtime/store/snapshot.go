@@ -2,6 +2,7 @@ package store
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -59,6 +60,7 @@ func (s *Store) WriteSnapshot(name string, seq uint64, w io.WriterTo) (err error
 	if err != nil {
 		return fmt.Errorf("write snapshot %s: %w", name, err)
 	}
+	s.noteExtent(context.Background(), false)
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -71,19 +72,20 @@ func (s *Store) start(ctx context.Context, o Options) (err error) {
 			return err
 		}
 	}
-	s.streams = make(map[Stream]jetstream.Stream, len(configs))
+	streams := make(map[Stream]jetstream.Stream, len(configs))
 	for _, c := range configs {
 		stream, err := s.engine.openStream(ctx, c)
 		if err != nil {
 			return err
 		}
-		s.streams[Stream(c.Name)] = stream
+		streams[Stream(c.Name)] = stream
 		if lost := stream.CachedInfo().State.Lost; lost != nil && len(lost.Msgs) > 0 {
 			s.report(fmt.Sprintf("stream %s: the engine discarded %d damaged records (%d bytes), first number %d",
 				c.Name, len(lost.Msgs), lost.Bytes, lost.Msgs[0]))
 		}
 	}
-	return nil
+	s.streams = streams
+	return s.checkExtent(ctx, o)
 }
 
 // State is the extent of a stream.
@@ -95,11 +97,8 @@ type State struct {
 
 // State returns the extent of a stream.
 func (s *Store) State(ctx context.Context, stream Stream) (State, error) {
-	info, err := s.streams[stream].Info(ctx)
-	if err != nil {
-		return State{}, fmt.Errorf("state of stream %s: %w", stream, err)
-	}
-	return State{First: info.State.FirstSeq, Last: info.State.LastSeq, Records: info.State.Msgs, Bytes: info.State.Bytes}, nil
+	e, err := s.extentOf(ctx, stream)
+	return e.State, err
 }
 
 // Close ends the store. Operations under way fail. It may be called again.
@@ -110,6 +109,11 @@ func (s *Store) Close() error {
 	s.mu.Unlock()
 	if closed {
 		return nil
+	}
+	if s.streams != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		s.noteExtent(ctx, true)
 	}
 	if s.engine != nil {
 		s.engine.stop()

@@ -123,8 +123,7 @@ func (p callPlan) compile(d *api.Decision, listener string) error {
 	requested := p.widened(verdicts)
 	compiled, table, err := seccomp.Compile(seccomp.Request{
 		Requested: requested, Verdicts: verdicts, Fallback: seccomp.Watch,
-		// Observe mode refuses nothing, 32-bit programs that a 64-bit one starts included.
-		ForeignArch:  d.Facts.Executable.Bits == 32 || d.Effective.Mode() == policy.ModeObserve,
+		ForeignArch:  true, // docs/decisions/0005: refused by name like all calls, not by killing a thread
 		ListenerPath: listener, ListenerMetadata: d.Facts.ID.String(),
 	})
 	switch {

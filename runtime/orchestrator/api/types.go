@@ -81,6 +81,9 @@ type UpdateRequest struct {
 	ID        workload.ID          `json:"id"`
 	Resources specs.LinuxResources `json:"resources"` // all it asks for now: the update over what it asked before
 	Before    Decision             `json:"before"`    // the decision in force, as the shim has it
+	// Refused says that runc did not accept what the last UpdateRequest led to:
+	// Before is still in force, and Resources is not looked at.
+	Refused bool `json:"refused,omitempty"`
 }
 
 // ObserveRequest carries what a shim saw since its last one.

@@ -11,24 +11,32 @@ import (
 // differ by case, so that an edit of one would be overruled by the other.
 var ErrAmbiguous = errors.New("the same key is given more than once")
 
-// Edit returns raw, which decodes to before, changed so that it decodes to
-// after. Without a change it returns raw itself. Objects keep unknown fields at every
-// level; so do elements of an array that stay equal, wherever they move, and
-// elements that change in place. The result is decoded again and compared, so an
-// edit that did not take is ErrAmbiguous and never a silent loss.
-func Edit[T any](raw []byte, before, after *T) ([]byte, error) {
-	old, errOld := encode(before)
-	now, errNow := encode(after)
-	if err := errors.Join(errOld, errNow); err != nil {
+// Text is the typed view of v as Edit compares it: take it before v changes.
+func Text(v any) ([]byte, error) {
+	text, err := encode(v)
+	if err != nil {
 		return nil, fmt.Errorf("encode the view: %w", err)
 	}
-	if bytes.Equal(old, now) {
+	return text, nil
+}
+
+// Edit returns raw, whose typed view was before (Text), changed so that it
+// decodes to after. Without a change it returns raw itself. Objects keep unknown fields
+// at every level; so do elements of an array that stay equal, wherever they move, and
+// elements that change in place. The result is decoded again and compared, so an
+// edit that did not take is ErrAmbiguous and never a silent loss.
+func Edit[T any](raw, before []byte, after *T) ([]byte, error) {
+	now, err := Text(after)
+	if err != nil {
+		return nil, err
+	}
+	if bytes.Equal(before, now) {
 		return raw, nil
 	}
 	if !json.Valid(raw) {
 		return nil, errors.New("the text is not JSON")
 	}
-	out := edit(raw, old, now)
+	out := edit(raw, before, now)
 	var check T
 	if err := json.Unmarshal(out, &check); err != nil {
 		return nil, fmt.Errorf("decode the edited JSON: %w", err)

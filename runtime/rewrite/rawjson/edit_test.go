@@ -65,7 +65,7 @@ func TestEdit(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			before, after := decode(t, c.raw), decode(t, c.raw)
 			c.change(after)
-			got, err := Edit([]byte(c.raw), before, after)
+			got, err := Edit([]byte(c.raw), view(t, before), after)
 			if err != nil || string(got) != c.want {
 				t.Fatalf("got %s, %v\nwant %s", got, err, c.want)
 			}
@@ -83,6 +83,15 @@ func decode(t *testing.T, raw string) *doc {
 		t.Fatal(err)
 	}
 	return d
+}
+
+func view(t *testing.T, v any) []byte {
+	t.Helper()
+	b, err := Text(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func generic(t *testing.T, v any) any {
@@ -113,7 +122,7 @@ func TestEditAmbiguous(t *testing.T) {
 		if raw[2] == 's' {
 			after.Sub = &sub{}
 		}
-		if out, err := Edit([]byte(raw), before, after); !errors.Is(err, ErrAmbiguous) {
+		if out, err := Edit([]byte(raw), view(t, before), after); !errors.Is(err, ErrAmbiguous) {
 			t.Errorf("%s: got %s, %v", raw, out, err)
 		}
 	}
@@ -133,19 +142,19 @@ func (p *picky) UnmarshalJSON(b []byte) error {
 }
 
 func TestEditErrors(t *testing.T) {
-	if _, err := Edit([]byte(`{}`), &picky{V: 1}, &picky{V: math.NaN()}); err == nil {
+	if _, err := Edit([]byte(`{}`), []byte(`{"v":1}`), &picky{V: math.NaN()}); err == nil {
 		t.Error("a value that cannot be encoded was")
 	}
-	if _, err := Edit([]byte(`{"v":1}`), &picky{V: 1}, &picky{V: "bad"}); err == nil || err.Error() != "decode the edited JSON: picky" {
+	if _, err := Edit([]byte(`{"v":1}`), []byte(`{"v":1}`), &picky{V: "bad"}); err == nil || err.Error() != "decode the edited JSON: picky" {
 		t.Errorf("got %v", err)
 	}
 	for _, raw := range []string{``, `{"v":{"a":1}`, `{"v":1}}`} {
-		if out, err := Edit([]byte(raw), &picky{V: 1}, &picky{V: "x"}); err == nil {
+		if out, err := Edit([]byte(raw), []byte(`{"v":1}`), &picky{V: "x"}); err == nil {
 			t.Errorf("%s: got %s", raw, out)
 		}
 	}
 	// Text that is JSON, but not what before was decoded from.
-	out, err := Edit([]byte(`{"v":[1,2]}`), &picky{V: []any{1}}, &picky{V: "good"})
+	out, err := Edit([]byte(`{"v":[1,2]}`), []byte(`{"v":[1]}`), &picky{V: "good"})
 	if err != nil || string(out) != `{"v":"good"}` {
 		t.Errorf("got %s, %v", out, err)
 	}
@@ -173,7 +182,7 @@ func TestUnknownSurvives(t *testing.T) {
 			rt.Fatal(err)
 		}
 		before, after := decode(t, string(text)), anyDoc.Draw(rt, "after")
-		out, err := Edit(text, before, after)
+		out, err := Edit(text, view(t, before), after)
 		if err != nil {
 			rt.Fatalf("%s: %v", text, err)
 		}
@@ -193,7 +202,7 @@ func TestUnknownSurvives(t *testing.T) {
 				}
 			}
 		}
-		back, err := Edit(out, after, before)
+		back, err := Edit(out, view(t, after), before)
 		if err != nil || !reflect.DeepEqual(generic(t, decode(t, string(back))), generic(t, before)) {
 			rt.Fatalf("the way back: %s, %v", back, err)
 		}

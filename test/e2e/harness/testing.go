@@ -27,6 +27,9 @@ func New(t testing.TB, opts ...Option) *Env {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		if e.Dir == "" {
+			return // the test closed it
+		}
 		log, daemonLog := tail(e.ContainerdLog(), 6000), tail(e.DaemonLog(), 6000)
 		if err := e.Close(); err != nil {
 			t.Error(err)

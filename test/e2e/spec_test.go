@@ -1,0 +1,110 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"forefend.dev/forefend/test/e2e/harness"
+)
+
+// specType is how containerd names an OCI spec.
+const specType = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
+
+// spec is an OCI spec as plain JSON, for what no flag of ctr can say.
+type spec map[string]any
+
+// at walks to a nested object, making it where it is missing.
+func (s spec) at(path ...string) spec {
+	for _, key := range path {
+		next, ok := s[key].(map[string]any)
+		if !ok {
+			next = make(map[string]any)
+			s[key] = next
+		}
+		s = next
+	}
+	return s
+}
+
+// create makes a container of the busybox image whose spec edit has changed, and no task yet. It is removed with t.
+func (h *host) create(t testing.TB, runtime string, edit func(spec), args ...string) (client.Container, error) {
+	t.Helper()
+	ctx := h.context(t)
+	image, err := h.Client().GetImage(ctx, harness.Image("busybox"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := h.newID("spec")
+	generated, err := oci.GenerateSpec(ctx, h.Client(), &containers.Container{ID: id}, oci.WithImageConfigArgs(image, args))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := json.Marshal(generated)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s spec
+	if err := json.Unmarshal(body, &s); err != nil {
+		t.Fatal(err)
+	}
+	edit(s)
+	if body, err = json.Marshal(s); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.remove(id) })
+	return h.Client().NewContainer(ctx, id, client.WithImage(image), client.WithNewSnapshot(id, image), client.WithRuntime(runtime, nil),
+		func(_ context.Context, _ *client.Client, c *containers.Container) error {
+			c.Spec = &anypb.Any{TypeUrl: specType, Value: body}
+			return nil
+		})
+}
+
+// outcome is how a container of runSpec ended.
+type outcome struct {
+	id     string
+	output string
+	code   uint32
+	err    error // it could not be created or started
+}
+
+// runSpec runs a container of create to its end and deletes its task.
+func (h *host) runSpec(t testing.TB, runtime string, edit func(spec), args ...string) outcome {
+	t.Helper()
+	c, err := h.create(t, runtime, edit, args...)
+	if err != nil {
+		return outcome{err: err}
+	}
+	o := outcome{id: c.ID()}
+	ctx := h.context(t)
+	var out bytes.Buffer
+	task, err := c.NewTask(ctx, cio.NewCreator(cio.WithStreams(nil, &out, &out)))
+	if err != nil {
+		o.err = err
+		return o
+	}
+	exits, err := task.Wait(ctx)
+	if err == nil {
+		err = task.Start(ctx)
+	}
+	if err == nil {
+		select {
+		case s := <-exits:
+			o.code, err = s.ExitCode(), s.Error()
+		case <-time.After(30 * time.Second):
+			err = errors.New("it does not end")
+		}
+	}
+	_, derr := task.Delete(ctx, client.WithProcessKill) // waits for the output
+	o.err, o.output = errors.Join(err, derr), out.String()
+	return o
+}
