@@ -2,7 +2,6 @@ package shim
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -14,7 +13,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
-	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"forefend.dev/forefend/runtime/bundle"
 	"forefend.dev/forefend/runtime/cgroup"
@@ -99,16 +97,12 @@ func (s *Service) commit(ctx context.Context, c *container, b *bundle.Bundle) er
 	if c.decision.Availability == api.ByNobody {
 		return s.cfg.Containers.Write(c.record())
 	}
-	original, err := clone(b.Spec())
-	if err != nil {
-		return err
-	}
 	if err := rewrite.Apply(b.Spec(), rewrite.Input{
 		Effective: c.decision.Effective, Seccomp: c.decision.Seccomp, Unified: unified(),
 	}); err != nil {
 		return err
 	}
-	if err := bundle.CheckRewrite(original, b.Spec(), bundle.CheckOptions{SystemdCgroup: c.systemd}); err != nil {
+	if err := b.Check(bundle.CheckOptions{SystemdCgroup: c.systemd}); err != nil {
 		return fmt.Errorf("the rewritten spec is not one runc accepts: %w", err)
 	}
 	if err := s.cfg.Containers.Write(c.record()); err != nil {
@@ -125,16 +119,6 @@ func (s *Service) commit(ctx context.Context, c *container, b *bundle.Bundle) er
 	c.spec = forDecision(b.Spec())
 	c.decision.Seccomp, c.decision.Table = nil, nil // in force now; explain does not need them
 	return nil
-}
-
-// clone copies a spec, so that the rewritten one can be set against it.
-func clone(spec *specs.Spec) (*specs.Spec, error) {
-	body, err := json.Marshal(spec)
-	if err != nil {
-		return nil, fmt.Errorf("copy the spec: %w", err)
-	}
-	var copied specs.Spec
-	return &copied, json.Unmarshal(body, &copied)
 }
 
 // systemdCgroup reads the one runtime option the check of a spec depends on.

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 
 	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/cmd/internal/config"
 	"forefend.dev/forefend/predictor/history"
 	"forefend.dev/forefend/predictor/recommend"
+	"forefend.dev/forefend/runtime/cgroup"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/seccomp"
@@ -54,6 +56,9 @@ func (d *daemon) close() error {
 	}
 	if d.store != nil {
 		errs = append(errs, d.store.Close())
+	}
+	if d.settled {
+		_ = cgroup.Leave(d.cgroup(), os.Getpid()) // an empty group stays; the next daemon takes it
 	}
 	if d.lock != nil {
 		errs = append(errs, d.lock.Close())

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -46,6 +48,7 @@ type daemon struct {
 	started  time.Time
 	load     time.Duration
 	degraded []string
+	settled  bool // in its own cgroup
 }
 
 // openDaemon takes the lock, loads the history and listens. On error all of it
@@ -102,15 +105,22 @@ func takeLock(cfg *config.Config) (*os.File, error) {
 // kernel refuses is degraded, not fatal.
 func (d *daemon) settle(ctx context.Context) {
 	debug.SetGCPercent(daemonGC)
+	d.settled = true
 	degrade := func(what string, err error) {
 		if err != nil {
 			d.degraded = append(d.degraded, fmt.Sprintf("%s: %v", what, err))
 			log.G(ctx).WithError(err).Info("forefend daemon: " + what)
 		}
 	}
-	degrade("no cgroup of its own", cgroup.Join("forefend/daemon", os.Getpid()))
+	degrade("no cgroup of its own", cgroup.Join(d.cgroup(), os.Getpid()))
 	degrade("no raised priority", unix.Setpriority(unix.PRIO_PROCESS, 0, daemonNice))
 	degrade("no protection from the OOM killer", os.WriteFile("/proc/self/oom_score_adj", fmt.Appendf(nil, "%d", daemonOOMScore), 0))
+}
+
+// cgroup is the daemon's own: one for each configuration, like all its paths.
+func (d *daemon) cgroup() string {
+	sum := sha256.Sum256([]byte(d.cfg.State))
+	return "forefend/daemon-" + hex.EncodeToString(sum[:4])
 }
 
 func (d *daemon) orchestration() orchestrator.Config {

@@ -21,7 +21,7 @@ type Options struct {
 	RunsPerWorkload  int           // most runs listed for one workload; default 64
 	MaxKeys          int           // keys remembered, the longest unheard of are forgotten; default 100,000
 	SnapshotEvery    int           // records between snapshots; default 2000
-	MaxReplay        uint64        // most runs read at start, the newest; default 100,000, ten seconds' worth
+	MaxReplay        uint64        // most runs read at start, the newest; default 50,000, five seconds' worth
 	CheckpointExpiry time.Duration // a run not heard of for so long has ended; default 1 h
 	Now              func() time.Time
 }
@@ -46,7 +46,7 @@ func (o Options) withDefaults() Options {
 		o.SnapshotEvery = 2000
 	}
 	if o.MaxReplay == 0 {
-		o.MaxReplay = 100_000
+		o.MaxReplay = 50_000
 	}
 	if o.CheckpointExpiry <= 0 {
 		o.CheckpointExpiry = time.Hour
@@ -143,7 +143,7 @@ func (b *Book) skipOld(ctx context.Context) error {
 // replay gives each observation of a stream to f. What is no observation is set aside.
 func (b *Book) replay(ctx context.Context, stream store.Stream, from uint64, f func(store.Record, *workload.Observation)) error {
 	return b.store.Replay(ctx, stream, from, func(r store.Record) error {
-		o, err := decode(r.Body)
+		o, err := decodeLean(r.Body)
 		if err != nil {
 			b.store.SetAsideRecord(stream, r, err)
 			return nil
@@ -151,14 +151,6 @@ func (b *Book) replay(ctx context.Context, stream store.Stream, from uint64, f f
 		f(r, o)
 		return nil
 	})
-}
-
-func decode(body []byte) (*workload.Observation, error) {
-	o := new(workload.Observation)
-	if err := json.Unmarshal(body, o); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
-	}
-	return o, validate(o)
 }
 
 // Record keeps an observation and updates the model with it. When it returns

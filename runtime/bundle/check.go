@@ -56,6 +56,20 @@ func CheckRewrite(original, rewritten *specs.Spec, opts CheckOptions) error {
 	return err
 }
 
+// Check is CheckRewrite of what config.json holds and the typed view. It costs a
+// decoding only when there is something to complain about.
+func (b *Bundle) Check(opts CheckOptions) error {
+	err := Check(b.spec, opts)
+	if err == nil {
+		return nil
+	}
+	original, derr := decode(configName, b.raw)
+	if derr != nil || Check(original, opts) != nil {
+		return nil
+	}
+	return err
+}
+
 // config makes of a spec what the validator looks at. The root filesystem is
 // mounted later, so a directory that exists stands in.
 func config(spec *specs.Spec, opts CheckOptions) (*configs.Config, error) {

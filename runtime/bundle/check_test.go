@@ -154,6 +154,7 @@ func TestCheckRefuses(t *testing.T) {
 			if err := CheckRewrite(good, bad, opts); err == nil {
 				t.Error("a rewrite that broke the spec passes")
 			}
+			checkBundle(t, good, opts, c.change)
 		})
 	}
 	for name, change := range refusedLater {
@@ -162,6 +163,29 @@ func TestCheckRefuses(t *testing.T) {
 		if err := Check(s, CheckOptions{}); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// checkBundle is the same comparison on a bundle.
+func checkBundle(t *testing.T, original *specs.Spec, opts CheckOptions, change func(*specs.Spec)) {
+	t.Helper()
+	raw, err := json.Marshal(original)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := load(t, newBundle(t, raw))
+	if err := b.Check(opts); err != nil {
+		t.Errorf("unchanged: %v", err)
+	}
+	change(b.Spec())
+	if err := b.Check(opts); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("broken: %v", err)
+	}
+	if err := b.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Check(opts); err != nil {
+		t.Errorf("the file holds no better, and yet: %v", err)
 	}
 }
 

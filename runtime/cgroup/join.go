@@ -37,6 +37,27 @@ func Join(name string, pid int) error {
 	return errors.Join(errs...)
 }
 
+// Leave undoes Join: the process moves to the root of every hierarchy and the
+// group is removed where nothing else is in it. It tries all hierarchies and
+// returns all errors.
+func Leave(name string, pid int) error {
+	group, err := Named(name)
+	if err != nil {
+		return fmt.Errorf("leave cgroup %s: %w", name, err)
+	}
+	mounts, err := hierarchies()
+	if err != nil {
+		return fmt.Errorf("leave cgroup %s: %w", name, err)
+	}
+	var errs []error
+	for _, m := range mounts {
+		if err := cgroups.WriteCgroupProc(m.point, pid); err != nil {
+			errs = append(errs, fmt.Errorf("leave cgroup %s: %w", name, err))
+		}
+	}
+	return errors.Join(append(errs, group.Remove())...)
+}
+
 // Named returns the group that Join(name, …) makes.
 func Named(name string) (Group, error) {
 	mounts, err := hierarchies()

@@ -4,7 +4,11 @@
 // of memory, off/on of the network, deny/watch/native of one system call. That
 // single order makes Merge small and gives it laws that are tested: it is
 // total, deterministic and idempotent, the order of its inputs is irrelevant,
-// guardrails dominate, and tightening an input never loosens the result.
+// guardrails dominate, nothing that was claimed vanishes, and tightening an
+// input never loosens the result. The last has two exceptions, stated with its
+// test (TestLawTighteningNeverLoosens): an annotation that is no longer refused
+// becomes a request, and leaving observe mode lets predictions override
+// requests where the site prefers that.
 //
 // Authors make Claims, Merge resolves them to an Effective policy in which each
 // Field names the author that won, why, and what lost. If `forefend explain`

@@ -68,6 +68,19 @@ func TestMembersDecidedAlikeShareAField(t *testing.T) {
 	}
 }
 
+// A value of nobody and no value look alike; a value must not get lost in it.
+func TestNoValueIsNotFoldedWithAValue(t *testing.T) {
+	impostor := claim("syscalls/a", 0, Guardrail, "impostor")
+	other := impostor
+	other.Key = "syscalls/b"
+	e := Merge(Input{Claims: []Claim{{Key: "syscalls/a"}, impostor, other}})
+	_, a := e.Lookup("syscalls/a")
+	_, b := e.Lookup("syscalls/b")
+	if !a || b {
+		t.Errorf("a decided: %v, b decided: %v", a, b)
+	}
+}
+
 // TestClaimsBy takes a policy apart and merges it again, with nothing amended.
 func TestClaimsBy(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -104,6 +104,21 @@ func TestMerge(t *testing.T) {
 			}, KeyPIDs,
 			"10 by profile; not 1 by spec: tighter than the floor; not 20 by site: looser than the ceiling",
 		},
+		"a floor alone decides nothing": {
+			Input{Guards: []Guard{{Key: KeyPIDs, Floor: at(20), Source: "site"}}}, KeyPIDs, "",
+		},
+		"of equal guards the first by name speaks": {
+			Input{
+				Claims: []Claim{claim(KeyPIDs, 30, Request, "spec")},
+				Guards: []Guard{{Key: KeyPIDs, Ceiling: at(20), Source: "b"}, {Key: KeyPIDs, Ceiling: at(20), Source: "a"}, {Key: KeyPIDs, Ceiling: at(20), Source: "c"}},
+			}, KeyPIDs, "20 by a; not 30 by spec: looser than the ceiling",
+		},
+		"of equal floors as well": {
+			Input{
+				Claims: []Claim{claim(KeyPIDs, 10, Request, "spec")},
+				Guards: []Guard{{Key: KeyPIDs, Floor: at(20), Source: "b"}, {Key: KeyPIDs, Floor: at(20), Source: "a"}, {Key: KeyPIDs, Floor: at(20), Source: "c"}},
+			}, KeyPIDs, "20 by a; not 10 by spec: tighter than the floor",
+		},
 		"a ceiling needs no claim": {
 			Input{Guards: []Guard{{Key: KeyPIDs, Ceiling: at(10), Floor: at(5), Source: "site"}}}, KeyPIDs, "10 by site",
 		},
@@ -133,6 +148,14 @@ func TestMerge(t *testing.T) {
 		"an annotation may ask for what the prediction gives anyway": {
 			Input{Claims: []Claim{claim(KeyPIDs, 10, Default, "site"), claim(KeyPIDs, 300, Prediction, "history"), annotated(KeyPIDs, 200)}}, KeyPIDs,
 			"200 by annotation pids; not 300 by history: resources prefers the request; not 10 by site: a default yields to a request",
+		},
+		"an annotation under the default wins over a tighter prediction": {
+			Input{Claims: []Claim{claim(KeyPIDs, 300, Default, "site"), claim(KeyPIDs, 10, Prediction, "history"), annotated(KeyPIDs, 200)}}, KeyPIDs,
+			"200 by annotation pids; not 10 by history: resources prefers the request; not 300 by site: a default yields to a request",
+		},
+		"an annotation that asks for what the spec says is no loosening": {
+			Input{Claims: []Claim{claim(KeyPIDs, 30, Request, "spec"), annotated(KeyPIDs, 30)}}, KeyPIDs,
+			"30 by annotation pids; not 30 by spec: tightened by annotation pids",
 		},
 		"a capability nobody gave is not had for the asking": {
 			Input{Claims: []Claim{annotated(raw, Loose)}, Profile: "default"}, raw,

@@ -84,5 +84,3 @@ func said(list []policy.Claim) map[policy.Key]policy.Value {
 	}
 	return m
 }
-
-func ptr[T any](v T) *T { return &v }

@@ -90,7 +90,7 @@ func TestProcessLeavesItsArgument(t *testing.T) {
 	if text(t, p) != before {
 		t.Errorf("changed: %s", text(t, p))
 	}
-	if len(notes) != 3 || got.Capabilities.Bounding != nil && len(got.Capabilities.Bounding) > 0 {
+	if len(notes) != 3 || len(got.Capabilities.Bounding) > 0 {
 		t.Errorf("%q %s", notes, text(t, got))
 	}
 }

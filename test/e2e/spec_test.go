@@ -45,7 +45,7 @@ func (h *host) create(t testing.TB, runtime string, edit func(spec), args ...str
 		t.Fatal(err)
 	}
 	id := h.newID("spec")
-	generated, err := oci.GenerateSpec(ctx, h.Client(), &containers.Container{ID: id}, oci.WithImageConfigArgs(image, args))
+	generated, err := oci.GenerateSpec(ctx, h.Client(), &containers.Container{ID: id}, oci.WithRootFSPath("rootfs"), oci.WithDefaultPathEnv, oci.WithProcessArgs(args...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,6 +73,7 @@ func (h *host) create(t testing.TB, runtime string, edit func(spec), args ...str
 type outcome struct {
 	id     string
 	output string
+	stderr string
 	code   uint32
 	err    error // it could not be created or started
 }
@@ -86,8 +87,8 @@ func (h *host) runSpec(t testing.TB, runtime string, edit func(spec), args ...st
 	}
 	o := outcome{id: c.ID()}
 	ctx := h.context(t)
-	var out bytes.Buffer
-	task, err := c.NewTask(ctx, cio.NewCreator(cio.WithStreams(nil, &out, &out)))
+	var out, said bytes.Buffer
+	task, err := c.NewTask(ctx, cio.NewCreator(cio.WithStreams(nil, &out, &said)))
 	if err != nil {
 		o.err = err
 		return o
@@ -104,7 +105,10 @@ func (h *host) runSpec(t testing.TB, runtime string, edit func(spec), args ...st
 			err = errors.New("it does not end")
 		}
 	}
-	_, derr := task.Delete(ctx, client.WithProcessKill) // waits for the output
-	o.err, o.output = errors.Join(err, derr), out.String()
+	if err == nil {
+		task.IO().Wait() // Delete would cut the output short
+	}
+	_, derr := task.Delete(ctx, client.WithProcessKill)
+	o.err, o.output, o.stderr = errors.Join(err, derr), out.String(), said.String()
 	return o
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -51,17 +50,13 @@ func attach(unified string) (err error) {
 // wireGuard makes a device in a network namespace that ends with the probe's thread.
 func wireGuard() Row {
 	const feature = "kernel WireGuard"
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread and its namespace end with the goroutine
-		result <- func() error {
-			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-				return fmt.Errorf("make a network namespace: %w", err)
-			}
-			return netlink.LinkAdd(&netlink.Wireguard{LinkAttrs: netlink.LinkAttrs{Name: "forefend0"}})
-		}()
-	}()
-	if err := <-result; err != nil {
+	err := onOwnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("make a network namespace: %w", err)
+		}
+		return netlink.LinkAdd(&netlink.Wireguard{LinkAttrs: netlink.LinkAttrs{Name: "forefend0"}})
+	})
+	if err != nil {
 		return Row{feature, Degraded, err.Error(), "modprobe wireguard; nothing in this version needs it"}
 	}
 	return Row{feature, OK, "a device can be made", ""}

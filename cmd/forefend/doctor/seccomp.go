@@ -47,26 +47,21 @@ func seccompRows(context.Context) []Row {
 	return []Row{notify, wake, killable}
 }
 
-// withListener installs a filter with a listener on a thread of its own and calls do with the listener. The thread
-// ends with the goroutine, because it is never unlocked; no other thread ever has the filter.
+// withListener installs a filter with a listener on a thread of its own and calls do with the listener. No other thread
+// ever has the filter.
 func withListener(flags uintptr, do func(fd uintptr) error) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		result <- func() error {
-			// Not for privilege, but so that the probe also works without CAP_SYS_ADMIN.
-			if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-				return fmt.Errorf("set no_new_privs: %w", err)
-			}
-			fd, err := listen(flags)
-			if err != nil {
-				return err
-			}
-			defer unix.Close(int(fd))
-			return do(fd)
-		}()
-	}()
-	return <-result
+	return onOwnThread(func() error {
+		// Not for privilege, but so that the probe also works without CAP_SYS_ADMIN.
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return fmt.Errorf("set no_new_privs: %w", err)
+		}
+		fd, err := listen(flags)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(int(fd))
+		return do(fd)
+	})
 }
 
 // listen filters one call that Go never makes: everything else stays native.

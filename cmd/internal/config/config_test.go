@@ -249,10 +249,10 @@ func TestUnreadable(t *testing.T) {
 
 func TestPaths(t *testing.T) {
 	c := Default()
-	got := []string{c.Socket(), c.Lock(), c.ContainersDir(), c.NotifyDir(), c.Log(), c.StoreDir(), c.SealedDir()}
+	got := []string{c.Socket(), c.Lock(), c.ContainersDir(), c.NotifyDir(), c.Log(), c.StoreDir(), c.SealedDir(), c.SpoolDir(), c.StartLock()}
 	want := []string{
 		"/run/forefend/forefend.sock", "/run/forefend/daemon.lock", "/run/forefend/c", "/run/forefend/n",
-		"/var/lib/forefend/daemon.log", "/var/lib/forefend/store", "/var/lib/forefend/sealed",
+		"/var/lib/forefend/daemon.log", "/var/lib/forefend/store", "/var/lib/forefend/sealed", "/var/lib/forefend/spool", "/run/forefend/start.lock",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q", got)

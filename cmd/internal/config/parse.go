@@ -59,7 +59,11 @@ func (c *Config) readTop(t *table) {
 	t.duration("sample", &c.Sample, 100*time.Millisecond, time.Minute)
 	t.duration("checkpoint", &c.Checkpoint, time.Second, time.Hour)
 	if c.Checkpoint < c.Sample {
-		t.problem(t.at("checkpoint"), "make it at least sample", "%s is shorter than sample, %s", spell(c.Checkpoint), spell(c.Sample))
+		culprit := "checkpoint"
+		if _, ok := t.values[culprit]; !ok {
+			culprit = "sample"
+		}
+		t.problem(t.at(culprit), "make checkpoint at least sample", "checkpoint %s is shorter than sample %s", spell(c.Checkpoint), spell(c.Sample))
 	}
 }
 

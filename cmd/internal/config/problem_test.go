@@ -45,21 +45,17 @@ func TestProblems(t *testing.T) {
 
 func expectProblem(t *testing.T, n int, line string, got []Problem) {
 	t.Helper()
-	_, comment, ok := strings.Cut(strings.TrimSpace(line), "#! ")
-	if !ok {
-		if len(got) > 0 {
-			t.Errorf("line %d: unexpected %v", n, got)
+	want := strings.Split(strings.TrimSpace(line), "#! ")[1:]
+	if len(got) != len(want) {
+		t.Errorf("line %d: %d problems, want %d: %v", n, len(got), len(want), got)
+		return
+	}
+	for i, comment := range want {
+		key, rest, _ := strings.Cut(strings.TrimSpace(comment), ": ")
+		message, fix, _ := strings.Cut(rest, "; ")
+		if p := got[i]; p.Key != key || !strings.Contains(p.Message, message) || !strings.Contains(p.Fix, fix) {
+			t.Errorf("line %d: %v\nwant %s", n, p, comment)
 		}
-		return
-	}
-	key, rest, _ := strings.Cut(comment, ": ")
-	message, fix, _ := strings.Cut(rest, "; ")
-	if len(got) != 1 {
-		t.Errorf("line %d: %d problems, want one: %v", n, len(got), got)
-		return
-	}
-	if p := got[0]; p.Key != key || !strings.Contains(p.Message, message) || !strings.Contains(p.Fix, fix) {
-		t.Errorf("line %d: %v\nwant %s", n, p, comment)
 	}
 }
 
