@@ -34,7 +34,7 @@ type container struct {
 	mu       sync.Mutex
 	decision api.Decision          // guarded by mu once the container exists
 	asked    *specs.LinuxResources // what was requested, updates included; guarded by mu
-	started  time.Time             // guarded by mu
+	started  time.Time             // when runc had created it
 }
 
 // socketName is short and unique per container: a unix socket path has room

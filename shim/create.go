@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/runc/options"
@@ -97,19 +98,23 @@ func (s *Service) commit(ctx context.Context, c *container, b *bundle.Bundle) er
 	if c.decision.Availability == api.ByNobody {
 		return s.cfg.Containers.Write(c.record())
 	}
+	profile, table := c.decision.Seccomp, c.decision.Table
+	c.decision.Seccomp, c.decision.Table = nil, nil // in force from here on; neither the record nor explain needs them
 	if err := rewrite.Apply(b.Spec(), rewrite.Input{
-		Effective: c.decision.Effective, Seccomp: c.decision.Seccomp, Unified: unified(),
+		Effective: c.decision.Effective, Seccomp: profile, Unified: unified(),
 	}); err != nil {
 		return err
 	}
 	if err := b.Check(bundle.CheckOptions{SystemdCgroup: c.systemd}); err != nil {
 		return fmt.Errorf("the rewritten spec is not one runc accepts: %w", err)
 	}
-	if err := s.cfg.Containers.Write(c.record()); err != nil {
+	beforehand := c.record()
+	beforehand.Decision = nil // cleaning up does not need it, and once the container exists it is written
+	if err := s.cfg.Containers.Write(beforehand); err != nil {
 		return err
 	}
-	if len(c.decision.Table) > 0 {
-		if err := s.supervise(ctx, c); err != nil {
+	if len(table) > 0 {
+		if err := s.supervise(ctx, c, table); err != nil {
 			return err
 		}
 	}
@@ -117,7 +122,6 @@ func (s *Service) commit(ctx context.Context, c *container, b *bundle.Bundle) er
 		return err
 	}
 	c.spec = forDecision(b.Spec())
-	c.decision.Seccomp, c.decision.Table = nil, nil // in force now; explain does not need them
 	return nil
 }
 
@@ -134,9 +138,9 @@ func systemdCgroup(r *taskv3.CreateTaskRequest) bool {
 	return ok && opts.SystemdCgroup
 }
 
-func (s *Service) supervise(ctx context.Context, c *container) error {
+func (s *Service) supervise(ctx context.Context, c *container, compiled []byte) error {
 	var table seccomp.Table
-	if err := table.UnmarshalBinary(c.decision.Table); err != nil {
+	if err := table.UnmarshalBinary(compiled); err != nil {
 		return fmt.Errorf("system call table of the decision: %w", err)
 	}
 	if err := os.MkdirAll(s.cfg.NotifyDir, 0o700); err != nil {
@@ -152,7 +156,7 @@ func (s *Service) supervise(ctx context.Context, c *container) error {
 
 // created notes what only a created container has: its init process and cgroup.
 func (s *Service) created(ctx context.Context, c *container, pid uint32) error {
-	c.pid = int(pid)
+	c.pid, c.started = int(pid), time.Now()
 	if start, err := record.Start(c.pid); err == nil {
 		c.pidStart = start
 	}

@@ -15,23 +15,6 @@ import (
 	"forefend.dev/forefend/runtime/rewrite"
 )
 
-// Start starts the container or an exec and notes when the container began.
-func (s *Service) Start(ctx context.Context, r *taskv3.StartRequest) (*taskv3.StartResponse, error) {
-	resp, err := s.TTRPCTaskService.Start(ctx, r)
-	if err != nil || r.ExecID != "" {
-		return resp, err
-	}
-	if c := s.container(r.ID); c != nil {
-		c.mu.Lock()
-		c.started = time.Now()
-		c.mu.Unlock()
-		if err := s.cfg.Containers.Write(c.record()); err != nil {
-			log.G(ctx).WithError(err).WithField("id", r.ID).Warn("forefend: start time not recorded")
-		}
-	}
-	return resp, nil
-}
-
 // Exec clips the process to the container's policy before upstream adds it.
 func (s *Service) Exec(ctx context.Context, r *taskv3.ExecProcessRequest) (*types.Empty, error) {
 	c := s.container(r.ID)

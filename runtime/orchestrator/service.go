@@ -209,6 +209,7 @@ func (s *Service) observe(ctx context.Context, o workload.Observation) error {
 	if err := s.history.Record(ctx, o); err != nil {
 		return fmt.Errorf("keep the observation of %s: %w", o.ID, err)
 	}
+	s.know(o)
 	s.mu.Lock()
 	r := s.running[o.ID]
 	if r != nil && r.decision.Facts.Run == o.Run {
@@ -222,6 +223,24 @@ func (s *Service) observe(ctx context.Context, o workload.Observation) error {
 		s.publish(exitEvent(o, s.cfg.Now()))
 	}
 	return nil
+}
+
+// know takes over a container that was decided without this daemon: its shim
+// reports, and has written the record.
+func (s *Service) know(o workload.Observation) {
+	s.mu.Lock()
+	known := s.running[o.ID] != nil
+	s.mu.Unlock()
+	if known || o.Final {
+		return
+	}
+	r, err := s.cfg.Containers.Read(o.ID)
+	if err != nil || r.Decision == nil || r.Run != o.Run {
+		return
+	}
+	s.mu.Lock()
+	s.running[o.ID] = &running{decision: *r.Decision, pid: r.PID, started: r.Started}
+	s.mu.Unlock()
 }
 
 // complete adds to an observation the keys only the daemon could work out.

@@ -54,58 +54,69 @@ type group struct {
 	guard  *guard   // nil: none
 }
 
+// groups finds groups by their keys.
+type groups struct {
+	list  []group
+	index map[Key]int // in list, or -1 for an unknown key
+}
+
+// find returns the index of k's group, and makes one when there is none; it
+// returns -1 for an unknown key.
+func (g *groups) find(k Key) int {
+	n, seen := g.index[k]
+	if !seen {
+		n = -1
+		if info, name := k.split(); info != nil && info.family == (name != "") {
+			n, g.list = len(g.list), append(g.list, group{info: info, name: name})
+		}
+		g.index[k] = n
+	}
+	return n
+}
+
 // groupByKey gathers what concerns each known key, the mode first. Grouping
 // before sorting is what makes Merge fast: only claims of one key are compared.
 func groupByKey(claims []Claim, guards []Guard) []group {
-	groups := make([]group, 0, len(claims)/3+len(guards)+1)
-	index := make(map[Key]int, cap(groups))
-	find := func(k Key) (n int, known bool) {
-		n, seen := index[k]
-		if !seen {
-			n = -1
-			if info, name := k.split(); info != nil && info.family == (name != "") {
-				n, groups = len(groups), append(groups, group{info: info, name: name})
-			}
-			index[k] = n
-		}
-		return n, n >= 0
-	}
-	find(KeyMode)
+	size := len(claims)/3 + len(guards) + 1 // a guess: three authors speak of a key
+	g := groups{make([]group, 0, size), make(map[Key]int, size)}
+	g.find(KeyMode)
 	sizes, at := make([]int, len(claims)+1), make([]int, len(claims))
+	sizes[0] = 1 // room for defaultMode
 	for i := range claims {
-		n, known := find(claims[i].Key)
-		if at[i] = n; known {
-			sizes[n]++
-		}
-	}
-	for _, g := range guards {
-		if n, known := find(g.Key); known {
-			if groups[n].guard == nil {
-				groups[n].guard = new(guard)
-			}
-			groups[n].guard.add(g)
+		if at[i] = g.find(claims[i].Key); at[i] >= 0 {
+			sizes[at[i]]++
 		}
 	}
 	slab := make([]*Claim, len(claims)+1)
-	sizes[0]++ // for defaultMode
-	for n := range min(len(groups), len(sizes)) {
-		groups[n].claims, slab = slab[:0:sizes[n]], slab[sizes[n]:]
+	for n := range g.list {
+		g.list[n].claims, slab = slab[:0:sizes[n]], slab[sizes[n]:]
 	}
 	for i, n := range at {
 		if n >= 0 {
-			groups[n].claims = append(groups[n].claims, &claims[i])
+			g.list[n].claims = append(g.list[n].claims, &claims[i])
 		}
 	}
-	mode := &groups[0]
-	if !slices.ContainsFunc(mode.claims, func(c *Claim) bool { return c.Author == Default }) {
+	for _, guard := range guards {
+		if n := g.find(guard.Key); n >= 0 {
+			g.list[n].restrict(guard)
+		}
+	}
+	if mode := &g.list[0]; !slices.ContainsFunc(mode.claims, func(c *Claim) bool { return c.Author == Default }) {
 		mode.claims = append(mode.claims, &defaultMode)
 	}
-	for i := range groups {
-		g := &groups[i]
-		slices.SortFunc(g.claims, compareClaims)
-		g.claims = slices.CompactFunc(g.claims, func(a, b *Claim) bool { return compareClaims(a, b) == 0 })
+	for n := range g.list {
+		c := g.list[n].claims
+		slices.SortFunc(c, compareClaims)
+		g.list[n].claims = slices.CompactFunc(c, func(a, b *Claim) bool { return compareClaims(a, b) == 0 })
 	}
-	return groups
+	return g.list
+}
+
+func (g *group) restrict(by Guard) {
+	if g.guard == nil {
+		g.guard = new(guard)
+	}
+	g.guard.add(by)
 }
 
 // compareClaims orders the claims of one key: for each kind of author the

@@ -25,13 +25,13 @@ type server struct {
 func redis() server {
 	rate := regexp.MustCompile(`(SET|GET): ([0-9.]+) requests per second`)
 	return server{
-		name: "redis", stop: unix.SIGTERM, load: "redis-benchmark, 50 clients, 80,000 SETs and 80,000 GETs",
+		name: "redis", stop: unix.SIGTERM, load: "redis-benchmark, 50 clients, 150,000 SETs and 150,000 GETs",
 		ready: func(ctx context.Context, pid uint32) error {
 			_, err := inNetwork(ctx, pid, "redis-cli", "ping")
 			return err
 		},
 		drive: func(ctx context.Context, pid uint32) (string, error) {
-			text, err := inNetwork(ctx, pid, "redis-benchmark", "-q", "-t", "set,get", "-n", "80000", "-d", "256", "-r", "20000")
+			text, err := inNetwork(ctx, pid, "redis-benchmark", "-q", "-t", "set,get", "-n", "150000", "-d", "256", "-r", "20000")
 			var rates []string
 			for _, m := range rate.FindAllStringSubmatch(text, -1) {
 				rates = append(rates, fmt.Sprintf("%s %s/s", m[1], strings.SplitN(m[2], ".", 2)[0]))

@@ -72,30 +72,29 @@ func (t *table) profile() policy.Profile {
 	return p
 }
 
-func (t *table) patterns(key string) []string {
-	list := t.strings(key)
-	for i, s := range list {
+func (t *table) patterns(key string) (list []string) {
+	t.strings(key, func(path []string, s string) {
 		if err := policy.CheckPattern(s); err != nil {
-			t.problem(append(t.at(key), strconv.Itoa(i)), `write a name, or a pattern such as "web-*"`, "%s", err)
+			t.problem(path, `write a name, or a pattern such as "web-*"`, "%s", err)
 		}
-	}
+		list = append(list, s)
+	})
 	return list
 }
 
-func (t *table) grants() []policy.Key {
-	var out []policy.Key
-	for i, s := range t.strings("grants") {
+func (t *table) grants() (out []policy.Key) {
+	t.strings("grants", func(path []string, s string) {
 		k := policy.Key(s)
-		if !k.Known() && !slices.Contains(policy.Keys(), k) {
-			fix := "known are " + keyNames()
-			if near := nearest(s, strings.Split(keyNames(), ", ")); near != "" {
-				fix = "did you mean " + near + "?"
-			}
-			t.problem(append(t.at("grants"), strconv.Itoa(i)), fix, "%s is not a policy key", short(s))
-			continue
+		if k.Known() || slices.Contains(policy.Keys(), k) {
+			out = append(out, k)
+			return
 		}
-		out = append(out, k)
-	}
+		fix := "known are " + keyNames()
+		if near := nearest(s, strings.Split(keyNames(), ", ")); near != "" {
+			fix = "did you mean " + near + "?"
+		}
+		t.problem(path, fix, "%s is not a policy key", short(s))
+	})
 	return out
 }
 
@@ -188,29 +187,18 @@ func reason(k policy.Key, err error) string { return strings.TrimPrefix(err.Erro
 
 // members reads a list such as syscalls.deny.
 func (r *reader) members(e entry, add func(policy.Key, policy.Value)) {
-	list, ok := e.value.([]any)
-	if !ok {
-		r.problem(e.path, `write a list such as ["one", "two"]`, "is %s, not a list", kind(e.value))
-		return
-	}
-	for i, item := range list {
-		path := append(e.path[:len(e.path):len(e.path)], strconv.Itoa(i))
-		s, ok := item.(string)
-		if !ok {
-			r.problem(path, "put it in quotes", "item %d is %s, not a string", i+1, kind(item))
-			continue
-		}
+	r.items(e.path, e.value, func(path []string, s string) {
 		key, v, err := policy.ParseMember(e.name, s)
 		if err != nil {
 			r.problem(path, "", "%s", err)
-			continue
+			return
 		}
 		if fix, ok := exists(key); !ok {
 			r.problem(path, fix, "there is no %s", short(s))
-			continue
+			return
 		}
 		add(key, v)
-	}
+	})
 }
 
 // exists reports whether this machine has the system call or capability that

@@ -229,26 +229,28 @@ func (t *table) size(key string, into *int64) {
 	*into = int64(v)
 }
 
-// strings reads a list of strings.
-func (t *table) strings(key string) []string {
-	v, ok := t.take(key)
-	if !ok {
-		return nil
+// strings reads a list of strings, each with its path.
+func (t *table) strings(key string, each func(path []string, s string)) {
+	if v, ok := t.take(key); ok {
+		t.items(t.at(key), v, each)
 	}
+}
+
+// items reads v as a list of strings.
+func (r *reader) items(path []string, v any, each func(path []string, s string)) {
 	list, ok := v.([]any)
 	if !ok {
-		t.problem(t.at(key), `write a list such as ["one", "two"]`, "is %s, not a list", kind(v))
-		return nil
+		r.problem(path, `write a list such as ["one", "two"]`, "is %s, not a list", kind(v))
+		return
 	}
-	var out []string
 	for i, item := range list {
-		s, ok := item.(string)
-		if !ok {
-			t.problem(append(t.at(key), strconv.Itoa(i)), "put it in quotes", "item %d is %s, not a string", i+1, kind(item))
+		at := append(path[:len(path):len(path)], strconv.Itoa(i))
+		if s, ok := item.(string); ok {
+			each(at, s)
+			continue
 		}
-		out = append(out, s)
+		r.problem(at, "put it in quotes", "item %d is %s, not a string", i+1, kind(item))
 	}
-	return out
 }
 
 // rest reports keys that nothing has read.
