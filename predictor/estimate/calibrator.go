@@ -39,6 +39,9 @@ const (
 	// defaultFactor is what a peak may exceed the highest earlier one by while
 	// there are too few scores to know better: by four at full spread.
 	defaultFactor = 4
+	// rounding is more than logarithms and 32-bit scores lose: a run like the ones
+	// before must not exceed a bound equal to their peak.
+	rounding = 1e-5
 	// step is how far one run above its bound raises the margin, in spreads.
 	step = 0.3
 	// A long series of surprises must not ruin the bound for good. First runs
@@ -106,7 +109,7 @@ func (c *Calibrator) Bound(class Class, p Peaks) Bound {
 	if n == 0 && class == Node {
 		return Bound{}
 	}
-	return Bound{Value: math.Exp(top + spread*(q+c.margin[class])), Scores: n, Few: few}
+	return Bound{Value: math.Exp(top+spread*(q+c.margin[class])) * (1 + rounding), Scores: n, Few: few}
 }
 
 // quantile is the split-conformal quantile with its finite-sample correction:

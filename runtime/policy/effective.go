@@ -44,8 +44,15 @@ type Effective struct {
 // fields collects the decided fields of an Effective and folds members of a
 // family that were decided alike into one.
 type fields struct {
-	list  []Field
-	alike map[likeness][]int // indices in list
+	list    []Field
+	alike   map[likeness][]int // indices in list
+	members []member
+}
+
+// A member of a family and the index of the field that it belongs to.
+type member struct {
+	name  string
+	field int
 }
 
 // add takes what was decided of one key. It keeps copies of f and f.Lost.
@@ -55,21 +62,31 @@ func (s *fields) add(g *group, f *Field) {
 		like := f.likeness()
 		for _, i := range s.alike[like] {
 			if f.alike(&s.list[i]) {
-				s.list[i].Names = append(s.list[i].Names, g.name)
+				s.members = append(s.members, member{g.name, i})
 				return
 			}
 		}
-		if s.alike == nil {
-			s.alike = make(map[likeness][]int)
-		}
 		s.alike[like] = append(s.alike[like], len(s.list))
-		f.Names = []string{g.name}
+		s.members = append(s.members, member{g.name, len(s.list)})
 	}
 	s.list = append(s.list, *f)
 	s.list[len(s.list)-1].Lost = append([]Lost(nil), f.Lost...)
 }
 
 func (s *fields) effective() Effective {
+	sizes := make([]int, len(s.list))
+	for _, m := range s.members {
+		sizes[m.field]++
+	}
+	names := make([]string, len(s.members))
+	for i, n := range sizes {
+		if n > 0 {
+			s.list[i].Names, names = names[:0:n], names[n:]
+		}
+	}
+	for _, m := range s.members {
+		s.list[m.field].Names = append(s.list[m.field].Names, m.name)
+	}
 	for i := range s.list {
 		slices.Sort(s.list[i].Names)
 	}

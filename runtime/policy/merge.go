@@ -33,7 +33,7 @@ func Merge(in Input) Effective {
 	m := merger{in: in, rules: conflictRules(in.Prefer)}
 	groups := groupByKey(in.Claims, in.Guards)
 	m.mode = m.resolve(&groups[0]).Value // decides what becomes of weaker claims of all other keys
-	var fields fields
+	fields := fields{alike: make(map[likeness][]int), members: make([]member, 0, len(groups))}
 	for i := range groups {
 		if f := m.resolve(&groups[i]); !f.NoValue || len(f.Lost) > 0 {
 			fields.add(&groups[i], f)
@@ -80,10 +80,10 @@ func groupByKey(claims []Claim, guards []Guard) []group {
 	size := len(claims)/3 + len(guards) + 1 // a guess: three authors speak of a key
 	g := groups{make([]group, 0, size), make(map[Key]int, size)}
 	g.find(KeyMode)
-	sizes, at := make([]int, len(claims)+1), make([]int, len(claims))
+	sizes, at := make([]int32, len(claims)+1), make([]int32, len(claims))
 	sizes[0] = 1 // room for defaultMode
 	for i := range claims {
-		if at[i] = g.find(claims[i].Key); at[i] >= 0 {
+		if at[i] = int32(g.find(claims[i].Key)); at[i] >= 0 {
 			sizes[at[i]]++
 		}
 	}

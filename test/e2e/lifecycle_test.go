@@ -391,7 +391,7 @@ func TestColdNode(t *testing.T) {
 	for i := range n {
 		wg.Go(func() {
 			id := fmt.Sprintf("cold-%d", i)
-			if r := h.run(sh("echo $HOSTNAME-"+id).named(id)); r.Code != 0 || !strings.Contains(r.Stdout, id) {
+			if r := h.run(sh("echo $HOSTNAME-" + id).named(id)); r.Code != 0 || !strings.Contains(r.Stdout, id) {
 				t.Errorf("%s: %d %q %q", id, r.Code, r.Stdout, r.Stderr)
 			}
 		})
@@ -410,4 +410,3 @@ func TestColdNode(t *testing.T) {
 		}
 	}
 }
-

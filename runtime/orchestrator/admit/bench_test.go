@@ -16,6 +16,7 @@ func BenchmarkDecide(b *testing.B) {
 		{"first run", asked(b, nil)},
 		{"profile given", withDefaultProfile(asked(b, nil))},
 		{"profile given, learned", learned(withDefaultProfile(asked(b, nil)))},
+		{"compiled before", remembering(learned(withDefaultProfile(asked(b, nil))))},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			b.ReportAllocs()
@@ -40,4 +41,10 @@ func cpu(b *testing.B) time.Duration {
 		b.Fatal(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// remembering decides as the daemon does: with a Compiler.
+func remembering(in Input) Input {
+	in.Compiler = &Compiler{}
+	return in
 }

@@ -12,7 +12,6 @@ import (
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/rewrite"
-	"forefend.dev/forefend/runtime/seccomp"
 	"forefend.dev/forefend/runtime/workload"
 )
 
@@ -33,6 +32,9 @@ type Input struct {
 	Availability api.Availability
 	Unified      bool      // the node uses cgroup v2
 	Now          time.Time // zero: the caller's clock is read
+	// Compiler remembers compiled profiles from one decision to the next; nil
+	// remembers nothing. With one, decisions share their Seccomp's rules and Table.
+	Compiler *Compiler
 }
 
 // Decide merges everything that was asked, predicted and ruled. The error is
@@ -61,25 +63,27 @@ func Decide(in Input) (api.Decision, error) {
 		claims = onlyResources(claims)
 		d.Notes = append(d.Notes, "privileged: system calls, capabilities and file system are as asked (the site's `privileged` is not \"govern\")")
 	}
-	mode, unconfined := preview(in.Site.Input(profile, claims))
-	calls := newCallPlan(spec, mode, in.Prediction, unconfined || asAsked)
-	claims = append(claims, calls.claims...)
-	input := in.Site.Input(profile, claims)
-	input.Guards = append(input.Guards, calls.guards...)
+	mode, unconfined := preview(in.Site, profile, claims)
+	plan := newCallPlan(spec, mode, in.Prediction, unconfined || asAsked)
+	input := in.Site.Input(profile, append(claims, plan.claims...))
+	input.Guards = append(input.Guards, plan.guards...)
 	d.Effective = policy.Merge(input)
-	d.Notes = append(d.Notes, calls.notes...)
-	if calls.profile == nil {
+	d.Notes = append(d.Notes, plan.notes...)
+	if plan.profile == nil {
 		return d, nil
 	}
-	return d, calls.compile(&d, in.Request.ListenerPath)
+	return d, plan.compile(&d, in)
 }
 
 // preview merges only what decides how the system calls are to be planned.
-func preview(in policy.Input) (mode policy.Value, unconfined bool) {
-	in.Claims = slices.DeleteFunc(in.Claims, func(c policy.Claim) bool {
-		return c.Key != policy.KeyMode && c.Key != policy.KeySeccomp
-	})
-	e := policy.Merge(in)
+func preview(site policy.Site, profile policy.Profile, claims []policy.Claim) (mode policy.Value, unconfined bool) {
+	var deciding []policy.Claim
+	for _, c := range claims {
+		if c.Key == policy.KeyMode || c.Key == policy.KeySeccomp {
+			deciding = append(deciding, c)
+		}
+	}
+	e := policy.Merge(site.Input(profile, deciding))
 	return e.Mode(), e.Value(policy.KeySeccomp, policy.Tight) != policy.Tight
 }
 
@@ -106,40 +110,6 @@ func onlyResources(claims []policy.Claim) []policy.Claim {
 		}
 		return c.Author < policy.Request
 	})
-}
-
-// compile turns the decided verdicts into what runc loads and the table that
-// answers its notifications.
-func (p callPlan) compile(d *api.Decision, listener string) error {
-	verdicts := make(map[string]seccomp.Verdict)
-	for name, v := range d.Effective.Members(policy.KeySyscalls) {
-		verdicts[name] = seccomp.Verdict(v)
-	}
-	for _, name := range seccomp.Names() { // observe mode decides nothing: keep the hot calls fast
-		if _, decided := verdicts[name]; !decided && seccomp.Classify(name) == seccomp.ClassHot {
-			verdicts[name] = seccomp.Native
-		}
-	}
-	requested := p.widened(verdicts)
-	compiled, table, err := seccomp.Compile(seccomp.Request{
-		Requested: requested, Verdicts: verdicts, Fallback: seccomp.Watch,
-		ForeignArch:  true, // docs/decisions/0005: refused by name like all calls, not by killing a thread
-		ListenerPath: listener, ListenerMetadata: d.Facts.ID.String(),
-	})
-	switch {
-	case err == nil:
-	case leaveAlone(err):
-		d.Notes = append(d.Notes, "system calls are not supervised, the requested profile stays as it is: "+err.Error())
-		return nil
-	default:
-		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
-	}
-	body, err := table.MarshalBinary()
-	if err != nil {
-		return fmt.Errorf("encode system call table: %w", err)
-	}
-	d.Seccomp, d.Table = compiled, body
-	return nil
 }
 
 // Readjust merges resources asked for a running container into the decision in

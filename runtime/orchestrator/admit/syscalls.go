@@ -37,16 +37,17 @@ func newCallPlan(spec *specs.Spec, mode policy.Value, p workload.Prediction, unc
 		plan.profile, plan.ours = seccomp.DefaultProfile(spec), true
 		plan.notes = append(plan.notes, "no system call profile was requested: Forefend's default applies")
 	}
-	allowed := allowedBy(plan.profile)
-	for _, name := range seccomp.Names() {
-		class := seccomp.Classify(name)
+	table := calls()
+	plan.claims = make([]policy.Claim, 0, len(table.list))
+	allowed := table.allowedBy(plan.profile)
+	for i, c := range table.list {
 		switch {
-		case allowed[name]:
-			plan.claim(name, classVerdict(name, class, mode, p, spec))
-		case plan.ours && class == seccomp.ClassDangerous:
-			plan.claim(name, verdict{policy.SyscallDeny, "dangerous, and not in Forefend's default profile"})
+		case allowed[i]:
+			plan.claim(c, classVerdict(c, mode, p, spec))
+		case plan.ours && c.class == seccomp.ClassDangerous:
+			plan.claim(c, verdict{policy.SyscallDeny, "dangerous, and not in Forefend's default profile"})
 		case !plan.ours:
-			plan.ceiling(name)
+			plan.ceiling(c)
 		}
 	}
 	return plan
@@ -58,20 +59,20 @@ type verdict struct {
 }
 
 // classVerdict is the default for one call (DESIGN sections 5 and 7).
-func classVerdict(name string, class seccomp.Class, mode policy.Value, p workload.Prediction, spec *specs.Spec) verdict {
-	_, seen := p.Seen[name]
+func classVerdict(c call, mode policy.Value, p workload.Prediction, spec *specs.Spec) verdict {
+	_, seen := p.Seen[c.name]
 	surprise := p.Sealed && !seen && mode == policy.ModeEnforce
 	switch {
-	case class == seccomp.ClassHot:
+	case c.class == seccomp.ClassHot:
 		return verdict{policy.SyscallNative, "benign and frequent: full speed"}
-	case class == seccomp.ClassDangerous:
-		if c := speaker(name, spec); c != "" && !surprise {
-			return verdict{policy.SyscallWatch, "dangerous, but the granted " + c + " speaks for it"}
+	case c.class == seccomp.ClassDangerous:
+		if by := speaker(c.name, spec); by != "" && !surprise {
+			return verdict{policy.SyscallWatch, "dangerous, but the granted " + by + " speaks for it"}
 		}
 		return verdict{policy.SyscallDeny, "dangerous, and nothing speaks for it"}
 	case surprise:
 		return verdict{policy.SyscallDeny, "enforce mode, sealed: no earlier run made it"}
-	case class == seccomp.ClassSensitive:
+	case c.class == seccomp.ClassSensitive:
 		return verdict{policy.SyscallWatch, "rare and matters: stays switchable"}
 	}
 	return verdict{policy.SyscallWatch, "benign, not yet learned"}
@@ -90,63 +91,19 @@ func speaker(name string, spec *specs.Spec) string {
 	return ""
 }
 
-func (p *callPlan) claim(name string, v verdict) {
+func (p *callPlan) claim(c call, v verdict) {
 	p.claims = append(p.claims, policy.Claim{
-		Key: policy.KeySyscalls.Member(name), Value: v.value,
+		Key: c.key, Value: v.value,
 		Origin: policy.Origin{Author: policy.Default, Source: "forefend", Reason: v.reason},
 	})
 }
 
 var deny = policy.SyscallDeny
 
-func (p *callPlan) ceiling(name string) {
+func (p *callPlan) ceiling(c call) {
 	p.guards = append(p.guards, policy.Guard{
-		Key: policy.KeySyscalls.Member(name), Ceiling: &deny, Source: "requested seccomp profile",
+		Key: c.key, Ceiling: &deny, Source: "requested seccomp profile",
 	})
-}
-
-// widened adds to Forefend's default profile the calls that somebody with the
-// right to it allowed beyond it. A requested profile is never widened.
-func (p callPlan) widened(verdicts map[string]seccomp.Verdict) *specs.LinuxSeccomp {
-	if !p.ours {
-		return p.profile
-	}
-	allowed := allowedBy(p.profile)
-	var extra []string
-	for name, v := range verdicts {
-		if v >= seccomp.Watch && !allowed[name] {
-			extra = append(extra, name)
-		}
-	}
-	if len(extra) == 0 {
-		return p.profile
-	}
-	slices.Sort(extra)
-	wider := *p.profile
-	wider.Syscalls = append(slices.Clone(p.profile.Syscalls), specs.LinuxSyscall{Names: extra, Action: specs.ActAllow})
-	return &wider
-}
-
-// allowedBy returns the names a profile allows, under whatever conditions.
-func allowedBy(profile *specs.LinuxSeccomp) map[string]bool {
-	permissive := func(a specs.LinuxSeccompAction) bool { return a == specs.ActAllow || a == specs.ActLog }
-	allowed := make(map[string]bool)
-	if permissive(profile.DefaultAction) {
-		for _, name := range seccomp.Names() {
-			allowed[name] = true
-		}
-	}
-	for _, rule := range profile.Syscalls {
-		for _, name := range rule.Names {
-			switch {
-			case permissive(rule.Action):
-				allowed[name] = true
-			case len(rule.Args) == 0 && permissive(profile.DefaultAction):
-				delete(allowed, name)
-			}
-		}
-	}
-	return allowed
 }
 
 // leaveAlone reports whether a profile cannot be supervised and therefore

@@ -1,0 +1,130 @@
+package admit
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/policy"
+	"forefend.dev/forefend/runtime/seccomp"
+)
+
+// compile turns the decided verdicts into what runc loads and the table that
+// answers its notifications.
+func (p callPlan) compile(d *api.Decision, in Input) error {
+	if in.Request.ListenerPath == "" {
+		return fmt.Errorf("the request names no socket for seccomp notifications: %w", errdefs.ErrInvalidArgument)
+	}
+	c, err := in.Compiler.compiled(p, verdictsOf(d.Effective))
+	switch {
+	case err == nil:
+	case leaveAlone(err):
+		d.Notes = append(d.Notes, "system calls are not supervised, the requested profile stays as it is: "+err.Error())
+		return nil
+	default:
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	profile := c.profile
+	profile.ListenerPath, profile.ListenerMetadata = in.Request.ListenerPath, d.Facts.ID.String()
+	d.Seccomp, d.Table = &profile, c.table
+	return nil
+}
+
+// verdicts are the decided verdicts: of the calls of the table in its order,
+// undecided where nobody decided, and of others by name.
+type verdicts struct {
+	native []seccomp.Verdict
+	others map[string]seccomp.Verdict // nil: none
+}
+
+const undecided = seccomp.Native + 1
+
+func verdictsOf(e policy.Effective) verdicts {
+	table := calls()
+	v := verdicts{native: make([]seccomp.Verdict, len(table.list))}
+	for i, c := range table.list { // observe mode decides nothing: keep the hot calls fast
+		if v.native[i] = undecided; c.class == seccomp.ClassHot {
+			v.native[i] = seccomp.Native
+		}
+	}
+	for _, f := range e.Fields {
+		if f.Key != policy.KeySyscalls || f.NoValue {
+			continue
+		}
+		for _, name := range f.Names {
+			if i, known := table.index[name]; known {
+				v.native[i] = seccomp.Verdict(f.Value)
+				continue
+			}
+			if v.others == nil {
+				v.others = make(map[string]seccomp.Verdict)
+			}
+			v.others[name] = seccomp.Verdict(f.Value)
+		}
+	}
+	return v
+}
+
+// byName is what seccomp.Compile wants.
+func (v verdicts) byName() map[string]seccomp.Verdict {
+	out := make(map[string]seccomp.Verdict, len(v.native)+len(v.others))
+	for i, c := range calls().list {
+		if v.native[i] != undecided {
+			out[c.name] = v.native[i]
+		}
+	}
+	for name, verdict := range v.others {
+		out[name] = verdict
+	}
+	return out
+}
+
+// compiled is a compiled profile without its listener, and its encoded table.
+// Both are shared and never written to.
+type compiled struct {
+	profile specs.LinuxSeccomp
+	table   []byte
+}
+
+func (p callPlan) compileCalls(v verdicts) (compiled, error) {
+	byName := v.byName()
+	profile, table, err := seccomp.Compile(seccomp.Request{
+		Requested: p.widened(byName), Verdicts: byName, Fallback: seccomp.Watch,
+		ForeignArch:  true, // docs/decisions/0005: refused by name like all calls, not by killing a thread
+		ListenerPath: "to be named",
+	})
+	if err != nil {
+		return compiled{}, err
+	}
+	body, err := table.MarshalBinary()
+	if err != nil {
+		return compiled{}, fmt.Errorf("encode system call table: %w", err)
+	}
+	return compiled{*profile, body}, nil
+}
+
+// widened adds to Forefend's default profile the calls that somebody with the
+// right to it allowed beyond it. A requested profile is never widened.
+func (p callPlan) widened(verdicts map[string]seccomp.Verdict) *specs.LinuxSeccomp {
+	if !p.ours {
+		return p.profile
+	}
+	table := calls()
+	allowed := table.allowedBy(p.profile)
+	var extra []string
+	for name, v := range verdicts {
+		if i, known := table.index[name]; v >= seccomp.Watch && !(known && allowed[i]) {
+			extra = append(extra, name)
+		}
+	}
+	if len(extra) == 0 {
+		return p.profile
+	}
+	slices.Sort(extra)
+	wider := *p.profile
+	wider.Syscalls = append(slices.Clone(p.profile.Syscalls), specs.LinuxSyscall{Names: extra, Action: specs.ActAllow})
+	return &wider
+}
