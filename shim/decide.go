@@ -12,6 +12,7 @@ import (
 	"forefend.dev/forefend/runtime/orchestrator/admit"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
+	"forefend.dev/forefend/runtime/workload"
 )
 
 // What a site wants when the daemon cannot be asked.
@@ -64,7 +65,11 @@ func (s *Service) decideAlone(req api.AdmitRequest, why error) (api.Decision, er
 		Request: req, Site: s.cfg.Site, Privileged: s.cfg.Privileged, Unified: unified(), Availability: api.BySiteDefault,
 		Notes: []string{"the daemon could not be asked: " + why.Error()},
 	}
-	known, key, err := s.cfg.Sealed.Read(req.Facts.Keys())
+	keys := req.Facts.Keys()
+	if key, ok := req.Facts.RootfsKey(); ok {
+		keys = append([]workload.Key{key}, keys...)
+	}
+	known, key, err := s.cfg.Sealed.Read(keys)
 	switch {
 	case err == nil:
 		in.Availability, in.Prediction = api.ByLastKnown, known.Prediction

@@ -15,6 +15,15 @@ import (
 	"forefend.dev/forefend/runtime/rewrite"
 )
 
+// Start starts the container or an exec; a container is sampled from then on.
+func (s *Service) Start(ctx context.Context, r *taskv3.StartRequest) (*taskv3.StartResponse, error) {
+	resp, err := s.TTRPCTaskService.Start(ctx, r)
+	if c := s.container(r.ID); err == nil && r.ExecID == "" && c != nil && c.watch != nil {
+		c.watch.begin()
+	}
+	return resp, err
+}
+
 // Exec clips the process to the container's policy before upstream adds it.
 func (s *Service) Exec(ctx context.Context, r *taskv3.ExecProcessRequest) (*types.Empty, error) {
 	c := s.container(r.ID)

@@ -14,7 +14,7 @@ import (
 	"forefend.dev/forefend/runtime/workload"
 )
 
-// firstSample is when a container is first looked at after its creation; the
+// firstSample is when a container is first looked at after its start; the
 // interval then doubles up to the configured one. A short run is seen more than
 // once, and a systemd scope that is gone at exit has left samples behind.
 const firstSample = 50 * time.Millisecond
@@ -35,13 +35,14 @@ type watch struct {
 
 	waiting sync.WaitGroup // the goroutine that waits for the exit
 	stop    context.CancelFunc
+	started chan struct{} // closed once the workload's first process was let go
 	last    chan struct{} // closed once the last sample has been taken
 	done    chan struct{} // closed once the final observation is with the daemon or in the spool
 }
 
 func newWatch(s *Service, c *container, group cgroup.Group) *watch {
 	ctx, stop := context.WithCancel(context.Background())
-	w := &watch{s: s, c: c, stop: stop, last: make(chan struct{}), done: make(chan struct{})}
+	w := &watch{s: s, c: c, stop: stop, started: make(chan struct{}), last: make(chan struct{}), done: make(chan struct{})}
 	var err error
 	if w.sampler, err = group.Sampler(); err != nil {
 		s.reporter.event(api.Event{
@@ -52,6 +53,7 @@ func newWatch(s *Service, c *container, group cgroup.Group) *watch {
 	if c.upper != "" {
 		w.before, _, w.walked = rootfs.UpperEntries(c.upper, rootfs.MaxEntries)
 	}
+	w.baseline()
 	exited := make(chan workload.Exit, 1)
 	w.waiting.Go(func() {
 		resp, err := s.TTRPCTaskService.Wait(ctx, &taskv3.WaitRequest{ID: c.id.Container})
@@ -69,9 +71,10 @@ func (w *watch) run(ctx context.Context, exited <-chan workload.Exit) {
 	defer w.waiting.Wait()
 	delay := min(firstSample, w.s.cfg.Sample)
 	timer := time.NewTimer(delay)
+	timer.Stop() // until the workload starts
 	defer timer.Stop()
-	next := time.Now().Add(w.s.cfg.Sample) // the first checkpoint makes the container's usage known soon
-	w.sample()
+	var next time.Time
+	started := w.started
 	for {
 		select {
 		case <-ctx.Done():
@@ -87,6 +90,10 @@ func (w *watch) run(ctx context.Context, exited <-chan workload.Exit) {
 			close(w.last)
 			w.s.reporter.final(w.observation())
 			return
+		case <-started:
+			started = nil
+			timer.Reset(delay)
+			next = time.Now().Add(w.s.cfg.Sample) // the first checkpoint makes the container's usage known soon
 		case now := <-timer.C:
 			w.sample()
 			delay = min(delay*2, w.s.cfg.Sample)
@@ -96,6 +103,20 @@ func (w *watch) run(ctx context.Context, exited <-chan workload.Exit) {
 				w.s.reporter.checkpoint(w.observation())
 			}
 		}
+	}
+}
+
+// baseline is the sample before the workload's first instruction. What is in
+// the cgroup then is runc's init, with a handful of threads that are not the workload's.
+func (w *watch) baseline() {
+	if w.sampler == nil {
+		return
+	}
+	if sample, err := w.sampler.Sample(); err == nil {
+		sample.PIDs = 0
+		w.mu.Lock()
+		w.series.Add(sample)
+		w.mu.Unlock()
 	}
 }
 
@@ -115,6 +136,9 @@ func (w *watch) close() {
 		w.sampler.Close()
 	}
 }
+
+// begin says that the workload has been started. It is called at most once.
+func (w *watch) begin() { close(w.started) }
 
 // sampled waits, within ctx, until the last sample has been taken: before that
 // the cgroup must not go away.

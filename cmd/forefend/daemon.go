@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -78,6 +79,10 @@ func detachDaemon(ctx context.Context, cfg *config.Config, timeout time.Duration
 		cmd.Env = append(cmd.Env, "FOREFEND_CONFIG="+cfg.Path)
 	}
 	cmd.ExtraFiles = []*os.File{theirs}
+	// Whatever containerd was started with and did not mark, the daemon must not keep open.
+	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("leave inherited descriptors behind: %w", err)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
 	theirs.Close()

@@ -69,6 +69,15 @@ func (d *daemon) close() error {
 // bookHistory shows a Book as the orchestrator's History.
 type bookHistory struct{ *history.Book }
 
+// Predict implements orchestrator.History. No run gets more than the node has.
+func (h bookHistory) Predict(keys []workload.Key) workload.Prediction {
+	p := h.Book.Predict(keys)
+	if cores := processors(); p.CPU.Value > cores {
+		p.CPU.Value, p.CPU.Basis = cores, p.CPU.Basis+"; the node has no more"
+	}
+	return p
+}
+
 // Search implements orchestrator.History.
 func (h bookHistory) Search(ctx context.Context, req api.HistoryRequest) (api.HistoryResponse, error) {
 	resp := api.HistoryResponse{SetAside: h.SetAside()}

@@ -21,6 +21,9 @@ import (
 // needed in the group before the workload's first instruction, because a limit
 // applies to that too.
 //
+// PIDsPeak does not: a run whose watermark stays under that of runc's init
+// counts by its samples, and a very short one as 0, not known.
+//
 // CPUSeconds and the series start at the first sample: runc's init does not
 // count. A total that goes back (the group was made anew) counts as no
 // progress, then from there.
@@ -41,7 +44,7 @@ func (s *Series) Add(sample Sample) {
 	}
 	s.addMemory(sample)
 	s.addTotals(sample)
-	s.usage.PIDsPeak = max(s.usage.PIDsPeak, sample.PIDs, sample.PIDsPeak)
+	s.addPIDs(sample)
 	used := max(0, sample.CPU-s.last.CPU)
 	s.cpu += used
 	if at := sample.Time.Sub(s.first.Time); sample.Time.After(s.last.Time) {
@@ -53,6 +56,15 @@ func (s *Series) Add(sample Sample) {
 		sample.Time = s.last.Time
 	}
 	s.last = sample
+}
+
+// addPIDs counts the kernel's watermark only once it has risen: what it was at
+// the first sample are the threads of runc's init.
+func (s *Series) addPIDs(sample Sample) {
+	s.usage.PIDsPeak = max(s.usage.PIDsPeak, sample.PIDs)
+	if sample.PIDsPeak > s.first.PIDsPeak {
+		s.usage.PIDsPeak = max(s.usage.PIDsPeak, sample.PIDsPeak)
+	}
 }
 
 func (s *Series) addMemory(sample Sample) {

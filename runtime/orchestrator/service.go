@@ -64,6 +64,7 @@ type Service struct {
 	identity Identifier
 	events   *feed
 	seal     chan api.Decision
+	compiler admit.Compiler
 
 	mu      sync.Mutex
 	running map[workload.ID]*running // guarded by mu
@@ -123,7 +124,7 @@ func (s *Service) Admit(ctx context.Context, req api.AdmitRequest) (api.Decision
 	sources = append(sources, historySource(prediction, s.cfg.Now().Sub(began)))
 	d, err := admit.Decide(admit.Input{
 		Request: req, Site: s.cfg.Site, Privileged: s.cfg.Privileged, Unified: s.cfg.Unified, Availability: api.ByDaemon,
-		Prediction: prediction, Predicted: s.cfg.Recommend(prediction, facts), Sources: sources, Now: s.cfg.Now(),
+		Prediction: prediction, Predicted: s.cfg.Recommend(prediction, facts), Sources: sources, Now: s.cfg.Now(), Compiler: &s.compiler,
 	})
 	if err != nil || req.DryRun {
 		return d, err

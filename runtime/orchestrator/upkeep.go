@@ -45,8 +45,14 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
+// sealPolicy writes d under its most exact key, and under the one that a shim can
+// work out without the daemon.
 func (s *Service) sealPolicy(d api.Decision) error {
-	return s.cfg.Sealed.Write(d.Facts.Keys()[0], d)
+	err := s.cfg.Sealed.Write(d.Facts.Keys()[0], d)
+	if key, ok := d.Facts.RootfsKey(); ok {
+		err = errors.Join(err, s.cfg.Sealed.Write(key, d))
+	}
+	return err
 }
 
 func (s *Service) upkeep(ctx context.Context) {

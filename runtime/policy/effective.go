@@ -45,7 +45,8 @@ type Effective struct {
 // family that were decided alike into one.
 type fields struct {
 	list    []Field
-	alike   map[likeness][]int // indices in list
+	alike   map[uint64]int // likeness -> 1 + index of the last field that has it
+	before  []int          // for each field: 1 + index of the one before it that has its likeness
 	members []member
 }
 
@@ -58,19 +59,22 @@ type member struct {
 // add takes what was decided of one key. It keeps copies of f and f.Lost.
 func (s *fields) add(g *group, f *Field) {
 	f.Key = g.info.key
+	before := 0
 	if g.name != "" {
 		like := f.likeness()
-		for _, i := range s.alike[like] {
-			if f.alike(&s.list[i]) {
-				s.members = append(s.members, member{g.name, i})
+		before = s.alike[like]
+		for i := before; i > 0; i = s.before[i-1] {
+			if f.alike(&s.list[i-1]) {
+				s.members = append(s.members, member{g.name, i - 1})
 				return
 			}
 		}
-		s.alike[like] = append(s.alike[like], len(s.list))
+		s.alike[like] = len(s.list) + 1
 		s.members = append(s.members, member{g.name, len(s.list)})
 	}
 	s.list = append(s.list, *f)
 	s.list[len(s.list)-1].Lost = append([]Lost(nil), f.Lost...)
+	s.before = append(s.before, before)
 }
 
 func (s *fields) effective() Effective {
@@ -94,16 +98,14 @@ func (s *fields) effective() Effective {
 	return Effective{Version: EffectiveVersion, Fields: s.list}
 }
 
-// likeness is what two members that were decided alike have in common and is
-// cheap to hash; it separates most of those that were not.
-type likeness struct {
-	value                Value
-	author               Author
-	source, reason, lost int
-}
-
-func (f *Field) likeness() likeness {
-	return likeness{f.Value, f.Author, len(f.Source), len(f.Reason), len(f.Lost)}
+// likeness is equal for members that were decided alike, cheap, and different
+// for most of those that were not.
+func (f *Field) likeness() uint64 {
+	h := uint64(f.Value)
+	for _, n := range [...]int{len(f.Key), int(f.Author), len(f.Source), len(f.Reason), len(f.Lost)} {
+		h = h*1_000_003 + uint64(n)
+	}
+	return h
 }
 
 // alike reports whether two members of a family were decided alike.

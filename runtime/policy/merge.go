@@ -33,7 +33,7 @@ func Merge(in Input) Effective {
 	m := merger{in: in, rules: conflictRules(in.Prefer)}
 	groups := groupByKey(in.Claims, in.Guards)
 	m.mode = m.resolve(&groups[0]).Value // decides what becomes of weaker claims of all other keys
-	fields := fields{alike: make(map[likeness][]int), members: make([]member, 0, len(groups))}
+	fields := fields{alike: make(map[uint64]int), members: make([]member, 0, len(groups))}
 	for i := range groups {
 		if f := m.resolve(&groups[i]); !f.NoValue || len(f.Lost) > 0 {
 			fields.add(&groups[i], f)
@@ -106,6 +106,9 @@ func groupByKey(claims []Claim, guards []Guard) []group {
 	}
 	for n := range g.list {
 		c := g.list[n].claims
+		if len(c) < 2 {
+			continue
+		}
 		slices.SortFunc(c, compareClaims)
 		g.list[n].claims = slices.CompactFunc(c, func(a, b *Claim) bool { return compareClaims(a, b) == 0 })
 	}

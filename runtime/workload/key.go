@@ -66,6 +66,18 @@ func (f Facts) Keys() []Key {
 // maxName bounds a workload's name in bytes.
 const maxName = 60
 
+// RootfsKey is the key of image and command for who knows no image: a shim
+// without a daemon. The layers below a container's own lie in the same
+// directories for every container of an image. There is none for a root filesystem
+// that is not made of layers.
+func (f Facts) RootfsKey() (Key, bool) {
+	if len(f.Rootfs) < 2 {
+		return Key{}, false
+	}
+	parts := append([]string{"rootfs", digest(f.Args...)}, f.Rootfs[1:]...) // the first layer is the container's own
+	return Key{Level: LevelDigestCommand, Value: digest(parts...)}, true
+}
+
 // Name is the workload's name for people: repository (or executable) and the first
 // words of its command, at most 60 bytes, all of them printable.
 func (f Facts) Name() string {

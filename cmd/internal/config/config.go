@@ -103,8 +103,15 @@ func defaultPrefer() map[policy.Dimension]policy.Prefer {
 	return out
 }
 
+// modeReasons says what each mode means, for explain.
+var modeReasons = map[policy.Value]string{
+	policy.ModeEnforce:  "surprises are denied",
+	policy.ModeAdaptive: "benign surprises are allowed and learned",
+	policy.ModeObserve:  "guardrails only, the rest is recorded",
+}
+
 func modeClaim(mode policy.Value, source string) policy.Claim {
-	return policy.Claim{Key: policy.KeyMode, Value: mode, Origin: policy.Origin{Author: policy.Default, Source: source}}
+	return policy.Claim{Key: policy.KeyMode, Value: mode, Origin: policy.Origin{Author: policy.Default, Source: source, Reason: modeReasons[mode]}}
 }
 
 // FromEnv loads the file that EnvPath names, else the one at DefaultPath.

@@ -163,7 +163,7 @@ groups = ["*"]
 		Prediction: Prediction{0.9, 1, 2},
 		Site: policy.Site{
 			Claims: []policy.Claim{
-				def(policy.KeyMode, policy.ModeEnforce, "config.toml mode"),
+				modeClaim(policy.ModeEnforce, "config.toml mode"),
 				def(policy.KeyCPUs, 1500, defaults),
 				def(policy.KeyMemory, 512<<20, defaults),
 				def(policy.KeyMemorySoft, 1<<20, defaults),
@@ -185,7 +185,7 @@ groups = ["*"]
 				{
 					Name: "web", Users: []string{"a", "b-*"},
 					Grants: []policy.Key{policy.KeyMode, policy.KeySyscalls, "capabilities/CAP_NET_RAW"},
-					Claims: []policy.Claim{def(policy.KeyMode, policy.ModeObserve, "profile web"), def(policy.KeyPIDs, 10, "profile web")},
+					Claims: []policy.Claim{modeClaim(policy.ModeObserve, "profile web"), def(policy.KeyPIDs, 10, "profile web")},
 					Guards: []policy.Guard{{Key: policy.KeyPIDs, Ceiling: at(20), Source: "profile web"}},
 				},
 				{Name: "rest", Groups: []string{"*"}},

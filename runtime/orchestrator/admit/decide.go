@@ -87,13 +87,13 @@ func preview(site policy.Site, profile policy.Profile, claims []policy.Claim) (m
 	return e.Mode(), e.Value(policy.KeySeccomp, policy.Tight) != policy.Tight
 }
 
-// builtin are Forefend's own defaults. A site's defaults of the same key replace them.
+// builtin are Forefend's own defaults; that of the mode is part of every
+// configuration. A site's defaults of the same key replace them.
 func builtin() []policy.Claim {
 	origin := func(why string) policy.Origin {
 		return policy.Origin{Author: policy.Default, Source: "forefend", Reason: why}
 	}
 	return []policy.Claim{
-		{Key: policy.KeyMode, Value: policy.ModeAdaptive, Origin: origin("benign surprises are allowed and learned")},
 		{Key: policy.KeySeccomp, Value: policy.Tight, Origin: origin("every container has a system call profile")},
 		{Key: policy.KeySealed, Value: policy.Loose, Origin: origin("history does not yet say what this workload needs")},
 	}

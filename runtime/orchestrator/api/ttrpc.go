@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
@@ -98,6 +99,9 @@ func call[Req, Resp any](ctx context.Context, c *Client, name string, req Req) (
 	}
 	var out wrapperspb.BytesValue
 	if err := c.ttrpc.Call(ctx, ServiceName, name, wrapperspb.Bytes(body), &out); err != nil {
+		if _, answered := status.FromError(err); !answered {
+			return resp, fmt.Errorf("%s: %w", name, err) // the connection's error: who looks for ttrpc.ErrClosed must find it
+		}
 		return resp, errgrpc.ToNative(err)
 	}
 	if err := json.Unmarshal(out.Value, &resp); err != nil {
