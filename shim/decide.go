@@ -66,10 +66,14 @@ func (s *Service) decideAlone(req api.AdmitRequest, why error) (api.Decision, er
 		Notes: []string{"the daemon could not be asked: " + why.Error()},
 	}
 	keys := req.Facts.Keys()
-	if key, ok := req.Facts.RootfsKey(); ok {
-		keys = append([]workload.Key{key}, keys...)
+	rootfs, layered := req.Facts.RootfsKey()
+	if layered {
+		keys = append([]workload.Key{rootfs}, keys...)
 	}
 	known, key, err := s.cfg.Sealed.Read(keys)
+	if err == nil && layered && key == rootfs { // the same layers: the same image, so the run finds its way into its history
+		in.Request.Facts.Image, in.Request.Facts.Executable = known.Facts.Image, known.Facts.Executable
+	}
 	switch {
 	case err == nil:
 		in.Availability, in.Prediction = api.ByLastKnown, known.Prediction

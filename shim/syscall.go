@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/seccomp"
 )
 
@@ -25,8 +26,7 @@ func (s *Service) onSyscall(e seccomp.Event) {
 	case e.Verdict < seccomp.Watch:
 		out.Kind = api.EventDenied
 		out.Fields["errno"] = strconv.Itoa(int(e.Errno))
-		out.Message = fmt.Sprintf("%s by %s denied: nothing speaks for it (to allow: annotation forefend.dev/syscalls.allow=%s)",
-			e.Syscall, e.Comm, e.Syscall)
+		out.Message = fmt.Sprintf("%s by %s denied: %s", e.Syscall, e.Comm, whyDenied(d.Effective, e.Syscall))
 	case e.Class == seccomp.ClassDangerous && !known:
 		out.Kind = api.EventWatched
 		out.Message = fmt.Sprintf("%s by %s let through under watch", e.Syscall, e.Comm)
@@ -37,4 +37,20 @@ func (s *Service) onSyscall(e seccomp.Event) {
 		return // expected, or a first run in which everything is new
 	}
 	s.reporter.event(out)
+}
+
+// whyDenied is the reason of a denial, with what would change it.
+func whyDenied(e policy.Effective, call string) string {
+	field, ok := e.Lookup(policy.KeySyscalls.Member(call))
+	switch {
+	case !ok:
+		return "the profile does not allow it"
+	case field.Value >= policy.SyscallWatch:
+		return "not with these arguments (namespaces, for example, need a capability that speaks for them)"
+	case field.Author == policy.Guardrail:
+		return field.Source + " does not allow it"
+	case field.Author == policy.Default:
+		return field.Reason + "; annotation " + policy.Prefix + "syscalls.allow=" + call + " allows it where the profile grants that"
+	}
+	return field.Source + " denies it"
 }

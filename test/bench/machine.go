@@ -29,7 +29,7 @@ func thisMachine() machine {
 		Time: time.Now(), Kernel: fileText("/proc/sys/kernel/osrelease"), CPUs: runtime.NumCPU(),
 		CPU:    match(`(?m)^model name\s*:\s*(.*)$`, fileText("/proc/cpuinfo")),
 		Cgroup: string(cgroup.CurrentMode()), Load: load(),
-		Containerd: match(` (v[0-9]\S*)`, said("bin/containerd", "--version")),
+		Containerd: match(` v?(\d+\.\S+)`, said("bin/containerd", "--version")),
 		Runc:       match(`version (\S+)`, said("bin/runc", "--version")),
 	}
 }

@@ -197,7 +197,10 @@ func killedAtAnyTime(t *testing.T, h *host) {
 	const seed, runs = 20260101, 15
 	random := rand.New(rand.NewPCG(seed, seed))
 	t.Logf("seed %d", seed)
-	for range runs {
+	c := probe("attack", "--json", "keyctl", "ptrace")
+	h.mustRun(t, c)
+	eventually(t, "a sealed policy", func() bool { files, _ := filepath.Glob(h.root("sealed", "0-*")); return len(files) >= 2 })
+	for range runs - 1 {
 		delay := time.Duration(random.Int64N(int64(500 * time.Millisecond)))
 		killed := make(chan struct{})
 		timer := time.AfterFunc(delay, func() {
@@ -206,8 +209,7 @@ func killedAtAnyTime(t *testing.T, h *host) {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 			}
 		})
-		v := h.verdicts(t, probe("attack", "--json", "keyctl"))
-		if v["keyctl"] != "EPERM" {
+		if v := h.verdicts(t, c); v["keyctl"] != "EPERM" || v["ptrace"] != "EPERM" {
 			t.Errorf("killed after %v: %v", delay, v)
 		}
 		if !timer.Stop() {
@@ -220,7 +222,7 @@ func killedAtAnyTime(t *testing.T, h *host) {
 	}
 	row, kept := workloadRow{}, []run(nil)
 	if !within(15*time.Second, func() bool {
-		row, kept = h.history(t, "/probe attack --json keyctl")
+		row, kept = h.history(t, "/probe attack --json keyctl ptrace")
 		return row.Runs == runs && len(kept) == runs && !slices.ContainsFunc(kept, func(r run) bool { return !r.Final })
 	}) {
 		t.Errorf("the history has %d runs, %d in detail, of %d", row.Runs, len(kept), runs)

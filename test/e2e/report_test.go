@@ -133,7 +133,7 @@ func (h *host) explain(t testing.TB, id string) decision {
 	return d
 }
 
-// history is the runs of the one workload whose name contains name, newest first, and its row.
+// history is the runs of the image and command whose name contains name, newest first, and their row.
 func (h *host) history(t testing.TB, name string) (workloadRow, []run) {
 	t.Helper()
 	var out struct {
@@ -141,10 +141,17 @@ func (h *host) history(t testing.TB, name string) (workloadRow, []run) {
 		Runs      []run
 	}
 	h.ask(t, &out, "history", name)
-	if len(out.Workloads) == 0 {
-		t.Fatalf("no history of %q", name)
+	for _, w := range out.Workloads {
+		if w.Key.Level != 0 {
+			continue
+		}
+		if len(out.Workloads) > 1 { // runs are listed for a single workload
+			h.ask(t, &out, "history", w.Key.Value)
+		}
+		return w, out.Runs
 	}
-	return out.Workloads[0], out.Runs
+	t.Fatalf("no history of %q: %+v", name, out.Workloads)
+	return workloadRow{}, nil
 }
 
 // events lists what happened to one container, or to all when id is empty.

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/rootfs"
+	"forefend.dev/forefend/runtime/workload"
+	"forefend.dev/forefend/test/e2e/harness"
+)
+
+// asker sends the daemon what a shim would send it, for containers that containerd knows but that never start.
+type asker struct {
+	client   *api.Client
+	requests []api.AdmitRequest
+	next     int
+}
+
+// newAsker makes containers of known workloads and connects to the daemon.
+func (n *node) newAsker(ctx context.Context, containers int) (*asker, error) {
+	a := &asker{}
+	for i := range containers {
+		req, err := n.admission(ctx, fmt.Sprintf("asked-%d", i), askable(i%ofBusybox))
+		if err != nil {
+			return nil, err
+		}
+		a.requests = append(a.requests, req)
+	}
+	c, err := api.Dial(ctx, filepath.Join(n.Dir, "run", "forefend.sock"))
+	a.client = c
+	return a, err
+}
+
+// admission makes a container and returns the question about it.
+func (n *node) admission(ctx context.Context, id string, args []string) (req api.AdmitRequest, err error) {
+	ctx = n.Context(ctx)
+	image, err := n.Client().GetImage(ctx, harness.Image("busybox"))
+	if err != nil {
+		return req, err
+	}
+	c, err := n.Client().NewContainer(ctx, id, client.WithImage(image), client.WithNewSnapshot(id, image),
+		client.WithNewSpec(oci.WithImageConfig(image), oci.WithProcessArgs(args...)))
+	if err != nil {
+		return req, err
+	}
+	info, err := c.Info(ctx)
+	if err != nil {
+		return req, err
+	}
+	mounts, err := n.Client().SnapshotService(info.Snapshotter).Mounts(ctx, info.SnapshotKey)
+	if err != nil {
+		return req, err
+	}
+	var layers []rootfs.Mount
+	for _, m := range mounts {
+		layers = append(layers, rootfs.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+	}
+	spec, err := c.Spec(ctx)
+	if err != nil {
+		return req, err
+	}
+	req = api.AdmitRequest{Version: api.Version, Spec: lean(spec), ListenerPath: filepath.Join(n.Dir, "run", "n", id)}
+	req.Facts = workload.Facts{
+		ID: workload.ID{Namespace: n.Namespace, Container: id}, Run: "bench-" + id, Kind: workload.KindContainer,
+		Args: args, Path: "/usr/bin:/bin", Cwd: "/", Group: n.Namespace, Containerd: n.Address,
+		Rootfs: rootfs.Layers(layers, filepath.Join(n.Dir, "none")), Bundle: filepath.Join(n.Dir, "none"),
+	}
+	return req, nil
+}
+
+// lean leaves in a spec what the shim sends.
+func lean(s *specs.Spec) specs.Spec {
+	p, l := s.Process, s.Linux
+	return specs.Spec{
+		Version: s.Version, Root: &specs.Root{Readonly: s.Root.Readonly},
+		Process: &specs.Process{User: p.User, Cwd: p.Cwd, Capabilities: p.Capabilities, Rlimits: p.Rlimits, NoNewPrivileges: p.NoNewPrivileges},
+		Linux: &specs.Linux{Resources: l.Resources, Seccomp: l.Seccomp, Namespaces: l.Namespaces, MaskedPaths: l.MaskedPaths,
+			ReadonlyPaths: l.ReadonlyPaths},
+	}
+}
+
+// ask asks once and returns how long the answer took, in milliseconds: from before the request is encoded until the
+// answer is decoded.
+func (a *asker) ask(ctx context.Context) (float64, error) {
+	req := a.requests[a.next%len(a.requests)]
+	a.next++
+	begin := time.Now()
+	d, err := a.client.Admit(ctx, req)
+	took := time.Since(begin)
+	if err == nil && (d.Availability != api.ByDaemon || d.Prediction.Runs < runsEach) {
+		err = fmt.Errorf("decided by %s from %d runs", d.Availability, d.Prediction.Runs)
+	}
+	return float64(took.Nanoseconds()) / 1e6, err
+}
+
+// askPause is between two questions: a stream of them would measure the stream.
+const askPause = 2 * time.Millisecond
+
+// series asks n times.
+func (a *asker) series(ctx context.Context, n int) ([]float64, error) {
+	var out []float64
+	for range n {
+		took, err := a.ask(ctx)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, took)
+		if err := wait(ctx, askPause); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// crowd starts containers all at once and asks until the last one runs.
+func (n *node) crowd(ctx context.Context, a *asker, containers int) (took []float64, ids []string, err error) {
+	errs := make([]error, containers)
+	var starting sync.WaitGroup
+	for i := range containers {
+		id := n.id(forefend)
+		ids = append(ids, id)
+		starting.Go(func() { errs[i] = n.start(ctx, forefend, "busybox", id, nil, askable(i%ofBusybox)...) })
+	}
+	started := make(chan struct{})
+	go func() {
+		starting.Wait()
+		close(started)
+	}()
+	for {
+		one, failed := a.ask(ctx)
+		if failed != nil && err == nil {
+			err = fmt.Errorf("while containers start: %w", failed)
+		}
+		took = append(took, one)
+		select {
+		case <-started:
+			for _, e := range errs {
+				if err == nil {
+					err = e
+				}
+			}
+			return took, ids, err
+		case <-time.After(askPause):
+		}
+	}
+}
