@@ -212,6 +212,10 @@ func TestLifeWithoutDaemonSpoolsTheRun(t *testing.T) {
 		t.Errorf("annotation pids=77 gave %+v", field)
 	}
 	f.execClipped(t)
+	_, err := f.service.Checkpoint(f.ctx, &taskv3.CheckpointTaskRequest{ID: "one"})
+	if !errdefs.IsFailedPrecondition(errgrpc.ToNative(err)) || !strings.Contains(err.Error(), "forefend.dev/seccomp") {
+		t.Errorf("checkpoint under supervision: %v, want a refusal that names the annotation", err)
+	}
 	f.delete(t)
 	spooled, _ := filepath.Glob(f.cfg.SpoolDir + "/*.json")
 	if len(spooled) != 1 {

@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/cmd/internal/config"
@@ -76,6 +78,15 @@ func (h bookHistory) Predict(keys []workload.Key) workload.Prediction {
 		p.CPU.Value, p.CPU.Basis = cores, p.CPU.Basis+"; the node has no more"
 	}
 	return p
+}
+
+// Record implements orchestrator.History. What can never be recorded is ErrInvalidArgument.
+func (h bookHistory) Record(ctx context.Context, o workload.Observation) error {
+	err := h.Book.Record(ctx, o)
+	if errors.Is(err, history.ErrInvalid) {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return err
 }
 
 // Search implements orchestrator.History.

@@ -2,6 +2,9 @@ package orchestrator
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,6 +18,8 @@ const (
 	defaultLimit = 1000
 	maxWait      = time.Minute
 	maxMessage   = 2048
+	maxFields    = 16
+	maxField     = 256 // bytes of a field's value, of its name, and of every other word
 )
 
 // feed is the newest events in order, with readers that wait for more.
@@ -24,6 +29,7 @@ type feed struct {
 	oldest uint64        // number of the oldest event kept; guarded by mu
 	next   uint64        // number of the next event; guarded by mu
 	more   chan struct{} // closed and replaced at each event; guarded by mu
+	ended  bool          // nobody is to wait any more; guarded by mu
 }
 
 // newFeed continues after the events of an earlier life, oldest first.
@@ -40,16 +46,52 @@ func newFeed(recent []api.Event) *feed {
 
 // publish numbers e, bounds its text and hands it to the readers.
 func (f *feed) publish(e api.Event) api.Event {
-	if len(e.Message) > maxMessage {
-		e.Message = e.Message[:maxMessage] + "…"
-	}
+	e = bounded(e)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	e.Seq = f.next
 	f.keepLocked(e)
-	close(f.more)
-	f.more = make(chan struct{})
+	if !f.ended {
+		close(f.more)
+		f.more = make(chan struct{})
+	}
 	return e
+}
+
+// end lets every reader go that waits, or will.
+func (f *feed) end() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.ended {
+		f.ended = true
+		close(f.more)
+	}
+}
+
+// bounded is e with as much text as an event may have: what a shim reports is
+// in part what a container chose.
+func bounded(e api.Event) api.Event {
+	e.Message, e.Kind, e.Run = shortened(e.Message, maxMessage), shortened(e.Kind, maxField), shortened(e.Run, maxField)
+	if e.ID.Validate() != nil {
+		e.ID = workload.ID{}
+	}
+	fields := make(map[string]string, min(len(e.Fields), maxFields))
+	for _, name := range slices.Sorted(maps.Keys(e.Fields)) {
+		if len(fields) < maxFields {
+			fields[shortened(name, maxField)] = shortened(e.Fields[name], maxField)
+		}
+	}
+	if e.Fields != nil {
+		e.Fields = fields
+	}
+	return e
+}
+
+func shortened(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
 // keepLocked stores the event numbered next. f.mu is held, or f is not shared yet.
@@ -76,9 +118,9 @@ func (f *feed) read(ctx context.Context, req api.EventsRequest) api.EventsRespon
 			after, req.Tail = f.tailLocked(limit, req.ID), false
 		}
 		resp := f.sinceLocked(after, limit, req.ID)
-		more := f.more
+		more, ended := f.more, f.ended
 		f.mu.Unlock()
-		if len(resp.Events) > 0 || req.Wait == 0 {
+		if len(resp.Events) > 0 || req.Wait == 0 || ended {
 			return resp
 		}
 		after = resp.Next
@@ -91,7 +133,8 @@ func (f *feed) read(ctx context.Context, req api.EventsRequest) api.EventsRespon
 }
 
 func (f *feed) sinceLocked(after uint64, limit int, id workload.ID) api.EventsResponse {
-	resp := api.EventsResponse{Next: max(after, f.next-1)}
+	after = min(after, f.next-1) // a reader of an earlier life, whose last events were lost with it
+	resp := api.EventsResponse{Next: f.next - 1}
 	from := after + 1
 	if from < f.oldest {
 		resp.Lost, from = f.oldest-from, f.oldest

@@ -15,23 +15,43 @@ import (
 
 // List implements api.Orchestrator.
 func (s *Service) List(context.Context) (api.ListResponse, error) {
+	s.lookUp()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := make([]api.Container, 0, len(s.running))
 	for id, r := range s.running {
-		out = append(out, s.describeLocked(id, r))
+		out = append(out, describe(id, r))
 	}
 	slices.SortFunc(out, func(a, b api.Container) int { return cmp.Compare(a.ID.String(), b.ID.String()) })
 	return api.ListResponse{Containers: out}, nil
 }
 
-// describeLocked is one row of ps. s.mu is held.
-func (s *Service) describeLocked(id workload.ID, r *running) api.Container {
-	if r.pid == 0 { // admitted before the container existed: the shim has recorded the rest since
-		if rec, err := s.cfg.Containers.Read(id); err == nil && rec.Run == r.decision.Facts.Run {
-			r.pid, r.started = rec.PID, rec.Started
+// lookUp completes what was admitted before the container existed: the shim has
+// recorded the rest since. Files are not read under the lock that Admit needs.
+func (s *Service) lookUp() {
+	var unknown []workload.ID
+	s.mu.Lock()
+	for id, r := range s.running {
+		if r.pid == 0 || r.started.IsZero() {
+			unknown = append(unknown, id)
 		}
 	}
+	s.mu.Unlock()
+	for _, id := range unknown {
+		rec, err := s.cfg.Containers.Read(id)
+		if err != nil {
+			continue
+		}
+		s.mu.Lock()
+		if r := s.running[id]; r != nil && r.decision.Facts.Run == rec.Run {
+			r.pid, r.started = rec.PID, rec.Started
+		}
+		s.mu.Unlock()
+	}
+}
+
+// describe is one row of ps.
+func describe(id workload.ID, r *running) api.Container {
 	e := r.decision.Effective
 	limits := api.Limits{}
 	limits.Memory, _ = e.Limit(policy.KeyMemory)

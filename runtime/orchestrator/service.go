@@ -103,9 +103,8 @@ func (s *Service) adopt() {
 
 // Admit implements api.Orchestrator.
 func (s *Service) Admit(ctx context.Context, req api.AdmitRequest) (api.Decision, error) {
-	if req.Version > api.Version {
-		return api.Decision{}, fmt.Errorf("the shim speaks version %d of the API, this daemon %d: restart the daemon of the new release: %w",
-			req.Version, api.Version, errdefs.ErrFailedPrecondition)
+	if err := understood(req.Version); err != nil {
+		return api.Decision{}, err
 	}
 	if err := req.Facts.ID.Validate(); err != nil {
 		return api.Decision{}, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
@@ -133,6 +132,15 @@ func (s *Service) Admit(ctx context.Context, req api.AdmitRequest) (api.Decision
 	return d, nil
 }
 
+// understood refuses a version of the API that is newer than this daemon.
+func understood(v int) error {
+	if v > api.Version {
+		return fmt.Errorf("the shim speaks version %d of the API, this daemon %d: restart the daemon of the new release: %w",
+			v, api.Version, errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
 func historySource(p workload.Prediction, took time.Duration) api.Source {
 	src := api.Source{Name: "history", Status: api.SourceOK, Took: took, Reason: fmt.Sprintf("%d runs at level %s", p.Runs, p.Level)}
 	if p.Runs == 0 {
@@ -144,8 +152,7 @@ func historySource(p workload.Prediction, took time.Duration) api.Source {
 // admitted keeps a decision: for ps, for the audit, and sealed for the time
 // without a daemon.
 func (s *Service) admitted(d api.Decision) {
-	kept := d
-	kept.Seccomp, kept.Table = nil, nil // large, and in force in the kernel
+	kept := withoutCode(d)
 	s.mu.Lock()
 	s.running[d.Facts.ID] = &running{decision: kept}
 	s.mu.Unlock()
@@ -161,6 +168,12 @@ func (s *Service) admitted(d api.Decision) {
 	})
 }
 
+// withoutCode leaves out what is large, and in force in the kernel.
+func withoutCode(d api.Decision) api.Decision {
+	d.Seccomp, d.Table = nil, nil
+	return d
+}
+
 func sealedWord(d api.Decision) string {
 	if d.Effective.Sealed() {
 		return "sealed"
@@ -170,6 +183,12 @@ func sealedWord(d api.Decision) string {
 
 // Update implements api.Orchestrator.
 func (s *Service) Update(_ context.Context, req api.UpdateRequest) (api.Decision, error) {
+	if err := understood(req.Version); err != nil {
+		return api.Decision{}, err
+	}
+	if err := req.ID.Validate(); err != nil || req.Before.Facts.ID != req.ID {
+		return api.Decision{}, fmt.Errorf("update of %s with a decision about %s: %w", req.ID, req.Before.Facts.ID, errdefs.ErrInvalidArgument)
+	}
 	after, err := req.Before, error(nil)
 	if !req.Refused {
 		after, err = admit.Readjust(req.Before, &req.Resources, s.cfg.Site, s.cfg.Unified)
@@ -177,39 +196,56 @@ func (s *Service) Update(_ context.Context, req api.UpdateRequest) (api.Decision
 	if err != nil {
 		return after, err
 	}
+	kept := withoutCode(after)
 	s.mu.Lock()
-	if r := s.running[req.ID]; r != nil {
-		r.decision = after
+	if r := s.running[req.ID]; r != nil && r.decision.Facts.Run == kept.Facts.Run {
+		r.decision = kept
 	}
 	s.mu.Unlock()
-	s.journal.AppendDecision(after)
+	s.journal.AppendDecision(kept)
 	return after, nil
 }
 
 // Observe implements api.Orchestrator. It returns once every observation is
-// durable; observations that could not be kept are named in the error.
+// durable; observations that could not be kept are named in the error. With an
+// error no event is published: the shim sends them all again.
 func (s *Service) Observe(ctx context.Context, req api.ObserveRequest) error {
+	if err := understood(req.Version); err != nil {
+		return err
+	}
+	var errs []error
+	for _, o := range req.Observations {
+		errs = append(errs, s.record(ctx, &o))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
 	for _, e := range req.Events {
 		s.publish(e)
 	}
 	if req.Lost > 0 {
 		s.publish(api.Event{Time: s.cfg.Now(), Kind: api.EventDegraded, Message: fmt.Sprintf("a shim dropped %d events: too many at once", req.Lost)})
 	}
-	var errs []error
 	for _, o := range req.Observations {
-		errs = append(errs, s.observe(ctx, o))
+		s.note(o)
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
-func (s *Service) observe(ctx context.Context, o workload.Observation) error {
+// record makes an observation durable, and the next prediction use it.
+func (s *Service) record(ctx context.Context, o *workload.Observation) error {
 	if err := o.ID.Validate(); err != nil {
 		return fmt.Errorf("observation: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	s.complete(&o)
-	if err := s.history.Record(ctx, o); err != nil {
+	s.complete(o)
+	if err := s.history.Record(ctx, *o); err != nil {
 		return fmt.Errorf("keep the observation of %s: %w", o.ID, err)
 	}
+	return nil
+}
+
+// note brings what is known of a container up to date with a recorded observation.
+func (s *Service) note(o workload.Observation) {
 	s.know(o)
 	s.mu.Lock()
 	r := s.running[o.ID]
@@ -223,7 +259,6 @@ func (s *Service) observe(ctx context.Context, o workload.Observation) error {
 	if o.Final {
 		s.publish(exitEvent(o, s.cfg.Now()))
 	}
-	return nil
 }
 
 // know takes over a container that was decided without this daemon: its shim
@@ -240,8 +275,10 @@ func (s *Service) know(o workload.Observation) {
 		return
 	}
 	s.mu.Lock()
-	s.running[o.ID] = &running{decision: *r.Decision, pid: r.PID, started: r.Started}
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	if s.running[o.ID] == nil { // else it was admitted meanwhile
+		s.running[o.ID] = &running{decision: *r.Decision, pid: r.PID, started: r.Started}
+	}
 }
 
 // complete adds to an observation the keys only the daemon could work out.

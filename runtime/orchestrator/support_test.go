@@ -102,7 +102,9 @@ func (j *fakeJournal) kinds() []string {
 // identify is an Identifier.
 type identify func(context.Context, *workload.Facts) []api.Source
 
-func (f identify) Identify(ctx context.Context, facts *workload.Facts) []api.Source { return f(ctx, facts) }
+func (f identify) Identify(ctx context.Context, facts *workload.Facts) []api.Source {
+	return f(ctx, facts)
+}
 
 func named(_ context.Context, f *workload.Facts) []api.Source {
 	f.Image = workload.Image{Name: "docker.io/library/redis:7", Repository: "docker.io/library/redis", Digest: "sha256:0123"}

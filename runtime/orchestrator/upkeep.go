@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"forefend.dev/forefend/runtime/cgroup"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/record"
@@ -28,8 +30,9 @@ const (
 
 // Run does the service's work in the background until ctx ends: it seals
 // policies for the time without a daemon, takes in spooled observations and
-// collects what crashed shims left.
+// collects what crashed shims left. Once it has returned nobody waits for events.
 func (s *Service) Run(ctx context.Context) error {
+	defer s.events.end()
 	tick := time.NewTicker(upkeepEvery)
 	defer tick.Stop()
 	s.upkeep(ctx)
@@ -69,28 +72,35 @@ func (s *Service) takeSpool(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the spool: %w", err)
 	}
-	var errs []error
-	for i, e := range entries {
-		if i == spoolAtOnce {
+	var first error // the rest would only say it again
+	taken := 0
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ".json") {
+			continue
+		}
+		if taken++; taken > spoolAtOnce {
 			break
 		}
-		if path := filepath.Join(s.cfg.SpoolDir, e.Name()); strings.HasSuffix(e.Name(), ".json") {
-			errs = append(errs, s.takeSpooled(ctx, path))
+		if err := s.takeSpooled(ctx, filepath.Join(s.cfg.SpoolDir, e.Name())); err != nil && first == nil {
+			first = err
 		}
 	}
-	return errors.Join(errs...)
+	return first
 }
 
-// takeSpooled records one spooled observation and removes its file. One that
-// cannot be read is set aside by renaming it.
+// takeSpooled records one spooled observation and removes its file. One that is
+// not an observation is set aside by renaming it.
 func (s *Service) takeSpooled(ctx context.Context, path string) error {
 	o, err := readSpooled(path)
 	if err == nil {
-		err = s.observe(ctx, o)
-		if err != nil {
-			return err // durable storage failed: the file stays for the next round
-		}
+		err = s.record(ctx, &o)
+	}
+	switch {
+	case err == nil:
+		s.note(o)
 		return os.Remove(path)
+	case !errdefs.IsInvalidArgument(err):
+		return err // the file stays for the next round
 	}
 	s.publish(api.Event{Time: s.cfg.Now(), Kind: api.EventDegraded, Message: "a spooled observation was set aside: " + err.Error()})
 	return os.Rename(path, path+damagedSpool)
@@ -102,19 +112,19 @@ func readSpooled(path string) (o workload.Observation, err error) {
 		return o, fmt.Errorf("spooled observation: %w", err)
 	}
 	if !info.Mode().IsRegular() || info.Size() > maxSpooled {
-		return o, fmt.Errorf("%s is not a file of at most %d bytes", path, maxSpooled)
+		return o, fmt.Errorf("%s is not a file of at most %d bytes: %w", path, maxSpooled, errdefs.ErrInvalidArgument)
 	}
 	body, err := os.ReadFile(path)
 	if err != nil {
 		return o, fmt.Errorf("spooled observation: %w", err)
 	}
 	if err := json.Unmarshal(body, &o); err != nil {
-		return o, fmt.Errorf("%s: %w", path, err)
+		return o, fmt.Errorf("%s: %w: %w", path, err, errdefs.ErrInvalidArgument)
 	}
 	if o.Version != workload.ObservationVersion {
-		return o, fmt.Errorf("%s has version %d, this daemon reads %d", path, o.Version, workload.ObservationVersion)
+		return o, fmt.Errorf("%s has version %d, this daemon reads %d: %w", path, o.Version, workload.ObservationVersion, errdefs.ErrInvalidArgument)
 	}
-	return o, o.ID.Validate()
+	return o, nil
 }
 
 // collect forgets containers whose shim is gone and removes what it left, once

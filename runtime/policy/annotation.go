@@ -131,13 +131,27 @@ func CheckIdentity(s string) error {
 	return nil
 }
 
+// allCapabilities is what "ALL" means, the word of Docker and Kubernetes.
+func allCapabilities(v Value, origin Origin) []Claim {
+	claims := make([]Claim, 0, len(capabilityNames))
+	for _, name := range capabilityNames {
+		claims = append(claims, Claim{Key: KeyCapabilities.Member(name), Value: v, Origin: origin, Amends: true})
+	}
+	return claims
+}
+
 func parseList(name, list string, origin Origin) ([]Claim, error) {
 	var claims []Claim
 	for item := range strings.SplitSeq(list, ",") {
 		if len(claims) == maxList {
 			return nil, fmt.Errorf("more than %d names", maxList)
 		}
-		key, v, err := ParseMember(name, strings.TrimSpace(item))
+		item = strings.TrimSpace(item)
+		if lists[name].family == KeyCapabilities && strings.EqualFold(item, "all") {
+			claims = append(claims, allCapabilities(lists[name].value, origin)...)
+			continue
+		}
+		key, v, err := ParseMember(name, item)
 		if err != nil {
 			return nil, err
 		}

@@ -196,3 +196,25 @@ func FuzzParseAnnotations(f *testing.F) {
 		}
 	})
 }
+
+func TestParseAnnotationsAllCapabilities(t *testing.T) {
+	claims, err := ParseAnnotations(map[string]string{Prefix + "capabilities.drop": "all, chown"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dropped := make(map[Key]bool)
+	for _, c := range claims {
+		if c.Value != Tight || !c.Amends {
+			t.Errorf("%+v does not drop", c)
+		}
+		dropped[c.Key] = true
+	}
+	names := CapabilityNames()
+	if len(dropped) != len(names) || !dropped[KeyCapabilities.Member("CAP_CHOWN")] || !dropped[KeyCapabilities.Member("CAP_BPF")] {
+		t.Errorf("dropped %d of %d capabilities", len(dropped), len(names))
+	}
+	names[0] = "changed"
+	if !KnownCapability("CAP_CHOWN") || KnownCapability("CAP_ALL") {
+		t.Error("the list is not the caller's, or knows a capability that Linux does not")
+	}
+}

@@ -11,26 +11,11 @@ import (
 	"forefend.dev/forefend/runtime/policy"
 )
 
-// capabilityNames are the capabilities of Linux by number, as runc knows them.
-// A name that is not among them has no effect on a container: runc ignores it.
-var capabilityNames = []string{
-	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
-	"CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN",
-	"CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT",
-	"CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE",
-	"CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL",
-	"CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND",
-	"CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
-}
-
-// CapabilityNames lists the capabilities of Linux. The list is the caller's.
-func CapabilityNames() []string { return slices.Clone(capabilityNames) }
-
 // capabilities claims every capability: kept when any set asks for it, because an
 // ambient one is held without the bounding set. A process without sets gets none.
 func (c *claims) capabilities(have *specs.LinuxCapabilities) {
 	asked := named(have)
-	for _, name := range capabilityNames {
+	for _, name := range policy.CapabilityNames() {
 		v := policy.Tight
 		if asked[name] {
 			v = policy.Loose
@@ -68,7 +53,7 @@ func capabilities(spec *specs.Spec, in Input) error {
 	members := in.Effective.Members(policy.KeyCapabilities)
 	var add []string
 	for _, name := range slices.Sorted(maps.Keys(members)) {
-		known := slices.Contains(capabilityNames, name)
+		known := policy.KnownCapability(name)
 		switch {
 		case !known:
 			return fmt.Errorf("%.40q is not a capability of Linux: %w", name, errdefs.ErrInvalidArgument)

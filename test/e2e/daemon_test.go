@@ -225,8 +225,16 @@ func killedAtAnyTime(t *testing.T, h *host) {
 		row, kept = h.history(t, "/probe attack --json keyctl ptrace")
 		return row.Runs == runs && len(kept) == runs && !slices.ContainsFunc(kept, func(r run) bool { return !r.Final })
 	}) {
-		t.Errorf("the history has %d runs, %d in detail, of %d", row.Runs, len(kept), runs)
+		t.Errorf("the history has %d runs, %d in detail, of %d: %s", row.Runs, len(kept), runs, described(kept))
 	}
+}
+
+func described(runs []run) string {
+	var out []string
+	for _, r := range runs {
+		out = append(out, fmt.Sprintf("%s final %v", r.Run, r.Final))
+	}
+	return strings.Join(out, ", ")
 }
 
 func killedUnderContainer(t *testing.T, h *host) {

@@ -92,7 +92,7 @@ type compiled struct {
 func (p callPlan) compileCalls(v verdicts) (compiled, error) {
 	byName := v.byName()
 	profile, table, err := seccomp.Compile(seccomp.Request{
-		Requested: p.widened(byName), Verdicts: byName, Fallback: seccomp.Watch,
+		Requested: p.widened(byName), Verdicts: byName, Fallback: p.fallback,
 		ForeignArch:  true, // docs/decisions/0005: refused by name like all calls, not by killing a thread
 		ListenerPath: "to be named",
 	})

@@ -60,14 +60,19 @@ func Decide(in Input) (api.Decision, error) {
 	asAsked := facts.Privileged && in.Privileged != Govern
 	d.AsAsked = asAsked
 	if asAsked {
-		claims = onlyResources(claims)
 		d.Notes = append(d.Notes, "privileged: system calls, capabilities and file system are as asked (the site's `privileged` is not \"govern\")")
 	}
 	mode, unconfined := preview(in.Site, profile, claims)
 	plan := newCallPlan(spec, mode, in.Prediction, unconfined || asAsked)
 	input := in.Site.Input(profile, append(claims, plan.claims...))
+	if asAsked {
+		input.Claims = onlyResources(input.Claims)
+	}
 	input.Guards = append(input.Guards, plan.guards...)
 	d.Effective = policy.Merge(input)
+	if plan.profile == nil {
+		plan.onlyDecided(d.Effective)
+	}
 	d.Notes = append(d.Notes, plan.notes...)
 	if plan.profile == nil {
 		return d, nil

@@ -13,16 +13,17 @@ import (
 
 // callPlan is what is known about a container's system calls before the merge.
 type callPlan struct {
-	profile *specs.LinuxSeccomp // what the verdicts may only narrow; nil: calls are not governed
-	ours    bool                // profile is Forefend's default, not requested
-	claims  []policy.Claim      // defaults by class
-	guards  []policy.Guard      // a requested profile is a ceiling
-	notes   []string
+	profile  *specs.LinuxSeccomp // what the verdicts may only narrow; nil: calls are not governed
+	ours     bool                // profile is Forefend's default, not requested
+	fallback seccomp.Verdict     // of calls about which nobody decides
+	claims   []policy.Claim      // defaults by class
+	guards   []policy.Guard      // a requested profile is a ceiling
+	notes    []string
 }
 
 // newCallPlan classifies the calls of the profile in force.
 func newCallPlan(spec *specs.Spec, mode policy.Value, p workload.Prediction, unconfined bool) callPlan {
-	plan := callPlan{}
+	plan := callPlan{fallback: seccomp.Watch}
 	if spec.Linux != nil {
 		plan.profile = spec.Linux.Seccomp
 	}
@@ -51,6 +52,16 @@ func newCallPlan(spec *specs.Spec, mode policy.Value, p workload.Prediction, unc
 		}
 	}
 	return plan
+}
+
+// onlyDecided governs the calls of an unconfined container about which somebody
+// did decide (a guardrail, or its own annotation), and leaves all others alone.
+func (p *callPlan) onlyDecided(e policy.Effective) {
+	if len(e.Members(policy.KeySyscalls)) == 0 {
+		return
+	}
+	p.profile, p.fallback = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: seccomp.DefaultProfile(nil).Architectures}, seccomp.Native
+	p.notes = append(p.notes, "unconfined but for the system calls that were decided by name")
 }
 
 type verdict struct {
