@@ -70,7 +70,7 @@ func (s *Service) prepare(ctx context.Context, r *taskv3.CreateTaskRequest) (_ *
 	}
 	req := api.AdmitRequest{
 		Version:      api.Version,
-		Facts:        factsOf(id, b.Spec(), r, os.Getenv("GRPC_ADDRESS")),
+		Facts:        factsOf(id, b.Spec(), r, s.cfg.Containerd),
 		Spec:         forDecision(b.Spec()),
 		ListenerPath: c.notify,
 	}

@@ -2,11 +2,13 @@ package shim
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -77,8 +79,37 @@ func (m manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	if rmerr := m.cfg.Containers.Remove(wid); rmerr != nil {
 		log.G(ctx).WithError(rmerr).Warn("forefend: record not removed")
 	}
+	if rmerr := removeDeadSocket("bootstrap.json"); rmerr != nil {
+		log.G(ctx).WithError(rmerr).Warn("forefend: socket of the dead shim not removed")
+	}
 	if err != nil {
 		return status, fmt.Errorf("delete after a crash: %w", err)
 	}
 	return status, nil
+}
+
+// removeDeadSocket removes the socket on which a killed shim listened; containerd
+// wrote its address into the bundle, which is the delete process's directory. One
+// that still answers belongs to a pod's shim that lives on.
+func removeDeadSocket(bootstrap string) error {
+	body, err := os.ReadFile(bootstrap)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var params struct {
+		Address string `json:"address"`
+	}
+	if err := json.Unmarshal(body, &params); err != nil {
+		return fmt.Errorf("%s: %w", bootstrap, err)
+	}
+	if !strings.HasPrefix(params.Address, "unix://") || shim.CanConnect(params.Address) {
+		return nil
+	}
+	if err := shim.RemoveSocket(params.Address); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }

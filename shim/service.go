@@ -44,7 +44,7 @@ func NewService(ctx context.Context, cfg Config, publisher shim.Publisher, sd sh
 func decorate(cfg Config, inner taskv3.TTRPCTaskService, sd shutdown.Service) *Service {
 	s := &Service{TTRPCTaskService: inner, cfg: cfg, link: newLink(cfg), containers: make(map[string]*container)}
 	s.reporter = newReporter(s.link)
-	s.supervisor = seccomp.NewSupervisor(seccomp.Config{OnEvent: s.onSyscall, EventBuffer: 256})
+	s.supervisor = seccomp.NewSupervisor(seccomp.Config{OnEvent: s.onSyscall, OnError: s.onSupervisorError, EventBuffer: 256})
 	sd.RegisterCallback(func(ctx context.Context) error {
 		err := s.supervisor.Close()
 		s.reporter.close(ctx)
@@ -54,9 +54,10 @@ func decorate(cfg Config, inner taskv3.TTRPCTaskService, sd shutdown.Service) *S
 	return s
 }
 
-// RegisterTTRPC implements shim.TTRPCService.
+// RegisterTTRPC implements shim.TTRPCService, for daemons of all versions.
 func (s *Service) RegisterTTRPC(server *ttrpc.Server) error {
 	taskv3.RegisterTTRPCTaskService(server, s)
+	registerV2(server, s)
 	return nil
 }
 

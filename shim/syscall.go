@@ -3,6 +3,7 @@ package shim
 import (
 	"fmt"
 	"strconv"
+	"time"
 
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
@@ -37,6 +38,18 @@ func (s *Service) onSyscall(e seccomp.Event) {
 		return // expected, or a first run in which everything is new
 	}
 	s.reporter.event(out)
+}
+
+// onSupervisorError reports what went wrong with one container's supervision.
+func (s *Service) onSupervisorError(container string, err error) {
+	c := s.container(container)
+	if c == nil {
+		return
+	}
+	s.reporter.event(api.Event{
+		Time: time.Now(), ID: c.id, Run: c.current().Facts.Run, Kind: api.EventDegraded,
+		Message: "supervision of system calls: " + err.Error(),
+	})
 }
 
 // whyDenied is the reason of a denial, with what would change it.

@@ -9,41 +9,20 @@ import (
 	"os"
 	"slices"
 
-	containerd "github.com/containerd/containerd/v2/pkg/shim"
-	"github.com/containerd/containerd/v2/pkg/shutdown"
-	"github.com/containerd/containerd/v2/plugins"
-	"github.com/containerd/plugin"
-	"github.com/containerd/plugin/registry"
-
 	"forefend.dev/forefend/shim"
 )
 
 func main() {
 	cfg, err := configure()
 	if err != nil && !slices.Contains(os.Args[1:], "delete") { // cleaning up must work without a valid config
-		fmt.Fprintf(os.Stderr, "%s: %v\n", shim.Name, err)
-		os.Exit(1)
+		fail(err)
 	}
-	register(cfg)
-	containerd.RunShim(context.Background(), shim.NewManager(cfg))
+	if err := shim.Run(context.Background(), cfg); err != nil {
+		fail(err)
+	}
 }
 
-// register puts Forefend's task service where containerd's shim looks for one.
-func register(cfg shim.Config) {
-	registry.Register(&plugin.Registration{
-		Type:     plugins.TTRPCPlugin,
-		ID:       "task",
-		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
-		InitFn: func(ic *plugin.InitContext) (any, error) {
-			publisher, err := ic.GetByID(plugins.EventPlugin, "publisher")
-			if err != nil {
-				return nil, err
-			}
-			sd, err := ic.GetByID(plugins.InternalPlugin, "shutdown")
-			if err != nil {
-				return nil, err
-			}
-			return shim.NewService(ic.Context, cfg, publisher.(containerd.Publisher), sd.(shutdown.Service))
-		},
-	})
+func fail(err error) {
+	fmt.Fprintf(os.Stderr, "%s: %v\n", shim.Name, err)
+	os.Exit(1)
 }

@@ -20,8 +20,8 @@ const (
 	recentEvents = 2000 // read back at start
 )
 
-// journal writes decisions and events to the store in batches, one fsync for
-// many, without holding up who appends. What finds the queue full is dropped and
+// journal writes decisions and events to the store in batches, each record
+// fsynced, without holding up who appends. What finds the queue full is dropped and
 // counted in the log: the audit must never stop containers from starting.
 type journal struct {
 	store *store.Store

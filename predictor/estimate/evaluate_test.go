@@ -135,7 +135,7 @@ func (e *evaluation) table() string {
 		b.WriteString(e.buckets[i].row(bucketNames[i]))
 	}
 	b.WriteString(e.own.row("all with history"))
-	b.WriteString(e.first.row("first runs (repository, node)"))
+	b.WriteString(e.first.row("first runs (node level)"))
 	fmt.Fprintf(&b, "%d runs without any bound\n", e.none)
 	return b.String()
 }

@@ -64,6 +64,7 @@ type Service struct {
 	identity Identifier
 	events   *feed
 	seal     chan api.Decision
+	absent   map[string]time.Time // open runs without a container, since when; upkeep alone uses it
 	compiler admit.Compiler
 
 	mu      sync.Mutex
@@ -85,7 +86,7 @@ var _ api.Orchestrator = (*Service)(nil)
 func New(cfg Config, h History, j Journal, id Identifier, recent []api.Event) *Service {
 	s := &Service{
 		cfg: cfg, history: h, journal: j, identity: id,
-		events: newFeed(recent), seal: make(chan api.Decision, sealQueue), running: make(map[workload.ID]*running),
+		events: newFeed(recent), seal: make(chan api.Decision, sealQueue), running: make(map[workload.ID]*running), absent: make(map[string]time.Time),
 	}
 	s.adopt()
 	return s

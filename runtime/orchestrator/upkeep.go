@@ -61,6 +61,7 @@ func (s *Service) sealPolicy(d api.Decision) error {
 func (s *Service) upkeep(ctx context.Context) {
 	logError(ctx, s.takeSpool(ctx), "spooled observations")
 	s.collect(ctx)
+	s.abandon(ctx, s.absent)
 }
 
 // takeSpool records the final observations shims left while no daemon ran.

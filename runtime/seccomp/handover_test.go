@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -163,5 +164,29 @@ func TestRootOnlyRootHandsOver(t *testing.T) {
 			t.Errorf("user %d: %v", uid, err)
 		}
 		must(t, conn.Close())
+	}
+}
+
+// runc 1.1 keeps the connection of an exec open until the process it started
+// is done: whoever waits for its end starves that process.
+func TestReadStateDoesNotWaitForTheEnd(t *testing.T) {
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	defer theirs.Close()
+	message := stateMessage(t, func(*specs.ContainerProcessState) {})
+	written := make(chan error, 1)
+	go func() {
+		_, err := theirs.Write(message[:10])
+		if err == nil {
+			_, err = theirs.Write(message[10:])
+		}
+		written <- err
+	}()
+	must(t, ours.SetDeadline(time.Now().Add(10*time.Second)))
+	state, err := readState(ours)
+	must(t, err)
+	must(t, <-written)
+	if _, err := parseState(state); err != nil {
+		t.Errorf("read %q: %v", state, err)
 	}
 }

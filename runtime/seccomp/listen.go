@@ -1,7 +1,9 @@
 package seccomp
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -80,7 +82,7 @@ func peerIsRoot(conn *net.UnixConn) error {
 	return nil
 }
 
-// takeOver reads one handover: runc's message to its end, and the listener
+// takeOver reads one handover: runc's message, and the listener
 // descriptor in its first bytes. On success the descriptor is the caller's.
 func takeOver(conn *net.UnixConn) (n newcomer, fd int, err error) {
 	if err := conn.SetDeadline(time.Now().Add(handoverDeadline)); err != nil {
@@ -98,11 +100,11 @@ func takeOver(conn *net.UnixConn) (n newcomer, fd int, err error) {
 			closeAll(fds)
 		}
 	}()
-	rest, err := io.ReadAll(io.LimitReader(conn, maxStateBytes+1-int64(read)))
+	state, err := readState(io.MultiReader(bytes.NewReader(message[:read]), conn))
 	if err != nil {
-		return newcomer{}, -1, fmt.Errorf("seccomp handover: %w", err)
+		return newcomer{}, -1, err
 	}
-	n, err = parseState(append(message[:read:read], rest...))
+	n, err = parseState(state)
 	if err != nil {
 		return newcomer{}, -1, err
 	}
@@ -110,6 +112,21 @@ func takeOver(conn *net.UnixConn) (n newcomer, fd int, err error) {
 		return newcomer{}, -1, fmt.Errorf("%w: it came without exactly one seccomp listener", ErrBadState)
 	}
 	return n, fds[0], nil
+}
+
+// readState reads one JSON value and no further: runc 1.1 keeps the connection
+// of an exec open until the process it started is done.
+func readState(r io.Reader) ([]byte, error) {
+	var state json.RawMessage
+	err := json.NewDecoder(io.LimitReader(r, maxStateBytes+1)).Decode(&state)
+	var malformed *json.SyntaxError
+	switch {
+	case errors.As(err, &malformed), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
+		return nil, fmt.Errorf("%w: %w", ErrBadState, err)
+	case err != nil:
+		return nil, fmt.Errorf("seccomp handover: %w", err)
+	}
+	return state, nil
 }
 
 // descriptors returns the descriptors of control messages. Go's ReadMsgUnix asked

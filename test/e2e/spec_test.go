@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/cio"
@@ -39,6 +40,12 @@ func (s spec) at(path ...string) spec {
 // create makes a container of the busybox image whose spec edit has changed, and no task yet. It is removed with t.
 func (h *host) create(t testing.TB, runtime string, edit func(spec), args ...string) (client.Container, error) {
 	t.Helper()
+	return h.createWith(t, runtime, nil, edit, args...)
+}
+
+// createWith is create with options for the runtime, which ctr has flags for only where the runtime is the stock one.
+func (h *host) createWith(t testing.TB, runtime string, with *options.Options, edit func(spec), args ...string) (client.Container, error) {
+	t.Helper()
 	ctx := h.context(t)
 	image, err := h.Client().GetImage(ctx, harness.Image("busybox"))
 	if err != nil {
@@ -62,7 +69,11 @@ func (h *host) create(t testing.TB, runtime string, edit func(spec), args ...str
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { h.remove(id) })
-	return h.Client().NewContainer(ctx, id, client.WithImage(image), client.WithNewSnapshot(id, image), client.WithRuntime(runtime, nil),
+	chosen := client.WithRuntime(runtime, nil)
+	if with != nil {
+		chosen = client.WithRuntime(runtime, with)
+	}
+	return h.Client().NewContainer(ctx, id, client.WithImage(image), client.WithNewSnapshot(id, image), chosen,
 		func(_ context.Context, _ *client.Client, c *containers.Container) error {
 			c.Spec = &anypb.Any{TypeUrl: specType, Value: body}
 			return nil
@@ -81,7 +92,12 @@ type outcome struct {
 // runSpec runs a container of create to its end and deletes its task.
 func (h *host) runSpec(t testing.TB, runtime string, edit func(spec), args ...string) outcome {
 	t.Helper()
-	c, err := h.create(t, runtime, edit, args...)
+	return h.runSpecWith(t, runtime, nil, edit, args...)
+}
+
+func (h *host) runSpecWith(t testing.TB, runtime string, with *options.Options, edit func(spec), args ...string) outcome {
+	t.Helper()
+	c, err := h.createWith(t, runtime, with, edit, args...)
 	if err != nil {
 		return outcome{err: err}
 	}
@@ -111,4 +127,14 @@ func (h *host) runSpec(t testing.TB, runtime string, edit func(spec), args ...st
 	_, derr := task.Delete(ctx, client.WithProcessKill)
 	o.err, o.output, o.stderr = errors.Join(err, derr), out.String(), said.String()
 	return o
+}
+
+// createTask creates the task of c and does not start it.
+func (h *host) createTask(t testing.TB, c client.Container) client.Task {
+	t.Helper()
+	task, err := c.NewTask(h.context(t), cio.NullIO)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return task
 }

@@ -2,6 +2,7 @@ package admit
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/containerd/errdefs"
@@ -45,10 +46,8 @@ const undecided = seccomp.Native + 1
 func verdictsOf(e policy.Effective) verdicts {
 	table := calls()
 	v := verdicts{native: make([]seccomp.Verdict, len(table.list))}
-	for i, c := range table.list { // observe mode decides nothing: keep the hot calls fast
-		if v.native[i] = undecided; c.class == seccomp.ClassHot {
-			v.native[i] = seccomp.Native
-		}
+	for i := range v.native {
+		v.native[i] = undecided
 	}
 	for _, f := range e.Fields {
 		if f.Key != policy.KeySyscalls || f.NoValue {
@@ -68,17 +67,19 @@ func verdictsOf(e policy.Effective) verdicts {
 	return v
 }
 
-// byName is what seccomp.Compile wants.
+// byName is what seccomp.Compile wants. Where nobody decides (observe mode) the
+// hot calls stay fast.
 func (v verdicts) byName() map[string]seccomp.Verdict {
 	out := make(map[string]seccomp.Verdict, len(v.native)+len(v.others))
 	for i, c := range calls().list {
-		if v.native[i] != undecided {
+		switch {
+		case v.native[i] != undecided:
 			out[c.name] = v.native[i]
+		case c.class == seccomp.ClassHot:
+			out[c.name] = seccomp.Native
 		}
 	}
-	for name, verdict := range v.others {
-		out[name] = verdict
-	}
+	maps.Copy(out, v.others)
 	return out
 }
 
@@ -90,9 +91,8 @@ type compiled struct {
 }
 
 func (p callPlan) compileCalls(v verdicts) (compiled, error) {
-	byName := v.byName()
 	profile, table, err := seccomp.Compile(seccomp.Request{
-		Requested: p.widened(byName), Verdicts: byName, Fallback: p.fallback,
+		Requested: p.widened(v), Verdicts: v.byName(), Fallback: p.fallback,
 		ForeignArch:  true, // docs/decisions/0005: refused by name like all calls, not by killing a thread
 		ListenerPath: "to be named",
 	})
@@ -108,22 +108,26 @@ func (p callPlan) compileCalls(v verdicts) (compiled, error) {
 
 // widened adds to Forefend's default profile the calls that somebody with the
 // right to it allowed beyond it. A requested profile is never widened.
-func (p callPlan) widened(verdicts map[string]seccomp.Verdict) *specs.LinuxSeccomp {
+func (p callPlan) widened(v verdicts) *specs.LinuxSeccomp {
 	if !p.ours {
 		return p.profile
 	}
 	table := calls()
 	allowed := table.allowedBy(p.profile)
 	var extra []string
-	for name, v := range verdicts {
-		if i, known := table.index[name]; v >= seccomp.Watch && !(known && allowed[i]) {
+	for i, c := range table.list {
+		if v.native[i] != undecided && v.native[i] >= seccomp.Watch && !allowed[i] {
+			extra = append(extra, c.name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(v.others)) {
+		if v.others[name] >= seccomp.Watch {
 			extra = append(extra, name)
 		}
 	}
 	if len(extra) == 0 {
 		return p.profile
 	}
-	slices.Sort(extra)
 	wider := *p.profile
 	wider.Syscalls = append(slices.Clone(p.profile.Syscalls), specs.LinuxSyscall{Names: extra, Action: specs.ActAllow})
 	return &wider

@@ -1,0 +1,148 @@
+package bootstrap
+
+import (
+	"io"
+	"os"
+	"slices"
+	"testing"
+
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"github.com/containerd/containerd/api/types/runc/options"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// start is how containerd 1.6 to 2.2 starts a shim.
+var start = []string{"-namespace", "ns", "-address", "/c.sock", "-publish-binary", "/bin/containerd", "-id", "one", "start"}
+
+// translate runs Translate with given standard input and returns what a daemon
+// reads, and what main was given.
+func translate(t *testing.T, args []string, input []byte, main func(*bootapi.BootstrapParams)) (output string, given []byte) {
+	t.Helper()
+	stdin, err := memoryFile("in", input)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := memoryFile("out", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, out := os.Stdin, os.Stdout
+	os.Stdin, os.Stdout = stdin, stdout
+	defer func() { os.Stdin, os.Stdout = in, out; stdin.Close(); stdout.Close() }()
+	err = Translate(args, func() {
+		given, _ = io.ReadAll(os.Stdin)
+		var p bootapi.BootstrapParams
+		if err := proto.Unmarshal(given, &p); err != nil {
+			t.Errorf("main is given what is no bootstrap parameters: %v", err)
+		}
+		main(&p)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(io.NewSectionReader(stdout, 0, maxInput))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body), given
+}
+
+func answer(t *testing.T) {
+	t.Helper()
+	body, err := proto.Marshal(&bootapi.BootstrapResult{Version: 3, Address: "unix:///s", Protocol: "ttrpc"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stdout.Write(body); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOlderDaemonGetsTheBareAddress(t *testing.T) {
+	opts, err := anypb.New(&options.Options{ShimCgroup: "/shims", SystemdCgroup: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.TypeUrl = "containerd.runc.v1.Options" // as containerd writes it
+	input, err := proto.Marshal(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TTRPC_ADDRESS", "/c.sock.ttrpc")
+	output, _ := translate(t, append([]string{"-debug"}, start...), input, func(p *bootapi.BootstrapParams) {
+		if p.InstanceID != "one" || p.Namespace != "ns" || p.ContainerdGrpcAddress != "/c.sock" ||
+			p.ContainerdTtrpcAddress != "/c.sock.ttrpc" || p.LogLevel != bootapi.LogLevel_LOG_LEVEL_DEBUG {
+			t.Errorf("main is given %v", p)
+		}
+		var runc options.Options
+		if found, err := p.FindExtension(&runc); !found || err != nil || runc.ShimCgroup != "/shims" {
+			t.Errorf("runtime options are lost: %v %v %v", found, err, &runc)
+		}
+		answer(t)
+	})
+	if output != "unix:///s" {
+		t.Errorf("the daemon reads %q, want the bare address", output)
+	}
+}
+
+func TestOlderDaemonWithoutOptions(t *testing.T) {
+	output, _ := translate(t, start, nil, func(*bootapi.BootstrapParams) { answer(t) })
+	if output != "unix:///s" {
+		t.Errorf("the daemon reads %q, want the bare address", output)
+	}
+}
+
+func TestNewerDaemonIsLeftAlone(t *testing.T) {
+	input, err := proto.Marshal(&bootapi.BootstrapParams{InstanceID: "one", Namespace: "ns", ContainerdVersion: "2.4.2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	output, given := translate(t, start, input, func(*bootapi.BootstrapParams) { answer(t) })
+	if !slices.Equal(given, input) {
+		t.Error("the parameters a newer daemon sent were changed")
+	}
+	var result bootapi.BootstrapResult
+	if err := proto.Unmarshal([]byte(output), &result); err != nil || result.Version != 3 {
+		t.Errorf("a newer daemon reads %q", output)
+	}
+}
+
+func TestOtherActionsPassThrough(t *testing.T) {
+	for _, args := range [][]string{{"-namespace", "ns", "-id", "one", "delete"}, {"-v"}, {"-no-such-flag"}, {}} {
+		called := false
+		stdin := os.Stdin
+		if err := Translate(args, func() { called = os.Stdin == stdin }); err != nil || !called {
+			t.Errorf("%q: main called with its own standard input: %v, error %v", args, called, err)
+		}
+	}
+}
+
+func TestShimWithoutAnAnswerIsAnError(t *testing.T) {
+	stdin, err := memoryFile("in", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	in := os.Stdin
+	os.Stdin = stdin
+	defer func() { os.Stdin = in }()
+	if err := Translate(start, func() {}); err == nil {
+		t.Error("a shim that printed nothing passes for started")
+	}
+}
+
+func FuzzParams(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte("\x0a\x03one\x12\x02ns"))
+	f.Fuzz(func(t *testing.T, input []byte) {
+		v := invocation{id: "one", namespace: "ns"}
+		if v.sent(input) {
+			return
+		}
+		body, err := v.params(input)
+		if err == nil && !v.sent(body) {
+			t.Errorf("%q became parameters that upstream would refuse", input)
+		}
+	})
+}
