@@ -30,21 +30,23 @@ func TestHostileSpec(t *testing.T) {
 		edit func(spec)
 		says string // of the refusal; empty: it runs
 	}{
-		"a foreign annotation of 8 MB":    {func(s spec) { s.at("annotations")["big"] = strings.Repeat("x", 8<<20) }, ""},
-		"an annotation of ours of 8 MB":   {func(s spec) { s.at("annotations")["forefend.dev/syscalls.deny"] = strings.Repeat("x", 8<<20) }, "forefend.dev/syscalls.deny"},
-		"an annotation of ours of 60 KB":  {func(s spec) { s.at("annotations")["forefend.dev/syscalls.deny"] = strings.Repeat("a,", 30<<10) }, "forefend.dev/syscalls.deny"},
-		"100,000 foreign annotations":     {annotations("a/", 100_000), ""},
-		"100,000 annotations of ours":     {annotations("forefend.dev/x", 100_000), "forefend.dev/"},
-		"200,000 annotations":             {annotations("a/", 200_000), "config.json"},
-		"an unknown field 5,000 deep":     {func(s spec) { s["x"] = nested(5000) }, ""},
-		"15 MB of unknown fields":         {func(s spec) { s["x"] = strings.Repeat("x", 15_000_000) }, ""},
-		"no process":                      {func(s spec) { delete(s, "process") }, ""},
-		"no linux":                        {func(s spec) { delete(s, "linux") }, ""},
-		"a process of another type":       {func(s spec) { s["process"] = "none" }, "config.json"},
-		"a negative limit":                {func(s spec) { s.at("linux", "resources", "memory")["limit"] = -5 }, ""},
-		"a limit beyond all bounds":       {func(s spec) { s.at("linux", "resources", "memory")["limit"] = 9.3e18 }, "config.json"},
-		"an unknown system call":          {func(s spec) { s.at("linux")["seccomp"] = profileOf("no_such_call") }, ""},
-		"100,000 system call rules":       {func(s spec) { s.at("linux")["seccomp"] = profileOf(strings.Split(strings.Repeat("read,", 100_000)+"write", ",")...) }, ""},
+		"a foreign annotation of 8 MB":   {func(s spec) { s.at("annotations")["big"] = strings.Repeat("x", 8<<20) }, ""},
+		"an annotation of ours of 8 MB":  {func(s spec) { s.at("annotations")["forefend.dev/syscalls.deny"] = strings.Repeat("x", 8<<20) }, "forefend.dev/syscalls.deny"},
+		"an annotation of ours of 60 KB": {func(s spec) { s.at("annotations")["forefend.dev/syscalls.deny"] = strings.Repeat("a,", 30<<10) }, "forefend.dev/syscalls.deny"},
+		"100,000 foreign annotations":    {annotations("a/", 100_000), ""},
+		"100,000 annotations of ours":    {annotations("forefend.dev/x", 100_000), "forefend.dev/"},
+		"200,000 annotations":            {annotations("a/", 200_000), "config.json"},
+		"an unknown field 5,000 deep":    {func(s spec) { s["x"] = nested(5000) }, ""},
+		"15 MB of unknown fields":        {func(s spec) { s["x"] = strings.Repeat("x", 15_000_000) }, ""},
+		"no process":                     {func(s spec) { delete(s, "process") }, ""},
+		"no linux":                       {func(s spec) { delete(s, "linux") }, ""},
+		"a process of another type":      {func(s spec) { s["process"] = "none" }, "process"},
+		"a negative limit":               {func(s spec) { s.at("linux", "resources", "memory")["limit"] = -5 }, ""},
+		"a limit beyond all bounds":      {func(s spec) { s.at("linux", "resources", "memory")["limit"] = 9.3e18 }, "limit"},
+		"an unknown system call":         {func(s spec) { s.at("linux")["seccomp"] = profileOf("no_such_call") }, ""},
+		"100,000 system call rules": {func(s spec) {
+			s.at("linux")["seccomp"] = profileOf(strings.Split(strings.Repeat("read,", 100_000)+"write", ",")...)
+		}, ""},
 		"a capability nobody knows":       {func(s spec) { s.at("process", "capabilities")["bounding"] = []any{"CAP_NO_SUCH"} }, ""},
 		"control characters in a command": {func(s spec) { s.at("process")["args"] = []any{"echo", "\x1b[31m\u202e"} }, ""},
 	} {
