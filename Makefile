@@ -37,7 +37,7 @@ help: ## List the targets
 .PHONY: build
 build: ## Build Forefend's binaries into ./bin
 	@mkdir -p $(BIN)
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+	$(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
 
 .PHONY: install
 install: build ## Install the binaries where containerd finds them (PREFIX, DESTDIR)
@@ -51,7 +51,7 @@ setup: ## Install Debian packages and pinned tools (containerd, ctr, shim, runc)
 
 .PHONY: images
 images: ## Build the test images (redis, nginx, busybox, static) into ./.cache/images
-	@$(GO) run ./test/images -out $(IMAGES)
+	@GO='$(GO)' $(GO) run ./test/images -out $(IMAGES)
 
 .PHONY: generate
 generate: ## Run go generate
@@ -68,7 +68,7 @@ run: ## Set everything up, then the main job on real servers, told step by step
 
 .PHONY: check
 check: ## Format, vet, lint, unit tests, import law: no root, no network, under a minute warm
-	@echo '== gofmt'; unformatted=$$(gofmt -l $$($(GO) list -f '{{.Dir}}' ./...)); \
+	@echo '== gofmt'; unformatted=$$("$$($(GO) env GOROOT)/bin/gofmt" -l $$($(GO) list -f '{{.Dir}}' ./...)); \
 	  if [ -n "$$unformatted" ]; then echo "not gofmt-ed:"; echo "$$unformatted"; exit 1; fi
 	@echo '== go vet'; $(GO) vet ./...
 	@echo '== staticcheck'; $(GO) tool staticcheck ./...

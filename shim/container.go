@@ -30,6 +30,7 @@ type container struct {
 
 	supervised *seccomp.Container // nil: nothing is supervised
 	watch      *watch             // nil before the container exists
+	stdin      *stdinEnd          // nil when it has no standard input to watch
 
 	mu       sync.Mutex
 	decision api.Decision          // guarded by mu once the container exists

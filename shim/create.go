@@ -33,6 +33,9 @@ func (s *Service) Create(ctx context.Context, r *taskv3.CreateTaskRequest) (_ *t
 	if err != nil {
 		return nil, grpcError(fmt.Errorf("forefend: %w", err))
 	}
+	if c.stdin, err = watchStdin(r.Stdin, r.Terminal); err != nil {
+		log.G(ctx).WithError(err).WithField("id", r.ID).Debug("forefend: an early end of standard input will not be noticed")
+	}
 	resp, err := s.TTRPCTaskService.Create(ctx, r)
 	if err != nil {
 		if undone := s.undo(c); undone != nil {
@@ -175,6 +178,7 @@ func (s *Service) created(ctx context.Context, c *container, pid uint32) error {
 // undo removes every trace of a container that did not come to be.
 func (s *Service) undo(c *container) error {
 	s.remove(c.id.Container)
+	c.stdin.close()
 	c.end()
 	var errs []error
 	if c.supervised != nil {

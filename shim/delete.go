@@ -32,6 +32,7 @@ func (s *Service) Delete(ctx context.Context, r *taskv3.DeleteRequest) (*taskv3.
 		return nil, err
 	}
 	s.remove(r.ID)
+	c.stdin.close()
 	if c.watch != nil {
 		waiting, cancel := context.WithTimeout(ctx, finalDeadline)
 		c.watch.reported(waiting)

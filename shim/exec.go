@@ -18,10 +18,19 @@ import (
 // Start starts the container or an exec; a container is sampled from then on.
 func (s *Service) Start(ctx context.Context, r *taskv3.StartRequest) (*taskv3.StartResponse, error) {
 	resp, err := s.TTRPCTaskService.Start(ctx, r)
-	if c := s.container(r.ID); err == nil && r.ExecID == "" && c != nil && c.watch != nil {
+	c := s.container(r.ID)
+	if err != nil || r.ExecID != "" || c == nil {
+		return resp, err
+	}
+	if c.watch != nil {
 		c.watch.begin()
 	}
-	return resp, err
+	if c.stdin.reached() {
+		if _, err := s.TTRPCTaskService.CloseIO(ctx, &taskv3.CloseIORequest{ID: r.ID, Stdin: true}); err != nil {
+			log.G(ctx).WithError(err).WithField("id", r.ID).Warn("forefend: standard input that ended early not closed")
+		}
+	}
+	return resp, nil
 }
 
 // Exec clips the process to the container's policy before upstream adds it.

@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -17,6 +18,7 @@ const (
 	maxEvents    = 4096
 	defaultLimit = 1000
 	maxWait      = time.Minute
+	maxPage      = 512 << 10 // bytes of text in one answer, give or take an event
 	maxMessage   = 2048
 	maxFields    = 16
 	maxField     = 256 // bytes of a field's value, of its name, and of every other word
@@ -32,10 +34,16 @@ type feed struct {
 	ended  bool          // nobody is to wait any more; guarded by mu
 }
 
-// newFeed continues after the events of an earlier life, oldest first.
+// newFeed continues after the events of an earlier life, which may be slightly
+// out of order: they were journaled by whoever was first.
 func newFeed(recent []api.Event) *feed {
 	f := &feed{ring: make([]api.Event, maxEvents), oldest: 1, next: 1, more: make(chan struct{})}
+	recent = slices.Clone(recent)
+	slices.SortFunc(recent, func(a, b api.Event) int { return cmp.Compare(a.Seq, b.Seq) })
 	for _, e := range recent {
+		if e.Seq+1 == f.next {
+			continue // there twice
+		}
 		if e.Seq != f.next { // a gap: what came before it cannot be counted on
 			f.oldest, f.next = e.Seq, e.Seq
 		}
@@ -139,18 +147,29 @@ func (f *feed) sinceLocked(after uint64, limit int, id workload.ID) api.EventsRe
 	if from < f.oldest {
 		resp.Lost, from = f.oldest-from, f.oldest
 	}
+	size := 0
 	for seq := from; seq < f.next; seq++ {
 		e := f.ring[seq%maxEvents]
 		if id != (workload.ID{}) && e.ID != id {
 			continue
 		}
-		if len(resp.Events) == limit {
-			resp.Next = resp.Events[limit-1].Seq
+		if len(resp.Events) == limit || size > maxPage {
+			resp.Next = resp.Events[len(resp.Events)-1].Seq
 			return resp
 		}
 		resp.Events = append(resp.Events, e)
+		size += textOf(e)
 	}
 	return resp
+}
+
+// textOf is about how many bytes an event takes in an answer.
+func textOf(e api.Event) int {
+	n := 200 + len(e.Message)
+	for name, value := range e.Fields {
+		n += len(name) + len(value)
+	}
+	return n
 }
 
 // tailLocked is the After with which the newest limit events follow.

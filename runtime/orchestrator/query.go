@@ -60,10 +60,13 @@ func describe(id workload.ID, r *running) api.Container {
 	if cpus, ok := e.Limit(policy.KeyCPUs); ok {
 		limits.CPUs = float64(cpus) / 1000
 	}
+	// A node's containers must fit into one message: what history has in detail stays out.
+	prediction, usage := r.decision.Prediction, r.last.Usage
+	prediction.Seen, prediction.Hot, prediction.Destinations, usage.Series = nil, nil, nil, nil
 	return api.Container{
 		ID: id, Run: r.decision.Facts.Run, Name: r.decision.Facts.Name(), Image: r.decision.Facts.Image.Name,
 		PID: r.pid, Mode: policy.KeyMode.Format(e.Mode()), Sealed: e.Sealed(), Started: r.started,
-		Prediction: r.decision.Prediction, Usage: r.last.Usage, Limits: limits, By: r.decision.Availability,
+		Prediction: prediction, Usage: usage, Limits: limits, By: r.decision.Availability,
 	}
 }
 

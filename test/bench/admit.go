@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,6 +23,7 @@ type asker struct {
 	client   *api.Client
 	requests []api.AdmitRequest
 	next     int
+	late     int // answers for which a source of evidence was not in time
 }
 
 // newAsker makes containers of known workloads and connects to the daemon.
@@ -95,8 +97,12 @@ func (a *asker) ask(ctx context.Context) (float64, error) {
 	begin := time.Now()
 	d, err := a.client.Admit(ctx, req)
 	took := time.Since(begin)
-	if err == nil && (d.Availability != api.ByDaemon || d.Prediction.Runs < runsEach) {
-		err = fmt.Errorf("decided by %s from %d runs", d.Availability, d.Prediction.Runs)
+	late := slices.ContainsFunc(d.Sources, func(s api.Source) bool { return s.Status == api.SourceLate })
+	switch {
+	case late:
+		a.late++
+	case err == nil && (d.Availability != api.ByDaemon || d.Prediction.Runs < runsEach):
+		err = fmt.Errorf("decided by %s from %d runs: %+v", d.Availability, d.Prediction.Runs, d.Sources)
 	}
 	return float64(took.Nanoseconds()) / 1e6, err
 }

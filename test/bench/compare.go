@@ -10,12 +10,12 @@ import (
 	"path/filepath"
 )
 
-// compareTurns is how often each side runs; they alternate.
+// compareTurns is how often each side runs when COUNT does not say; benchstat wants six. They alternate.
 const compareTurns = 6
 
 // compareBenchmarks runs the Go benchmarks of a git ref and of the working tree in turn and prints what benchstat
 // makes of them.
-func compareBenchmarks(ctx context.Context, out io.Writer, base string) (err error) {
+func compareBenchmarks(ctx context.Context, out io.Writer, base string, turns int) (err error) {
 	dir, err := os.MkdirTemp("", "ffbase")
 	if err != nil {
 		return err
@@ -25,8 +25,8 @@ func compareBenchmarks(ctx context.Context, out io.Writer, base string) (err err
 		return fmt.Errorf("BASE=%s: %w", base, err)
 	}
 	sides := []struct{ tree, results string }{{dir, filepath.Join(dir, "base.txt")}, {".", filepath.Join(dir, "work.txt")}}
-	for turn := range compareTurns {
-		fmt.Fprintf(out, "turn %d of %d\n", turn+1, compareTurns)
+	for turn := range turns {
+		fmt.Fprintf(out, "turn %d of %d\n", turn+1, turns)
 		for _, side := range sides {
 			if err := goBenchmarks(ctx, side.tree, side.results); err != nil {
 				return err

@@ -78,12 +78,13 @@ func (n *node) experienced(ctx context.Context, b *bench) (figures []figure, err
 	if err != nil {
 		return figures, err
 	}
-	figures = append(figures, admitFigures("alone", idle)...)
+	figures = append(figures, admitFigures("alone", idle, a.late)...)
+	a.late = 0
 	crowded, ids, err := n.crowd(ctx, a, b.containers)
 	if err != nil {
 		return figures, err
 	}
-	figures = append(figures, admitFigures(fmt.Sprintf("%d starting", b.containers), crowded)...)
+	figures = append(figures, admitFigures(fmt.Sprintf("%d starting", b.containers), crowded, a.late)...)
 
 	idleFigures, err := n.idle(ctx, len(ids))
 	if err != nil {
@@ -97,7 +98,7 @@ func (n *node) experienced(ctx context.Context, b *bench) (figures []figure, err
 	return append(figures, idleFigures...), nil
 }
 
-func admitFigures(state string, took []float64) []figure {
+func admitFigures(state string, took []float64, late int) []figure {
 	var figures []figure
 	for _, q := range []struct {
 		name  string
@@ -109,6 +110,7 @@ func admitFigures(state string, took []float64) []figure {
 		if q.name == "p99" {
 			f = f.hold(target{must: 5, aim: 1, unit: " ms"}, at)
 			f.Samples = map[string][]float64{"forefend": took}
+			f.Change = fmt.Sprintf("%d late of %d", late, len(took))
 		}
 		figures = append(figures, f)
 	}

@@ -3,7 +3,7 @@
 // uses a containerd of its own (test/e2e/harness) and leaves nothing behind.
 //
 //	COUNT=n           paired rounds, 60 by default
-//	BASE=ref          compare Go benchmarks with those of a git ref instead
+//	BASE=ref          compare Go benchmarks with those of a git ref instead, in COUNT turns
 //	-only a,b         some measurements only; -list names them
 //	-json FILE        the figures with every raw sample
 //	-containers n     how many containers stand idle for the daemon's figures
@@ -79,9 +79,13 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 		return nil
 	}
 	if base := os.Getenv("BASE"); base != "" {
-		return compareBenchmarks(ctx, out, base)
+		turns, err := number(os.Getenv("COUNT"), compareTurns)
+		if err != nil {
+			return err
+		}
+		return compareBenchmarks(ctx, out, base, turns)
 	}
-	rounds, err := roundsOf(os.Getenv("COUNT"))
+	rounds, err := number(os.Getenv("COUNT"), 60)
 	if err != nil {
 		return err
 	}
@@ -121,9 +125,10 @@ func (r *report) measure(ctx context.Context, b *bench, chosen []measurement) er
 	return failed
 }
 
-func roundsOf(count string) (int, error) {
+// number reads COUNT.
+func number(count string, byDefault int) (int, error) {
 	if count == "" {
-		return 60, nil
+		return byDefault, nil
 	}
 	n, err := strconv.Atoi(count)
 	if err != nil || n < 1 {

@@ -39,25 +39,25 @@ func flagsWork(t *testing.T, h *host) {
 		c    container
 		want string
 	}{
-		"uid 1000":         {sh("id -u; id -g; touch /etc/x 2>/dev/null || echo cannot", "--user=1000"), "1000\n1000\ncannot\n"},
-		"uid and gid":      {sh("id -u; id -g", "--user=1000:1000"), "1000\n1000\n"},
-		"user by name":     {sh("id -un", "--user=user"), "user\n"},
-		"read-only root":   {sh("touch /x 2>&1 || echo kept; echo y > /dev/shm/y && cat /dev/shm/y", "--read-only"), "kept"},
-		"scratch image":    {probe("cat", "/proc/sys/kernel/ostype"), "Linux\n"},
-		"no shell, uid":    {probe("env").with("--user=65534:65534", "--env=A=b"), "A=b"},
-		"cap-add":          {sh("grep CapEff /proc/self/status", "--cap-add=CAP_NET_ADMIN", "--cap-add=CAP_SYS_TIME"), "CapEff"},
-		"cap-drop":         {sh("grep CapEff /proc/self/status; chown 1 /home || echo cannot", "--cap-drop=CAP_CHOWN"), "cannot"},
-		"net-host":         {sh("readlink /proc/self/ns/net; grep -c : /proc/net/dev", "--net-host"), hostNamespace(t, "net")},
-		"host pid":         {sh("readlink /proc/self/ns/pid", fmt.Sprintf("--with-ns=pid:/proc/%d/ns/pid", os.Getpid())), hostNamespace(t, "pid")},
-		"cwd and env":      {sh("pwd; echo $X-$PATH", "--cwd=/home", "--env=X=y"), "/home\ny-/"},
-		"hostname":         {sh("hostname", "--hostname=other"), "other\n"},
-		"nofile":           {sh("ulimit -n; ulimit -Hn", "--rlimit-nofile=500:600"), "500\n600\n"},
-		"allow-new-privs":  {sh("grep NoNewPrivs /proc/self/status", "--allow-new-privs"), "NoNewPrivs:\t0\n"},
-		"bind mount":       {sh("/probe exit 3", h.withProbe()), ""},
-		"device":           {sh("ls -l /dev/loop-control | cut -c1", "--device=/dev/zero"), ""},
-		"many children":    {sh("for i in $(seq 200); do /bin/true; done; echo done"), "done\n"},
-		"threads":          {probe("spin", "50ms", "4"), ""},
-		"unix socket pair": {sh("(echo hello | nc -l -p 7000 & ) ; sleep 0.2; nc 127.0.0.1 7000 </dev/null | cat"), ""},
+		"uid 1000":        {sh("id -u; id -g; touch /etc/x 2>/dev/null || echo cannot", "--user=1000"), "1000\n1000\ncannot\n"},
+		"uid and gid":     {sh("id -u; id -g", "--user=1000:1000"), "1000\n1000\n"},
+		"user by name":    {sh("id -un", "--user=user"), "user\n"},
+		"read-only root":  {sh("touch /x 2>&1 || echo kept; echo y > /dev/shm/y && cat /dev/shm/y", "--read-only"), "kept"},
+		"scratch image":   {probe("cat", "/proc/sys/kernel/ostype"), "Linux\n"},
+		"no shell, uid":   {probe("env").with("--user=65534:65534", "--env=A=b"), "A=b"},
+		"cap-add":         {sh("grep CapEff /proc/self/status", "--cap-add=CAP_NET_ADMIN", "--cap-add=CAP_SYS_TIME"), "CapEff"},
+		"cap-drop":        {sh("grep CapEff /proc/self/status; chown 1 /home || echo cannot", "--cap-drop=CAP_CHOWN"), "cannot"},
+		"net-host":        {sh("readlink /proc/self/ns/net; grep -c : /proc/net/dev", "--net-host"), hostNamespace(t, "net")},
+		"host pid":        {sh("readlink /proc/self/ns/pid", fmt.Sprintf("--with-ns=pid:/proc/%d/ns/pid", os.Getpid())), hostNamespace(t, "pid")},
+		"cwd and env":     {sh("pwd; echo $X-$PATH", "--cwd=/home", "--env=X=y"), "/home\ny-/"},
+		"hostname":        {sh("hostname", "--hostname=other"), "other\n"},
+		"nofile":          {sh("ulimit -n; ulimit -Hn", "--rlimit-nofile=500:600"), "500\n600\n"},
+		"allow-new-privs": {sh("grep NoNewPrivs /proc/self/status", "--allow-new-privs"), "NoNewPrivs:\t0\n"},
+		"bind mount":      {sh("/probe exit 3", h.withProbe()), ""},
+		"device":          {sh("head -c 4 /dev/full | wc -c; stat -c %t:%T /dev/kmsg", "--device=/dev/kmsg"), "4\n1:b\n"},
+		"many children":   {sh("for i in $(seq 200); do /bin/true; done; echo done"), "done\n"},
+		"threads":         {probe("spin", "50ms", "4"), ""},
+		"loopback":        {sh("(echo hello | nc -l -p 7000 &); sleep 0.3; nc 127.0.0.1 7000 </dev/null"), "hello\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if out := h.sameAsStock(t, test.c); !strings.Contains(out, test.want) {
@@ -77,13 +77,24 @@ func hostNamespace(t *testing.T, kind string) string {
 }
 
 func userNamespace(t *testing.T, h *host) {
-	c := sh("cat /proc/self/uid_map; id -u; touch /tmp/x && stat -c %u /tmp/x; mount -t tmpfs none /tmp 2>&1 || echo no mount",
-		"--uidmap=0:100000:65536", "--gidmap=0:100000:65536")
-	if r := h.run(c.under(stock)); r.Code != 0 {
-		t.Skipf("the stock shim cannot either: %v", r.Check())
+	if err := os.Chmod(h.Dir, 0o711); err != nil { // the mapped root has to get to its root filesystem
+		t.Fatal(err)
 	}
-	if out := h.sameAsStock(t, c); !strings.Contains(out, "100000") {
-		t.Errorf("output %q", out)
+	for _, flags := range [][]string{nil, {"--remap-labels"}} {
+		t.Run(strings.Join(flags, " "), func(t *testing.T) {
+			c := sh("cat /proc/self/uid_map; id -u; touch /tmp/x && stat -c %u /tmp/x; mount -t tmpfs none /tmp 2>&1 || echo no mount",
+				append(flags, "--uidmap=0:100000:65536", "--gidmap=0:100000:65536")...)
+			if r := h.run(c.under(stock)); r.Code != 0 {
+				t.Skipf("the stock shim cannot either: %v", r.Check())
+			}
+			if out := h.sameAsStock(t, c); !strings.Contains(out, "100000") {
+				t.Errorf("output %q", out)
+			}
+			c.args = []string{"sh", "-c", "grep ^Seccomp: /proc/self/status; /probe attack keyctl"}
+			if out := h.mustRun(t, c.with(h.withProbe())); out != "Seccomp:\t2\nkeyctl: EPERM\n" {
+				t.Errorf("output %q", out)
+			}
+		})
 	}
 }
 

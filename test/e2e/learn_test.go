@@ -14,7 +14,7 @@ const labProfile = `
 [[profile]]
 name = "lab"
 users = ["lab"]
-grants = ["mode", "syscalls/ptrace", "syscalls/keyctl"]
+grants = ["mode", "seccomp", "syscalls/ptrace", "syscalls/keyctl"]
 `
 
 const asLab = "--annotation=forefend.dev/user=lab"

@@ -344,29 +344,36 @@ func checkTerminal(t *testing.T, code int, screen string) {
 	}
 }
 
-// publishesLikeStock compares kinds and order of the events of a container with an exec.
+// publishesLikeStock compares kinds and order of the events of a container with an exec. Stock itself loses the event
+// of a deletion now and then, when the shim ends before it was forwarded: then a life does not count.
 func publishesLikeStock(t *testing.T, h *host) {
 	events := h.record(t)
 	life := func(runtime string) string {
-		id := h.start(t, sh("sleep 1000").under(runtime))
-		if err := h.exec(id, "true").Check(); err != nil {
-			t.Fatal(err)
-		}
-		for _, verb := range []string{"pause", "resume"} {
-			if err := h.Ctr("task", verb, id).Check(); err != nil {
+		id := h.start(t, sh("sleep 1000; true").under(runtime))
+		for _, args := range [][]string{
+			{"task", "exec", "--exec-id", "e", id, "true"}, {"task", "pause", id}, {"task", "resume", id}, {"task", "kill", "-s", "SIGKILL", id},
+		} {
+			if err := h.Ctr(args...).Check(); err != nil {
 				t.Fatal(err)
 			}
 		}
+		eventually(t, "the event of the exit", func() bool { return strings.HasSuffix(events.of(id), "/tasks/exit") })
 		h.remove(id)
-		if !within(10*time.Second, func() bool { return strings.Contains(events.of(id), "/tasks/delete") }) {
-			t.Fatalf("no event of the deletion: %s", events.of(id))
-		}
+		within(2*time.Second, func() bool { return strings.Contains(events.of(id), "/tasks/delete") })
 		return events.of(id)
 	}
-	want, got := life(stock), life(forefend)
-	if got != want {
-		t.Errorf("events %s\nstock  %s", got, want)
-	}
+	const complete = "/tasks/create /tasks/start /tasks/exec-added /tasks/exec-started /tasks/exit of exec /tasks/paused /tasks/resumed /tasks/exit /tasks/delete"
+	both(t, func(t *testing.T, runtime string) {
+		var got string
+		for try := 0; try < 3 && got != complete; try++ {
+			if got = life(runtime); !strings.HasPrefix(complete, got) {
+				break
+			}
+		}
+		if got != complete {
+			t.Errorf("events %s", got)
+		}
+	})
 }
 
 func oom(t *testing.T, h *host, runtime string) {

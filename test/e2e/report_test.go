@@ -30,6 +30,7 @@ type psRow struct {
 	Sealed     bool
 	By         string
 	Prediction prediction
+	Usage      usage
 	Limits     struct {
 		Memory     int64
 		MemorySoft int64 `json:"memory_soft"`
@@ -77,12 +78,17 @@ type run struct {
 	Exit     struct{ Status uint32 }
 	Syscalls map[string]uint64
 	Denied   map[string]uint64
-	Usage    struct {
-		MemoryPeak int64   `json:"memory_peak"`
-		OOMKills   int64   `json:"oom_kills"`
-		PIDsPeak   int64   `json:"pids_peak"`
-		CPUSeconds float64 `json:"cpu_seconds"`
-	}
+	Usage    usage
+
+	Destinations map[string]uint64
+	RootfsWrites string `json:"rootfs_writes"`
+}
+
+type usage struct {
+	MemoryPeak int64   `json:"memory_peak"`
+	OOMKills   int64   `json:"oom_kills"`
+	PIDsPeak   int64   `json:"pids_peak"`
+	CPUSeconds float64 `json:"cpu_seconds"`
 }
 
 type workloadRow struct {

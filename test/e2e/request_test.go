@@ -23,6 +23,7 @@ syscalls.deny = ["acct"]
 	t.Run("tighten", func(t *testing.T) { annotationsTighten(t, h) })
 	t.Run("loosen", func(t *testing.T) { looseningNeedsGrant(t, h) })
 	t.Run("guardrails", func(t *testing.T) { guardrailsClamp(t, h) })
+	t.Run("unconfined", func(t *testing.T) { guardedIsNeverUnconfined(t, h) })
 	t.Run("malformed", func(t *testing.T) { malformedIsRefused(t, h) })
 }
 
@@ -106,6 +107,30 @@ func looseningNeedsGrant(t *testing.T, h *host) {
 	d.want(t, "syscalls/ptrace", "watch", "request")
 	if d.Profile != "lab" {
 		t.Errorf("profile %q", d.Profile)
+	}
+}
+
+// guardedIsNeverUnconfined: where the site denies a call, even a granted annotation leaves a profile in force.
+func guardedIsNeverUnconfined(t *testing.T, h *host) {
+	out := h.mustRun(t, sh("grep ^Seccomp: /proc/self/status; /probe attack --json acct", h.withProbe(), "--cap-add=CAP_SYS_PACCT", annotate("seccomp", "unconfined"), asLab))
+	if !strings.Contains(out, "Seccomp:\t2\n") || !strings.Contains(out, `"EPERM"`) {
+		t.Errorf("output %q", out)
+	}
+}
+
+// TestUnconfined checks what switches the supervision of system calls off, and what then works that did not.
+func TestUnconfined(t *testing.T) {
+	h := newHost(t, harness.WithConfig(labProfile))
+	c := sh("grep ^Seccomp: /proc/self/status", annotate("seccomp", "unconfined"))
+	if out := h.mustRun(t, c); out != "Seccomp:\t2\n" {
+		t.Errorf("without a grant: %q", out)
+	}
+	if out := h.mustRun(t, c.with(asLab)); out != "Seccomp:\t0\n" {
+		t.Errorf("with the grant: %q", out)
+	}
+	id := h.start(t, sh("sleep 1000"))
+	if r := h.Ctr("task", "checkpoint", id); r.Code == 0 || !strings.Contains(r.Stderr, "forefend.dev/seccomp=unconfined") {
+		t.Errorf("checkpoint: %d %q", r.Code, r.Stderr)
 	}
 }
 

@@ -48,6 +48,9 @@ func TestShimKilled(t *testing.T) {
 			}
 			h.killShim(t, id)
 			eventually(t, "no trace of it", func() bool { return h.traceless(t, id) })
+			if r := h.Ctr("task", "ls"); strings.Contains(r.Stdout, "RUNNING") {
+				t.Errorf("containerd lists %q", r.Stdout)
+			}
 			h.remove(id)
 			if out := h.mustRun(t, sh("echo again").named(id)); out != "again\n" {
 				t.Errorf("the next container of this id: %q", out)

@@ -45,7 +45,18 @@ func Register(server *ttrpc.Server, o Orchestrator) {
 	}})
 }
 
-// method adapts a typed function to ttrpc. ttrpc bounds a message to 4 MiB.
+// maxBody is the size of the largest body that fits into a message of ttrpc,
+// 4 MiB, with its envelope. An answer that does not would cost the connection.
+const maxBody = 4<<20 - 4<<10
+
+func fits(what string, body []byte) error {
+	if len(body) > maxBody {
+		return fmt.Errorf("%s has %d bytes, a message holds just under 4 MiB: %w", what, len(body), errdefs.ErrResourceExhausted)
+	}
+	return nil
+}
+
+// method adapts a typed function to ttrpc.
 func method[Req, Resp any](call func(context.Context, Req) (Resp, error)) ttrpc.Method {
 	return func(ctx context.Context, unmarshal func(any) error) (any, error) {
 		var in wrapperspb.BytesValue
@@ -63,6 +74,9 @@ func method[Req, Resp any](call func(context.Context, Req) (Resp, error)) ttrpc.
 		body, err := json.Marshal(resp)
 		if err != nil {
 			return nil, fmt.Errorf("encode %T: %w", resp, err)
+		}
+		if err := fits("the answer", body); err != nil {
+			return nil, errgrpc.ToGRPC(err)
 		}
 		return wrapperspb.Bytes(body), nil
 	}
@@ -96,6 +110,9 @@ func call[Req, Resp any](ctx context.Context, c *Client, name string, req Req) (
 	body, err := json.Marshal(req)
 	if err != nil {
 		return resp, fmt.Errorf("encode %T: %w", req, err)
+	}
+	if err := fits("the request "+name, body); err != nil {
+		return resp, err
 	}
 	var out wrapperspb.BytesValue
 	if err := c.ttrpc.Call(ctx, ServiceName, name, wrapperspb.Bytes(body), &out); err != nil {

@@ -10,6 +10,8 @@ package identity
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,10 +20,10 @@ import (
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	"github.com/containerd/containerd/v2/pkg/dialer"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"github.com/containerd/containerd/v2/pkg/reference"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"forefend.dev/forefend/runtime/orchestrator/api"
@@ -37,10 +39,15 @@ const (
 	cachedFiles  = 4096
 )
 
+// reconnect is how soon a containerd that was restarted is asked again.
+var reconnect = backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 2, Jitter: 0.2, MaxDelay: time.Second}
+
 // Resolver asks containerd and reads root filesystems.
 type Resolver struct {
 	executables *rootfs.Cache
 	late        sync.WaitGroup
+	life        context.Context // of late sources, which outlive the call that asked them; ended by Close
+	end         context.CancelFunc
 
 	mu    sync.Mutex
 	conns map[string]*grpc.ClientConn // by containerd address; guarded by mu
@@ -48,11 +55,14 @@ type Resolver struct {
 
 // NewResolver returns a Resolver to be closed after use.
 func NewResolver() *Resolver {
-	return &Resolver{executables: rootfs.NewCache(cachedFiles), conns: make(map[string]*grpc.ClientConn)}
+	life, end := context.WithCancel(context.Background())
+	return &Resolver{executables: rootfs.NewCache(cachedFiles), life: life, end: end, conns: make(map[string]*grpc.ClientConn)}
 }
 
-// Close waits for late sources and drops the connections.
+// Close ends late sources and drops the connections. Nobody may call Identify
+// any more.
 func (r *Resolver) Close() error {
+	r.end()
 	r.late.Wait()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -87,7 +97,7 @@ func (r *Resolver) Identify(ctx context.Context, f *workload.Facts) []api.Source
 	for i, w := range waits {
 		results[i] = make(chan answer, 1)
 		r.late.Go(func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterthought)
+			ctx, cancel := context.WithTimeout(r.life, afterthought)
 			defer cancel()
 			start := time.Now()
 			a := w.ask(ctx)
@@ -148,6 +158,7 @@ func (r *Resolver) lookup(ctx context.Context, f workload.Facts) (workload.Image
 	}
 	ctx = namespaces.WithNamespace(ctx, f.ID.Namespace)
 	image := workload.Image{Name: f.Image.Name}
+	var labels map[string]string
 	got, err := containersapi.NewContainersClient(conn).Get(ctx, &containersapi.GetContainerRequest{ID: f.ID.Container})
 	if err != nil {
 		if image.Name == "" {
@@ -157,32 +168,41 @@ func (r *Resolver) lookup(ctx context.Context, f workload.Facts) (workload.Image
 		if got.Container.Image != "" {
 			image.Name = got.Container.Image
 		}
-		image.Labels = bounded(got.Container.Labels)
+		labels = got.Container.Labels
 	}
+	image.Labels = bounded(labels, nil)
 	if image.Name == "" {
 		return image, nil
 	}
 	image.Repository = repository(image.Name)
 	img, err := imagesapi.NewImagesClient(conn).Get(ctx, &imagesapi.GetImageRequest{Name: image.Name})
-	if err == nil && img.Image.Target != nil {
+	if err != nil {
+		return image, nil // an image may be removed while its containers go on
+	}
+	if img.Image.Target != nil {
 		image.Digest = img.Image.Target.Digest
 	}
+	image.Labels = bounded(labels, img.Image.Labels)
 	return image, nil
 }
 
 // repository is an image name without its tag and digest.
 func repository(name string) string {
-	if spec, err := reference.Parse(name); err == nil {
-		return spec.Locator
+	name, _, _ = strings.Cut(name, "@")
+	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') { // else it is a port
+		name = name[:i]
 	}
 	return name
 }
 
-func bounded(labels map[string]string) map[string]string {
+// bounded joins labels, of which the container's come first and win.
+func bounded(container, image map[string]string) map[string]string {
 	out := make(map[string]string)
-	for k, v := range labels {
-		if len(out) < maxLabels && len(k)+len(v) <= maxLabel {
-			out[k] = v
+	for _, labels := range []map[string]string{container, image} {
+		for _, k := range slices.Sorted(maps.Keys(labels)) {
+			if _, there := out[k]; !there && len(out) < maxLabels && len(k)+len(labels[k]) <= maxLabel {
+				out[k] = labels[k]
+			}
 		}
 	}
 	return out
@@ -200,7 +220,8 @@ func (r *Resolver) connect(address string) (*grpc.ClientConn, error) {
 	}
 	path := strings.TrimPrefix(address, "unix://")
 	c, err := grpc.NewClient(dialer.DialAddress(path),
-		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(dialer.ContextDialer))
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(dialer.ContextDialer),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: time.Second}))
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd at %s: %w", address, err)
 	}

@@ -1,0 +1,297 @@
+package orchestrator
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/record"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// spool leaves a file where a shim without a daemon leaves its last observation.
+func (n *node) spool(t *testing.T, name string, body []byte) string {
+	t.Helper()
+	path := filepath.Join(n.cfg.SpoolDir, name)
+	if err := errors.Join(os.MkdirAll(n.cfg.SpoolDir, 0o700), os.WriteFile(path, body, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func encode(t *testing.T, o workload.Observation) []byte {
+	t.Helper()
+	body, err := json.Marshal(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
+}
+
+func exists(t *testing.T, path string) bool {
+	t.Helper()
+	_, err := os.Lstat(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
+func TestSpooledObservationsAreTakenIn(t *testing.T) {
+	n := newNode(t, nil)
+	if err := n.takeSpool(t.Context()); err != nil {
+		t.Fatalf("without a spool: %v", err)
+	}
+	n.admit(t, "web")
+	taken := n.spool(t, "web-1.json", encode(t, observation("web", true)))
+	unfinished := n.spool(t, ".web-2", []byte("{"))
+	if err := n.takeSpool(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if kept := n.history.observations(); len(kept) != 1 || kept[0].Run != "web-1" || len(kept[0].Keys) == 0 {
+		t.Errorf("%+v", kept)
+	}
+	if exists(t, taken) || !exists(t, unfinished) {
+		t.Error("the file taken in is still there, or one that a shim is writing is gone")
+	}
+	if kinds := n.journal.kinds(); !slices.Equal(kinds, []string{api.EventAdmitted, api.EventExited}) {
+		t.Errorf("events %q", kinds)
+	}
+}
+
+func TestDamagedSpoolIsSetAside(t *testing.T) {
+	newer := observation("x", true)
+	newer.Version++
+	nameless := observation("x", true)
+	nameless.ID.Container = "../x"
+	bodies := map[string][]byte{
+		"cut.json": encode(t, observation("x", true))[:40], "empty.json": nil, "newer.json": encode(t, newer), "nameless.json": encode(t, nameless),
+		"huge.json": []byte(strings.Repeat(" ", maxSpooled+1)),
+	}
+	n := newNode(t, nil)
+	for name, body := range bodies {
+		n.spool(t, name, body)
+	}
+	secret := filepath.Join(t.TempDir(), "secret")
+	good := n.spool(t, "good.json", encode(t, observation("good", true)))
+	if err := errors.Join(os.WriteFile(secret, encode(t, observation("stolen", true)), 0o600), os.Symlink(secret, filepath.Join(n.cfg.SpoolDir, "link.json")),
+		os.Mkdir(filepath.Join(n.cfg.SpoolDir, "dir.json"), 0o700), syscall.Mkfifo(filepath.Join(n.cfg.SpoolDir, "fifo.json"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second round finds nothing to do
+		if err := n.takeSpool(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name := range bodies {
+		if path := filepath.Join(n.cfg.SpoolDir, name); exists(t, path) || !exists(t, path+damagedSpool) {
+			t.Errorf("%s was not set aside", name)
+		}
+	}
+	for _, name := range []string{"link.json", "dir.json", "fifo.json"} {
+		if path := filepath.Join(n.cfg.SpoolDir, name); exists(t, path) || !exists(t, path+damagedSpool) {
+			t.Errorf("%s was not set aside", name)
+		}
+	}
+	if kept := n.history.observations(); exists(t, good) || len(kept) != 1 || kept[0].ID.Container != "good" || !exists(t, secret) {
+		t.Errorf("kept %+v", kept)
+	}
+	degraded := slices.DeleteFunc(n.journal.kinds(), func(k string) bool { return k != api.EventDegraded })
+	if len(degraded) != len(bodies)+3 {
+		t.Errorf("%d of %d are in the events", len(degraded), len(bodies)+3)
+	}
+}
+
+// A full disk takes no observation away, and one file's trouble does not hold up the others.
+func TestSpoolStaysUntilItIsDurable(t *testing.T) {
+	n := newNode(t, nil)
+	path := n.spool(t, "web-1.json", encode(t, observation("web", true)))
+	n.history.broken = errors.New("no space left on device")
+	if err := n.takeSpool(t.Context()); !errors.Is(err, n.history.broken) || !exists(t, path) {
+		t.Errorf("%v", err)
+	}
+	// What the history can never take is set aside.
+	n.history.broken = fmt.Errorf("no such run: %w", errdefs.ErrInvalidArgument)
+	if err := n.takeSpool(t.Context()); err != nil || exists(t, path) || !exists(t, path+damagedSpool) {
+		t.Errorf("%v", err)
+	}
+	n.history.broken = nil
+	n.spool(t, "web-1.json", encode(t, observation("web", true)))
+	if err := n.takeSpool(t.Context()); err != nil || len(n.history.observations()) != 1 {
+		t.Errorf("%v", err)
+	}
+}
+
+// What was set aside must not fill the rounds of what is to be taken in.
+func TestSpoolIsTakenInRounds(t *testing.T) {
+	n := newNode(t, nil)
+	for i := range spoolAtOnce + 100 {
+		n.spool(t, fmt.Sprintf("a%04d.json%s", i, damagedSpool), nil)
+	}
+	for i := range spoolAtOnce + 5 {
+		n.spool(t, fmt.Sprintf("b%04d.json", i), encode(t, observation(fmt.Sprint("b", i), true)))
+	}
+	for _, want := range []int{spoolAtOnce, spoolAtOnce + 5} {
+		if err := n.takeSpool(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(n.history.observations()); got != want {
+			t.Errorf("%d observations, not %d", got, want)
+		}
+	}
+}
+
+// dead writes the record of a container of which nothing runs any more.
+func (n *node) dead(t *testing.T, name string, change func(*record.Record)) record.Record {
+	t.Helper()
+	return n.record(t, name, func(r *record.Record) {
+		r.ShimStart, r.PIDStart, r.Created = r.ShimStart+1, r.PIDStart+1, clock.Add(-2*orphanLeave)
+		if change != nil {
+			change(r)
+		}
+	})
+}
+
+func TestLeftoversOfDeadShimsAreCollected(t *testing.T) {
+	n := newNode(t, nil)
+	if err := os.MkdirAll(n.cfg.NotifyDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	socket, foreign := filepath.Join(n.cfg.NotifyDir, "dead"), filepath.Join(t.TempDir(), "precious")
+	if err := errors.Join(os.WriteFile(socket, nil, 0o600), os.WriteFile(foreign, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	n.dead(t, "dead", func(r *record.Record) { r.NotifySocket = socket })
+	n.dead(t, "hostile", func(r *record.Record) { r.NotifySocket = foreign })
+	n.dead(t, "young", func(r *record.Record) { r.Created = clock.Add(-orphanLeave / 2) })
+	n.dead(t, "orphan", func(r *record.Record) { r.PIDStart-- }) // its process still runs
+	n.record(t, "alive", func(r *record.Record) { r.Created = clock.Add(-2 * orphanLeave) })
+	n.restart()
+	n.admit(t, "dead") // as far as the daemon knows it runs
+	n.collect(t.Context())
+
+	for name, want := range map[string]bool{"dead": false, "hostile": false, "young": true, "orphan": true, "alive": true} {
+		if _, err := n.cfg.Containers.Read(containerID(name)); (err == nil) != want {
+			t.Errorf("record of %s: %v", name, err)
+		}
+	}
+	if exists(t, socket) || !exists(t, foreign) {
+		t.Error("the socket is still there, or a file elsewhere is gone")
+	}
+	if got := listed(t, n); !slices.Equal(got, []string{"alive"}) {
+		t.Errorf("listed: %q", got)
+	}
+	cleaned := slices.DeleteFunc(n.journal.kinds(), func(k string) bool { return k != api.EventCleaned })
+	if len(cleaned) != 2 {
+		t.Errorf("%d collected", len(cleaned))
+	}
+	n.collect(t.Context())
+	if again := slices.DeleteFunc(n.journal.kinds(), func(k string) bool { return k != api.EventCleaned }); len(again) != 2 {
+		t.Error("collected twice")
+	}
+}
+
+// An Admit whose Create failed leaves nothing but an entry, and that not for long.
+func TestAdmittedButNeverCreated(t *testing.T) {
+	now := clock
+	n := newNode(t, func(c *Config) { c.Now = func() time.Time { return now } })
+	n.admit(t, "failed")
+	n.admit(t, "created")
+	n.record(t, "created", nil)
+	n.collect(t.Context())
+	if got := listed(t, n); len(got) != 2 {
+		t.Errorf("forgotten too soon: %q", got)
+	}
+	now = now.Add(orphanLeave + time.Second)
+	n.collect(t.Context())
+	if got := listed(t, n); !slices.Equal(got, []string{"created"}) {
+		t.Errorf("listed: %q", got)
+	}
+}
+
+// Nobody writes policies while Run does not: containers start all the same.
+func TestFullSealQueueHoldsUpNobody(t *testing.T) {
+	n := newNode(t, nil)
+	for i := range sealQueue + 20 {
+		n.admit(t, fmt.Sprint("c", i))
+	}
+	if len(n.seal) != sealQueue || len(n.running) != sealQueue+20 {
+		t.Errorf("%d to seal, %d containers", len(n.seal), len(n.running))
+	}
+}
+
+func TestRunSealsAndCollects(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t, func(c *Config) { c.Now = time.Now })
+		n.spool(t, "gone-1.json", encode(t, observation("gone", true)))
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- n.Run(ctx) }()
+		synctest.Wait()
+		if len(n.history.observations()) != 1 {
+			t.Error("the spool was not looked at in the beginning")
+		}
+		d := n.admit(t, "web")
+		synctest.Wait()
+		sealed, _, err := n.cfg.Sealed.Read(d.Facts.Keys())
+		if err != nil || sealed.Facts.Run != d.Facts.Run || len(sealed.Table) != 0 {
+			t.Errorf("sealed: %v", err)
+		}
+		n.spool(t, "late-1.json", encode(t, observation("late", true)))
+		time.Sleep(upkeepEvery + time.Second)
+		synctest.Wait()
+		if len(n.history.observations()) != 2 {
+			t.Error("the spool was not looked at again")
+		}
+		follower := make(chan api.EventsResponse, 1)
+		go func() {
+			r, _ := n.Events(t.Context(), api.EventsRequest{After: 100, Wait: time.Minute})
+			follower <- r
+		}()
+		synctest.Wait()
+		began := time.Now()
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if <-follower; time.Since(began) != 0 {
+			t.Error("who waits for events holds up the end")
+		}
+	})
+}
+
+// A shim without the daemon finds the policy by the layers of the root file system.
+func TestSealedForTheTimeWithoutDaemon(t *testing.T) {
+	n := newNode(t, nil)
+	req := request(t, "web")
+	req.Facts.Rootfs = []string{"/snapshots/9/fs", "/snapshots/2/fs", "/snapshots/1/fs"}
+	d, err := n.Admit(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.sealPolicy(<-n.seal); err != nil {
+		t.Fatal(err)
+	}
+	next := req.Facts
+	next.Rootfs = []string{"/snapshots/10/fs", "/snapshots/2/fs", "/snapshots/1/fs"}
+	key, ok := next.RootfsKey()
+	if !ok {
+		t.Fatal("no key")
+	}
+	if sealed, _, err := n.cfg.Sealed.Read([]workload.Key{key}); err != nil || sealed.Facts.Run != d.Facts.Run {
+		t.Errorf("%v", err)
+	}
+}
