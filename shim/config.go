@@ -3,6 +3,8 @@ package shim
 import (
 	"time"
 
+	"github.com/containerd/containerd/api/types/runc/options"
+
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/record"
 )
@@ -28,6 +30,9 @@ type Config struct {
 	OnUnavailable string // "last-known", "open" or "closed"
 	Privileged    string // "as-asked" or "govern"
 	Site          policy.Site
+
+	// RuncOptions reads runc's options from the TOML of a containerd that does not know this runtime.
+	RuncOptions func(toml []byte) (*options.Options, error)
 
 	AdmitDeadline time.Duration // for a running daemon to answer
 	ColdStart     time.Duration // for a daemon to start

@@ -62,6 +62,9 @@ func (s *Service) prepare(ctx context.Context, r *taskv3.CreateTaskRequest) (_ *
 	if err := id.Validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
+	if r.Options, err = runcOptions(r.Options, s.cfg.RuncOptions); err != nil {
+		return nil, err
+	}
 	b, err := bundle.Load(r.Bundle)
 	if err != nil {
 		return nil, err

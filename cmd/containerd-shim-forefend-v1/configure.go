@@ -30,6 +30,7 @@ func configure() (shim.Config, error) {
 		OnUnavailable: c.OnUnavailable,
 		Privileged:    c.Privileged,
 		Site:          c.Site,
+		RuncOptions:   config.RuntimeOptions,
 		AdmitDeadline: c.Deadlines.Admit,
 		ColdStart:     c.Deadlines.ColdStart,
 		Sample:        c.Sample,

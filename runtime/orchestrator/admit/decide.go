@@ -68,6 +68,9 @@ func Decide(in Input) (api.Decision, error) {
 	if asAsked {
 		input.Claims = onlyResources(input.Claims)
 	}
+	if unconfined && plan.profile == nil {
+		input.Claims = withoutPredictedCalls(input.Claims)
+	}
 	input.Guards = append(input.Guards, plan.guards...)
 	d.Effective = policy.Merge(input)
 	if plan.profile == nil {
@@ -114,6 +117,14 @@ func onlyResources(claims []policy.Claim) []policy.Claim {
 			return c.Key == policy.KeySealed
 		}
 		return c.Author < policy.Request
+	})
+}
+
+// withoutPredictedCalls drops what history says of single calls: it refines a
+// profile, and an unconfined container has none.
+func withoutPredictedCalls(claims []policy.Claim) []policy.Claim {
+	return slices.DeleteFunc(claims, func(c policy.Claim) bool {
+		return c.Author == policy.Prediction && c.Key.Dimension() == policy.Syscalls
 	})
 }
 
