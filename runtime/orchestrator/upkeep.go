@@ -51,7 +51,10 @@ func (s *Service) Run(ctx context.Context) error {
 // sealPolicy writes d under its most exact key, and under the one that a shim can
 // work out without the daemon.
 func (s *Service) sealPolicy(d api.Decision) error {
-	err := s.cfg.Sealed.Write(d.Facts.Keys()[0], d)
+	var err error
+	if key := d.Facts.Keys()[0]; key.Level <= workload.LevelExecutable { // more general ones are other workloads' too
+		err = s.cfg.Sealed.Write(key, d)
+	}
 	if key, ok := d.Facts.RootfsKey(); ok {
 		err = errors.Join(err, s.cfg.Sealed.Write(key, d))
 	}
