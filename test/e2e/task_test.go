@@ -93,11 +93,8 @@ func (r *recorder) add(topic string, body typeurl.Any) {
 		return
 	}
 	id := ""
-	switch e := v.(type) {
-	case interface{ GetContainerID() string }:
+	if e, ok := v.(interface{ GetContainerID() string }); ok {
 		id = e.GetContainerID()
-	case *apievents.TaskOOM:
-		id = e.ContainerID
 	}
 	if e, ok := v.(*apievents.TaskExit); ok && e.ID != e.ContainerID {
 		topic += " of exec"
