@@ -36,6 +36,7 @@ func (s *Service) Create(ctx context.Context, r *taskv3.CreateTaskRequest) (_ *t
 	if c.stdin, err = watchStdin(r.Stdin, r.Terminal); err != nil {
 		log.G(ctx).WithError(err).WithField("id", r.ID).Debug("forefend: an early end of standard input will not be noticed")
 	}
+	s.exits.expect(r.ID)
 	resp, err := s.TTRPCTaskService.Create(ctx, r)
 	if err != nil {
 		if undone := s.undo(c); undone != nil {
@@ -182,6 +183,7 @@ func (s *Service) created(ctx context.Context, c *container, pid uint32) error {
 func (s *Service) undo(c *container) error {
 	s.remove(c.id.Container)
 	c.stdin.close()
+	s.exits.forget(c.id.Container)
 	c.end()
 	var errs []error
 	if c.supervised != nil {

@@ -8,7 +8,8 @@ import (
 	"github.com/containerd/log"
 )
 
-// How long Delete waits for the last sample of an exited container, and for its
+// How long Delete waits for the last sample of an exited container and the event
+// of its exit, and for its
 // final observation to be delivered or spooled.
 const (
 	sampleDeadline = 500 * time.Millisecond
@@ -25,6 +26,7 @@ func (s *Service) Delete(ctx context.Context, r *taskv3.DeleteRequest) (*taskv3.
 	if c.watch != nil {
 		waiting, cancel := context.WithTimeout(ctx, sampleDeadline)
 		c.watch.sampled(waiting)
+		s.exits.await(waiting, r.ID)
 		cancel()
 	}
 	resp, err := s.TTRPCTaskService.Delete(ctx, r)
@@ -32,6 +34,7 @@ func (s *Service) Delete(ctx context.Context, r *taskv3.DeleteRequest) (*taskv3.
 		return nil, err
 	}
 	s.remove(r.ID)
+	s.exits.forget(r.ID)
 	c.stdin.close()
 	if c.watch != nil {
 		waiting, cancel := context.WithTimeout(ctx, finalDeadline)

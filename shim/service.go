@@ -21,6 +21,7 @@ import (
 type Service struct {
 	taskv3.TTRPCTaskService
 	cfg        Config
+	exits      *exits
 	link       *link
 	reporter   *reporter
 	supervisor *seccomp.Supervisor
@@ -33,16 +34,17 @@ var _ shim.TTRPCService = (*Service)(nil)
 
 // NewService builds the decorated service of one shim process.
 func NewService(ctx context.Context, cfg Config, publisher shim.Publisher, sd shutdown.Service) (*Service, error) {
-	inner, err := upstream.NewTask(ctx, publisher, sd)
+	exits := newExits(publisher)
+	inner, err := upstream.NewTask(ctx, exits, sd)
 	if err != nil {
 		return nil, err
 	}
-	return decorate(cfg, inner, sd), nil
+	return decorate(cfg, inner, exits, sd), nil
 }
 
 // decorate puts a Service around inner and ties its goroutines to sd.
-func decorate(cfg Config, inner taskv3.TTRPCTaskService, sd shutdown.Service) *Service {
-	s := &Service{TTRPCTaskService: inner, cfg: cfg, link: newLink(cfg), containers: make(map[string]*container)}
+func decorate(cfg Config, inner taskv3.TTRPCTaskService, exits *exits, sd shutdown.Service) *Service {
+	s := &Service{TTRPCTaskService: inner, cfg: cfg, exits: exits, link: newLink(cfg), containers: make(map[string]*container)}
 	s.reporter = newReporter(s.link)
 	s.supervisor = seccomp.NewSupervisor(seccomp.Config{OnEvent: s.onSyscall, OnError: s.onSupervisorError, EventBuffer: 256})
 	sd.RegisterCallback(func(ctx context.Context) error {

@@ -95,7 +95,7 @@ func newFixture(t *testing.T, spec, onUnavailable string) *fixture {
 		t.Fatal(err)
 	}
 	ctx, sd := shutdown.WithShutdown(f.ctx)
-	f.service = decorate(f.cfg, f.inner, sd)
+	f.service = decorate(f.cfg, f.inner, newExits(&outbox{}), sd)
 	t.Cleanup(func() {
 		sd.Shutdown()
 		<-sd.Done()

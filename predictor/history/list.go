@@ -59,12 +59,17 @@ func (b *Book) Runs(ctx context.Context, key workload.Key, limit int) ([]workloa
 		return nil, fmt.Errorf("runs of %s: %w", key, err)
 	}
 	out := make([]workload.Observation, 0, len(records))
+	listed := make(map[string]bool, len(records))
 	for _, r := range slices.Backward(records) {
 		o, err := decode(r.Body)
 		if err != nil {
 			b.store.SetAsideRecord(store.Runs, r, err)
 			continue
 		}
+		if listed[o.Run] { // sent again by a shim whose daemon was killed before it could acknowledge
+			continue
+		}
+		listed[o.Run] = true
 		out = append(out, *o)
 	}
 	return out, nil

@@ -141,7 +141,7 @@ func (f *feed) read(ctx context.Context, req api.EventsRequest) api.EventsRespon
 }
 
 func (f *feed) sinceLocked(after uint64, limit int, id workload.ID) api.EventsResponse {
-	after = min(after, f.next-1) // a reader of an earlier life, whose last events were lost with it
+	// After may be higher: that of a reader of an earlier life, whose last events were lost with it.
 	resp := api.EventsResponse{Next: f.next - 1}
 	from := after + 1
 	if from < f.oldest {

@@ -3,50 +3,71 @@ package orchestrator
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 
 	"github.com/containerd/errdefs"
 
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
+	"forefend.dev/forefend/runtime/record"
 	"forefend.dev/forefend/runtime/workload"
 )
 
 // List implements api.Orchestrator.
 func (s *Service) List(context.Context) (api.ListResponse, error) {
-	s.lookUp()
+	gone := s.gone()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := make([]api.Container, 0, len(s.running))
 	for id, r := range s.running {
-		out = append(out, describe(id, r))
+		if !gone[id] {
+			out = append(out, describe(id, r))
+		}
 	}
 	slices.SortFunc(out, func(a, b api.Container) int { return cmp.Compare(a.ID.String(), b.ID.String()) })
 	return api.ListResponse{Containers: out}, nil
 }
 
-// lookUp completes what was admitted before the container existed: the shim has
-// recorded the rest since. Files are not read under the lock that Admit needs.
-func (s *Service) lookUp() {
-	var unknown []workload.ID
+// gone returns the containers that have ended without a word: their shim is
+// dead, or the record that it had written has been removed. It completes what was admitted
+// before the container existed. Files are not read under the lock that Admit needs.
+func (s *Service) gone() map[workload.ID]bool {
+	type known struct {
+		run     string
+		existed bool
+	}
+	all := make(map[workload.ID]known)
 	s.mu.Lock()
 	for id, r := range s.running {
-		if r.pid == 0 || r.started.IsZero() {
-			unknown = append(unknown, id)
-		}
+		all[id] = known{r.decision.Facts.Run, r.pid != 0}
 	}
 	s.mu.Unlock()
-	for _, id := range unknown {
+	gone := make(map[workload.ID]bool)
+	for id, k := range all {
 		rec, err := s.cfg.Containers.Read(id)
-		if err != nil {
-			continue
+		switch {
+		case err != nil:
+			gone[id] = k.existed && errors.Is(err, fs.ErrNotExist)
+		case rec.Run != k.run: // an earlier run's, or a later one's
+			gone[id] = k.existed
+		case !rec.Alive():
+			gone[id] = true
+		default:
+			s.located(id, rec)
 		}
-		s.mu.Lock()
-		if r := s.running[id]; r != nil && r.decision.Facts.Run == rec.Run {
-			r.pid, r.started = rec.PID, rec.Started
-		}
-		s.mu.Unlock()
+	}
+	return gone
+}
+
+// located notes what a record says of a running container.
+func (s *Service) located(id workload.ID, rec record.Record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.running[id]; r != nil && r.decision.Facts.Run == rec.Run {
+		r.pid, r.started = rec.PID, rec.Started
 	}
 }
 

@@ -8,9 +8,9 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// maxStateBytes bounds runc's message. It carries the bundle's annotations, which
-// orchestrators fill with up to 256 KiB.
-const maxStateBytes = 1 << 20
+// maxStateBytes bounds runc's message. It carries the container's annotations,
+// which are part of a config.json of at most 16 MiB (bundle.MaxSize).
+const maxStateBytes = 32 << 20
 
 // ErrBadState is wrapped by errors about a message that is not runc's.
 var ErrBadState = errors.New("malformed container process state")

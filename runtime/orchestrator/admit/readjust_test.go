@@ -108,3 +108,15 @@ func TestUpdateOfADamagedDecision(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// In observe mode an update takes part, and what a prediction says is still only recorded.
+func TestUpdateInObserveMode(t *testing.T) {
+	in := learned(asked(t, nil))
+	in.Site = site(nil, []policy.Claim{siteDefault(policy.KeyMode, policy.ModeObserve)})
+	before := decide(t, in)
+	after := readjust(t, before, resources(64<<20, 0), in.Site)
+	checkLimit(t, after, want{policy.KeyMemory, 64 << 20, policy.Request, "update"})
+	if v, ok := after.Effective.Limit(policy.KeyMemorySoft); ok {
+		t.Errorf("the predicted soft limit of %d is applied", v)
+	}
+}
