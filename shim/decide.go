@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -57,7 +58,7 @@ func (s *Service) decideAlone(req api.AdmitRequest, why error) (api.Decision, er
 			"start it with `forefend daemon` (log: %s): %w: %w", s.cfg.DaemonLog, why, errdefs.ErrUnavailable)
 	case unavailableOpen:
 		return api.Decision{
-			Version: api.Version, Facts: req.Facts, Availability: api.ByNobody, Revision: 1,
+			Version: api.Version, Time: time.Now(), Facts: req.Facts, Availability: api.ByNobody, Revision: 1,
 			Notes: []string{"the daemon could not be asked (" + why.Error() + ") and on_unavailable is \"open\": the container runs as requested"},
 		}, nil
 	}

@@ -50,11 +50,28 @@ func newDaemonCommand() *cobra.Command {
 	return c
 }
 
-// detachDaemon starts the daemon in a session of its own and waits until it, or
-// another one, serves.
+// detachDaemon starts the daemon in the background and waits until it, or another
+// one, serves. One that holds the lock and does not serve may be about to end, so
+// it tries again.
 func detachDaemon(ctx context.Context, cfg *config.Config, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	for {
+		err := startDetached(ctx, cfg)
+		if !errors.Is(err, errBusy) {
+			return err
+		}
+		if err = awaitOther(ctx, cfg); err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("another daemon holds %s but does not serve: %w", cfg.Lock(), err)
+		}
+	}
+}
+
+// startDetached starts the daemon in a session of its own and waits for its word.
+func startDetached(ctx context.Context, cfg *config.Config) error {
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find my own binary: %w", err)
@@ -93,7 +110,8 @@ func detachDaemon(ctx context.Context, cfg *config.Config, timeout time.Duration
 	return awaitReady(ctx, cfg, mine)
 }
 
-// awaitReady reads the daemon's word from its ready pipe.
+// awaitReady reads the daemon's word from its ready pipe. It returns errBusy when
+// another daemon holds the lock.
 func awaitReady(ctx context.Context, cfg *config.Config, pipe *os.File) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = pipe.SetReadDeadline(deadline) // pipes support deadlines
@@ -105,28 +123,40 @@ func awaitReady(ctx context.Context, cfg *config.Config, pipe *os.File) error {
 	case said == "ready":
 		return nil
 	case said == errBusy.Error():
-		return awaitOther(ctx, cfg)
+		return errBusy
 	case said != "":
 		return errors.New(said)
 	}
 	return fmt.Errorf("the daemon ended or hung before it served (%w); see %s", err, cfg.Log())
 }
 
-// awaitOther waits until the daemon that holds the lock serves.
+// awaitOther waits, for a while, until the daemon that holds the lock answers. A
+// connection alone proves nothing: the socket of a dying daemon takes them still.
 func awaitOther(ctx context.Context, cfg *config.Config) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		c, err := api.Dial(ctx, cfg.Socket())
+		err := answers(ctx, cfg.Socket())
 		if err == nil {
-			return c.Close()
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("another daemon holds %s but does not serve: %w", cfg.Lock(), err)
+			return err
 		case <-tick.C:
 		}
 	}
+}
+
+func answers(ctx context.Context, socket string) error {
+	c, err := api.Dial(ctx, socket)
+	if err != nil {
+		return err
+	}
+	_, err = c.Status(ctx)
+	return errors.Join(err, c.Close())
 }
 
 // runDaemon is the daemon itself. Its readiness, or the reason it cannot

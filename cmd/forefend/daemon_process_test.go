@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,11 +27,10 @@ import (
 
 // binary builds forefend once: `daemon --detach` starts its own executable, which a test binary is not.
 var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "ffbin")
+	path, err := filepath.Abs("../../.cache/test/forefend")
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "forefend")
 	if out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build forefend: %w: %s", err, out)
 	}
@@ -67,12 +67,16 @@ func newSite(t *testing.T) *site {
 	}
 	s := &site{cfg, path}
 	t.Cleanup(func() {
+		if log, err := os.ReadFile(s.Log()); err == nil && t.Failed() {
+			t.Logf("the daemon's log: %s", log)
+		}
 		for _, pid := range s.daemons(t) {
 			_ = unix.Kill(pid, unix.SIGKILL)
 			s.gone(t, pid)
 		}
 		if group, err := cgroup.Named((&daemon{cfg: cfg}).cgroup()); err == nil {
-			_ = group.Remove() // a daemon that was killed leaves an empty one
+			// A daemon that was killed leaves one, empty once its last thread has ended.
+			eventually(t, "the end of the daemon's cgroup", func() bool { return group.Remove() == nil })
 		}
 		_ = os.RemoveAll(dir)
 	})
@@ -117,10 +121,11 @@ func (s *site) daemons(t *testing.T) (pids []int) {
 // daemon is the one daemon there must be.
 func (s *site) daemon(t *testing.T) int {
 	t.Helper()
-	pids := s.daemons(t)
-	if len(pids) != 1 {
-		t.Fatalf("daemons: %v", pids)
-	}
+	var pids []int
+	eventually(t, "one daemon alone", func() bool { // one that found the lock taken may still be ending
+		pids = s.daemons(t)
+		return len(pids) == 1
+	})
 	return pids[0]
 }
 
@@ -261,7 +266,7 @@ func TestManyDetachAtOnce(t *testing.T) {
 		})
 	}
 	wait.Wait()
-	eventually(t, "one daemon alone", func() bool { return len(s.daemons(t)) == 1 })
+	s.daemon(t)
 }
 
 // Who starts the daemon is told why it cannot serve.
@@ -464,5 +469,36 @@ func TestDaemonLeaksNothing(t *testing.T) {
 		fds, routines, float64(rss)/(1<<20), fdsAfter, routinesAfter, float64(rssAfter)/(1<<20))
 	if routines == 0 || fdsAfter > fds+5 || routinesAfter > routines+10 {
 		t.Error("they grow")
+	}
+}
+
+// A daemon that is dying still holds the lock, and its socket still takes connections: who starts one then must not take
+// it for one that serves.
+func TestDetachOutlivesADyingDaemon(t *testing.T) {
+	s := newSite(t)
+	lock, err := takeLock(s.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	dying, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.Socket(), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dying.Close()
+	dying.SetUnlinkOnClose(false) // a killed process removes nothing
+	var died sync.WaitGroup
+	died.Go(func() {
+		conn, err := dying.Accept()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_ = errors.Join(conn.Close(), dying.Close(), lock.Close())
+	})
+	s.detach(t)
+	died.Wait()
+	if st := statusOf(t, s.client(t)); st.PID != s.daemon(t) {
+		t.Errorf("process %d serves", st.PID)
 	}
 }

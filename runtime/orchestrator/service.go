@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -238,6 +239,8 @@ func (s *Service) record(ctx context.Context, o *workload.Observation) error {
 	if err := o.ID.Validate(); err != nil {
 		return fmt.Errorf("observation: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
+	s.know(*o)
+	s.identifyAgain(ctx, *o)
 	s.complete(o)
 	if err := s.history.Record(ctx, *o); err != nil {
 		return fmt.Errorf("keep the observation of %s: %w", o.ID, err)
@@ -247,7 +250,6 @@ func (s *Service) record(ctx context.Context, o *workload.Observation) error {
 
 // note brings what is known of a container up to date with a recorded observation.
 func (s *Service) note(o workload.Observation) {
-	s.know(o)
 	s.mu.Lock()
 	r := s.running[o.ID]
 	if r != nil && r.decision.Facts.Run == o.Run {
@@ -268,7 +270,7 @@ func (s *Service) know(o workload.Observation) {
 	s.mu.Lock()
 	known := s.running[o.ID] != nil
 	s.mu.Unlock()
-	if known || o.Final {
+	if known {
 		return
 	}
 	r, err := s.cfg.Containers.Read(o.ID)
@@ -280,6 +282,42 @@ func (s *Service) know(o workload.Observation) {
 	if s.running[o.ID] == nil { // else it was admitted meanwhile
 		s.running[o.ID] = &running{decision: *r.Decision, pid: r.PID, started: r.Started}
 	}
+}
+
+// identifyAgain finds out who a run is that was admitted before that was known
+// in time: its history would go astray. Nobody waits for it but the report.
+func (s *Service) identifyAgain(ctx context.Context, o workload.Observation) {
+	s.mu.Lock()
+	r := s.running[o.ID]
+	if r == nil || r.decision.Facts.Run != o.Run || !slices.ContainsFunc(r.decision.Sources, late) {
+		s.mu.Unlock()
+		return
+	}
+	facts, before := r.decision.Facts, r.decision.Sources
+	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, secondLook)
+	defer cancel()
+	sources := append(s.identity.Identify(ctx, &facts), slices.DeleteFunc(slices.Clone(before), late)...)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.running[o.ID]; r != nil && r.decision.Facts.Run == o.Run {
+		r.decision.Facts, r.decision.Sources = facts, firstOfEach(sources)
+	}
+}
+
+// secondLook is the time to identify a run that has started already.
+const secondLook = time.Second
+
+func late(s api.Source) bool { return s.Status == api.SourceLate }
+
+// firstOfEach keeps the first source of each name.
+func firstOfEach(sources []api.Source) []api.Source {
+	seen := make(map[string]bool)
+	return slices.DeleteFunc(sources, func(s api.Source) bool {
+		again := seen[s.Name]
+		seen[s.Name] = true
+		return again
+	})
 }
 
 // complete adds to an observation the keys only the daemon could work out.

@@ -460,3 +460,26 @@ func TestAnswersFitIntoAMessage(t *testing.T) {
 		t.Errorf("%d events", seen)
 	}
 }
+
+// A run that was admitted before anybody could say who it is counts to its workload all the same.
+func TestLateIdentityIsMadeUpFor(t *testing.T) {
+	n := newNode(t, nil)
+	asked := 0
+	n.Service = New(n.cfg, n.history, n.journal, identify(func(ctx context.Context, f *workload.Facts) []api.Source {
+		if asked++; asked == 1 {
+			return []api.Source{{Name: "image", Status: api.SourceLate}}
+		}
+		return named(ctx, f)
+	}), nil)
+	n.admit(t, "web")
+	if err := n.Observe(t.Context(), api.ObserveRequest{Observations: []workload.Observation{observation("web", true)}}); err != nil {
+		t.Fatal(err)
+	}
+	recorded := n.history.kept[len(n.history.kept)-1]
+	if recorded.Image != "docker.io/library/redis:7" || recorded.Keys[0].Level != workload.LevelDigestCommand {
+		t.Errorf("recorded as %q under %v", recorded.Image, recorded.Keys)
+	}
+	if asked != 2 {
+		t.Errorf("identified %d times", asked)
+	}
+}

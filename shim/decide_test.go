@@ -1,0 +1,75 @@
+package shim
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/policy"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// alone is a request of a container whose root file system is made of layers.
+func alone(upper string) api.AdmitRequest {
+	return api.AdmitRequest{Version: api.Version, ListenerPath: "/run/x", Facts: workload.Facts{
+		ID: workload.ID{Namespace: "test", Container: "one"}, Run: "one-1", Args: []string{"server"},
+		Rootfs: []string{upper, "/layers/2", "/layers/1"},
+	}}
+}
+
+func TestDecidingAlone(t *testing.T) {
+	away := errors.New("nobody listens")
+	t.Run("closed", func(t *testing.T) {
+		s := newFixture(t, testSpec, "closed").service
+		if _, err := s.decideAlone(alone("/layers/3"), away); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "on_unavailable") {
+			t.Error(err)
+		}
+	})
+	t.Run("open", func(t *testing.T) {
+		s := newFixture(t, testSpec, "open").service
+		d, err := s.decideAlone(alone("/layers/3"), away)
+		// Without a time the run would have lasted since the year 1.
+		if err != nil || d.Availability != api.ByNobody || time.Since(d.Time) > time.Minute || len(d.Notes) != 1 {
+			t.Errorf("%+v: %v", d, err)
+		}
+	})
+	t.Run("last known", func(t *testing.T) {
+		s := newFixture(t, testSpec, "last-known").service
+		known, err := s.decideAlone(alone("/layers/3"), away)
+		if err != nil || known.Availability != api.BySiteDefault {
+			t.Fatalf("%q: %v", known.Availability, err)
+		}
+		known.Prediction = workload.Prediction{Runs: 5, Sealed: true}
+		known.Effective.Fields = append(known.Effective.Fields, policy.Field{Key: policy.KeyPIDs, Value: 64,
+			Origin: policy.Origin{Author: policy.Prediction, Source: "history"}})
+		key, ok := known.Facts.RootfsKey()
+		if !ok {
+			t.Fatal("no key")
+		}
+		if err := s.cfg.Sealed.Write(key, known); err != nil {
+			t.Fatal(err)
+		}
+		d, err := s.decideAlone(alone("/layers/4"), away)
+		if pids, _ := d.Effective.Limit(policy.KeyPIDs); err != nil || d.Availability != api.ByLastKnown || pids != 64 || d.Prediction.Runs != 5 {
+			t.Errorf("%q, pids %d, %d runs: %v", d.Availability, pids, d.Prediction.Runs, err)
+		}
+		// A damaged file is said aloud and not used.
+		files, err := filepath.Glob(string(s.cfg.Sealed) + "/*")
+		if err != nil || len(files) != 1 {
+			t.Fatalf("%v: %v", files, err)
+		}
+		if err := os.WriteFile(files[0], []byte("forefend-sealed 1 sha256:0\n{}"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d, err = s.decideAlone(alone("/layers/4"), away)
+		if err != nil || d.Availability != api.BySiteDefault || len(d.Notes) < 2 || !strings.Contains(d.Notes[1], "unusable") {
+			t.Errorf("%q %q: %v", d.Availability, d.Notes, err)
+		}
+	})
+}
