@@ -32,6 +32,7 @@ type container struct {
 	watch      *watch             // nil before the container exists
 	stdin      *stdinEnd          // nil when it has no standard input to watch
 
+	updating sync.Mutex // held while an update is decided and applied; taken before mu
 	mu       sync.Mutex
 	decision api.Decision          // guarded by mu once the container exists
 	asked    *specs.LinuxResources // what was requested, updates included; guarded by mu

@@ -64,6 +64,8 @@ func (s *Service) Update(ctx context.Context, r *taskv3.UpdateTaskRequest) (*typ
 	if c == nil || r.Resources == nil {
 		return s.TTRPCTaskService.Update(ctx, r)
 	}
+	c.updating.Lock() // one after the other: each starts from the policy the one before left
+	defer c.updating.Unlock()
 	before := c.current()
 	if before.Availability == api.ByNobody {
 		return s.TTRPCTaskService.Update(ctx, r)

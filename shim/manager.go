@@ -60,7 +60,7 @@ func (m manager) warmDaemon(ctx context.Context) {
 }
 
 // Stop is what the separate delete process runs after a shim has died: upstream
-// removes the container, then what the record says was made for it goes. It
+// removes the container, then what was made for it goes. It
 // works from disk alone and may be repeated.
 func (m manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	status, err := m.Shim.Stop(ctx, id)
@@ -69,12 +69,8 @@ func (m manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 		return status, err
 	}
 	wid := workload.ID{Namespace: ns, Container: id}
-	if rec, rerr := m.cfg.Containers.Read(wid); rerr == nil {
-		if filepath.Dir(rec.NotifySocket) == filepath.Clean(m.cfg.NotifyDir) {
-			if rmerr := os.Remove(rec.NotifySocket); rmerr != nil && !errors.Is(rmerr, os.ErrNotExist) {
-				log.G(ctx).WithError(rmerr).Warn("forefend: listener socket not removed")
-			}
-		}
+	if rmerr := os.Remove(filepath.Join(m.cfg.NotifyDir, socketName(wid))); rmerr != nil && !errors.Is(rmerr, os.ErrNotExist) {
+		log.G(ctx).WithError(rmerr).Warn("forefend: listener socket not removed")
 	}
 	if rmerr := m.cfg.Containers.Remove(wid); rmerr != nil {
 		log.G(ctx).WithError(rmerr).Warn("forefend: record not removed")

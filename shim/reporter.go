@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -180,9 +181,17 @@ func spool(dir string, o workload.Observation) error {
 	if err != nil {
 		return fmt.Errorf("encode observation: %w", err)
 	}
-	tmp := filepath.Join(dir, "."+o.Run)
-	if err := os.WriteFile(tmp, body, 0o600); err != nil {
+	tmp, err := os.CreateTemp(dir, ".*")
+	if err != nil {
 		return fmt.Errorf("spool observation: %w", err)
 	}
-	return os.Rename(tmp, filepath.Join(dir, o.Run+".json"))
+	_, err = tmp.Write(body)
+	err = errors.Join(err, tmp.Sync(), tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), filepath.Join(dir, o.Run+".json"))
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("spool observation: %w", err), os.Remove(tmp.Name()))
+	}
+	return nil
 }

@@ -19,6 +19,10 @@ import (
 	"forefend.dev/forefend/runtime/orchestrator/api"
 )
 
+// maxLog is the size from which a starting daemon begins a new log; the one
+// before it is kept as .1.
+const maxLog = 8 << 20
+
 // errBusy says that another daemon of the same config serves already.
 var errBusy = errors.New("another forefend daemon of this configuration is running")
 
@@ -78,6 +82,9 @@ func startDetached(ctx context.Context, cfg *config.Config) error {
 	}
 	if err := os.MkdirAll(cfg.Root, 0o700); err != nil {
 		return fmt.Errorf("create the root directory: %w", err)
+	}
+	if info, err := os.Stat(cfg.Log()); err == nil && info.Size() > maxLog {
+		_ = os.Rename(cfg.Log(), cfg.Log()+".1") // a log that cannot be turned grows on
 	}
 	logFile, err := os.OpenFile(cfg.Log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {

@@ -21,11 +21,12 @@ import (
 
 const (
 	sealQueue    = 256
-	upkeepEvery  = 5 * time.Second
-	maxSpooled   = 1 << 20     // bytes of one spooled observation
-	orphanLeave  = time.Minute // containerd's own delete process comes first
-	spoolAtOnce  = 1000        // spooled observations taken in per round
-	damagedSpool = ".damaged"  // suffix of a spooled file that could not be read
+	upkeepEvery  = 5 * time.Second // for the spool: a directory, mostly empty
+	collectEach  = 12              // rounds between readings of every record
+	maxSpooled   = 1 << 20         // bytes of one spooled observation
+	orphanLeave  = time.Minute     // containerd's own delete process comes first
+	spoolAtOnce  = 1000            // spooled observations taken in per round
+	damagedSpool = ".damaged"      // suffix of a spooled file that could not be read
 )
 
 // Run does the service's work in the background until ctx ends: it seals
@@ -36,14 +37,18 @@ func (s *Service) Run(ctx context.Context) error {
 	tick := time.NewTicker(upkeepEvery)
 	defer tick.Stop()
 	s.upkeep(ctx)
-	for {
+	for round := 1; ; round++ {
 		select {
 		case <-ctx.Done():
 			return nil
 		case d := <-s.seal:
 			logError(ctx, s.sealPolicy(d), "sealed policy not written")
 		case <-tick.C:
-			s.upkeep(ctx)
+			logError(ctx, s.takeSpool(ctx), "spooled observations")
+			if round%collectEach == 0 {
+				s.collect(ctx)
+				s.abandon(ctx, s.absent)
+			}
 		}
 	}
 }
@@ -61,6 +66,7 @@ func (s *Service) sealPolicy(d api.Decision) error {
 	return err
 }
 
+// upkeep is one round of everything Run does by the clock.
 func (s *Service) upkeep(ctx context.Context) {
 	logError(ctx, s.takeSpool(ctx), "spooled observations")
 	s.collect(ctx)

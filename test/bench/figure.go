@@ -12,6 +12,7 @@ type figure struct {
 	Met      string               `json:"met"`
 	Value    float64              `json:"value"` // what is held against the target
 	N        int                  `json:"n"`
+	Load     [2]string            `json:"load"` // average of the last minute, before and after
 	Samples  map[string][]float64 `json:"samples,omitempty"`
 }
 

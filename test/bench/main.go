@@ -109,9 +109,12 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 func (r *report) measure(ctx context.Context, b *bench, chosen []measurement) error {
 	var failed error
 	for _, m := range chosen {
-		begin := time.Now()
-		fmt.Fprintf(b.out, "%-8s %s ... load %s\n", m.name, m.what, load())
+		begin, before := time.Now(), load()
+		fmt.Fprintf(b.out, "%-8s %s ... load %s\n", m.name, m.what, before)
 		figures, err := m.run(ctx, b)
+		for i := range figures {
+			figures[i].Load = [2]string{before, load()}
+		}
 		r.Figures = append(r.Figures, figures...)
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("%s: %w", m.name, err))
