@@ -46,7 +46,7 @@ func (s *Service) ask(ctx context.Context, req api.AdmitRequest) (d api.Decision
 	if err := s.link.ensure(ctx); err != nil {
 		return d, err
 	}
-	return d, s.link.call(ctx, s.cfg.AdmitDeadline, admit)
+	return d, s.link.call(ctx, s.cfg.ColdStart, admit) // its first answer is part of coming up
 }
 
 // decideAlone is the choice of on_unavailable. The decision says how it came
