@@ -35,6 +35,7 @@ func NewManager(cfg Config) shim.Shim {
 // time the first Create asks, it is up or on its way. Failing that is no
 // error here, Create has the fallback.
 func (m manager) Start(ctx context.Context, p *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error) {
+	skipGarbage()
 	if c, err := api.Dial(ctx, m.cfg.Socket); err == nil {
 		_ = c.Close() // it was only a knock
 	} else {
@@ -63,6 +64,7 @@ func (m manager) warmDaemon(ctx context.Context) {
 // removes the container, then what was made for it goes. It
 // works from disk alone and may be repeated.
 func (m manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
+	skipGarbage()
 	status, err := m.Shim.Stop(ctx, id)
 	ns, nserr := namespaces.NamespaceRequired(ctx)
 	if nserr != nil {

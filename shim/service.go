@@ -34,6 +34,11 @@ var _ shim.TTRPCService = (*Service)(nil)
 
 // NewService builds the decorated service of one shim process.
 func NewService(ctx context.Context, cfg Config, publisher shim.Publisher, sd shutdown.Service) (*Service, error) {
+	settle := deferGarbage()
+	sd.RegisterCallback(func(context.Context) error {
+		settle.Stop()
+		return nil
+	})
 	exits := newExits(publisher)
 	inner, err := upstream.NewTask(ctx, exits, sd)
 	if err != nil {

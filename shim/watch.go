@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -35,6 +36,11 @@ type watch struct {
 
 	waiting sync.WaitGroup // the goroutine that waits for the exit
 	stop    context.CancelFunc
+
+	lastReport workload.Observation // run alone uses these three
+	reportedAt time.Time
+	reports    int
+
 	started chan struct{} // closed once the workload's first process was let go
 	last    chan struct{} // closed once the last sample has been taken
 	done    chan struct{} // closed once the final observation is with the daemon or in the spool
@@ -100,7 +106,7 @@ func (w *watch) run(ctx context.Context, exited <-chan workload.Exit) {
 			timer.Reset(delay)
 			if !now.Before(next) {
 				next = now.Add(w.s.cfg.Checkpoint)
-				w.s.reporter.checkpoint(w.observation())
+				w.checkpoint(now)
 			}
 		}
 	}
@@ -162,6 +168,31 @@ func (w *watch) reported(ctx context.Context) {
 func (w *watch) abandon() {
 	w.stop()
 	<-w.done
+}
+
+// checkpoint reports what was seen so far, unless nothing has happened that the
+// last report does not say: a node full of idle containers costs nothing.
+func (w *watch) checkpoint(now time.Time) {
+	o := w.observation()
+	if w.reports != 0 && now.Sub(w.reportedAt) < quiet && sameNews(w.lastReport, o) {
+		return
+	}
+	w.reports++
+	w.lastReport, w.reportedAt = o, now
+	w.s.reporter.checkpoint(o)
+}
+
+// quiet is how long a container in which nothing happens goes unreported. The
+// daemon takes a run for lost after an hour.
+const quiet = 10 * time.Minute
+
+// sameNews reports whether b would teach nobody what a did not.
+func sameNews(a, b workload.Observation) bool {
+	const cpu = 0.05 // seconds
+	return a.Usage.MemoryPeak == b.Usage.MemoryPeak && a.Usage.PIDsPeak == b.Usage.PIDsPeak &&
+		a.Usage.OOMKills == b.Usage.OOMKills && a.Usage.MemoryFail == b.Usage.MemoryFail &&
+		b.Usage.CPUSeconds-a.Usage.CPUSeconds < cpu && b.Usage.CPUPeak-a.Usage.CPUPeak < cpu &&
+		maps.Equal(a.Syscalls, b.Syscalls) && maps.Equal(a.Denied, b.Denied) && maps.Equal(a.Destinations, b.Destinations)
 }
 
 // observation is what was seen so far.

@@ -31,8 +31,9 @@ const (
 	daemonNice = -10
 	// Among the last to be killed for memory; needs CAP_SYS_RESOURCE.
 	daemonOOMScore = -900
-	// History is long-lived and large: collect more often than by default.
-	daemonGC = 50
+	// History is long-lived and can be large: from this size on memory is worth
+	// more than the CPU time of collecting it more often.
+	daemonHeap = 96 << 20
 )
 
 // daemon is the node daemon with everything it holds open.
@@ -104,7 +105,7 @@ func takeLock(cfg *config.Config) (*os.File, error) {
 // settle gives the daemon its own cgroup, priority and OOM score. What the
 // kernel refuses is degraded, not fatal.
 func (d *daemon) settle(ctx context.Context) {
-	debug.SetGCPercent(daemonGC)
+	debug.SetMemoryLimit(daemonHeap)
 	d.settled = true
 	degrade := func(what string, err error) {
 		if err != nil {

@@ -29,11 +29,12 @@ func (s *Store) Append(ctx context.Context, stream Stream, subject string, body 
 }
 
 // AppendAll adds records in order and returns the number of the last one. They
-// travel together, which saves waiting between them. After an error some of
-// them may have been added.
+// travel together, which saves waiting between them. It returns when ctx ends,
+// also if the store is closed meanwhile. After an error some of them may have been added.
 func (s *Store) AppendAll(ctx context.Context, stream Stream, entries []Entry) (last uint64, err error) {
 	inbox := s.engine.conn.NewRespInbox()
-	sub, err := s.engine.conn.SubscribeSync(inbox)
+	replies := make(chan *nats.Msg, len(entries)) // a subscription's own queue would have room for 64 Ki
+	sub, err := s.engine.conn.ChanSubscribe(inbox, replies)
 	if err != nil {
 		return 0, fmt.Errorf("append to %s: %w", stream, err)
 	}
@@ -48,9 +49,15 @@ func (s *Store) AppendAll(ctx context.Context, stream Stream, entries []Entry) (
 		}
 	}
 	for i := range entries {
-		reply, err := sub.NextMsgWithContext(ctx)
-		if err == nil {
+		var err error
+		select {
+		case reply, open := <-replies:
+			if !open {
+				return last, fmt.Errorf("append to %s: the store was closed", stream)
+			}
 			last, err = acknowledged(stream, reply)
+		case <-ctx.Done():
+			err = ctx.Err()
 		}
 		if err != nil {
 			return last, fmt.Errorf("append record %d of %d to %s: %w", i+1, len(entries), stream, err)
