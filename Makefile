@@ -79,9 +79,10 @@ test: ## Set everything up, then every test, root parts included
 	@$(MAKE) --no-print-directory setup build images
 	@$(MAKE) --no-print-directory check cover test-root
 
+# Never from go's cache: it does not see that a binary in ./bin changed.
 .PHONY: test-root
 test-root: ## The tests that need root, containerd and the images (after: setup build images)
-	FOREFEND_ROOT_TESTS=1 $(GO) test -p 1 -timeout 30m ./...
+	FOREFEND_ROOT_TESTS=1 $(GO) test -p 1 -count=1 -timeout 30m ./...
 
 .PHONY: race
 race: ## Unit tests under the race detector

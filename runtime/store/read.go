@@ -45,9 +45,14 @@ func (s *Store) Replay(ctx context.Context, stream Stream, from uint64, f func(R
 	if err != nil {
 		return err
 	}
+	whole, reported, read := from <= state.First, len(s.SetAside()), uint64(0)
+	count := func(r Record) error {
+		read++
+		return f(r)
+	}
 	from = max(from, state.First, 1)
 	for from <= state.Last {
-		next, err := s.chunk(ctx, stream, request{Seq: from, Batch: chunkRecords, MaxBytes: chunkBytes}, f)
+		next, err := s.chunk(ctx, stream, request{Seq: from, Batch: chunkRecords, MaxBytes: chunkBytes}, count)
 		if errors.Is(err, errEnd) {
 			next, err = s.skipDamage(ctx, stream, from, state.Last)
 		}
@@ -55,6 +60,9 @@ func (s *Store) Replay(ctx context.Context, stream Stream, from uint64, f func(R
 			return fmt.Errorf("replay %s: %w", stream, err)
 		}
 		from = next
+	}
+	if whole && read < state.Records && len(s.SetAside()) == reported {
+		s.report(fmt.Sprintf("stream %s: %d of the %d records that the engine counts cannot be read", stream, state.Records-read, state.Records))
 	}
 	return nil
 }

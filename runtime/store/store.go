@@ -83,6 +83,9 @@ func (s *Store) start(ctx context.Context, o Options) (err error) {
 			s.report(fmt.Sprintf("stream %s: the engine discarded %d damaged records (%d bytes), first number %d",
 				c.Name, len(lost.Msgs), lost.Bytes, lost.Msgs[0]))
 		}
+		if n := blockBytes(streamDir(s.dir, c.Name)); n > 0 && stream.CachedInfo().State.LastSeq == 0 {
+			s.report(fmt.Sprintf("stream %s: the engine finds no record in %d bytes", c.Name, n))
+		}
 	}
 	s.streams = streams
 	return s.checkExtent(ctx, o)
@@ -122,4 +125,16 @@ func (s *Store) Close() error {
 		return fmt.Errorf("close the store: %w", err)
 	}
 	return nil
+}
+
+// blockBytes is the size of a stream's message files. A stream that never had a
+// record, which alone has no last number, has none.
+func blockBytes(dir string) (n int64) {
+	blocks, _ := filepath.Glob(filepath.Join(dir, "msgs", "*.blk")) // the pattern is well-formed
+	for _, b := range blocks {
+		if info, err := os.Stat(b); err == nil {
+			n += info.Size()
+		}
+	}
+	return n
 }
