@@ -56,10 +56,14 @@ func (s *Store) start(ctx context.Context, o Options) (err error) {
 	if err := s.loadSetAside(); err != nil {
 		return err
 	}
+	configs := o.streams()
+	found := make(map[string]int64, len(configs)) // before the engine, which may cut damaged files short
+	for _, c := range configs {
+		found[c.Name] = blockBytes(streamDir(s.dir, c.Name))
+	}
 	if s.engine, err = startEngine(s.dir, o, s.complaints); err != nil {
 		return err
 	}
-	configs := o.streams()
 	if lost := s.engine.missing(ctx, s.dir, configs); len(lost) > 0 {
 		s.engine.stop()
 		s.engine = nil
@@ -83,7 +87,7 @@ func (s *Store) start(ctx context.Context, o Options) (err error) {
 			s.report(fmt.Sprintf("stream %s: the engine discarded %d damaged records (%d bytes), first number %d",
 				c.Name, len(lost.Msgs), lost.Bytes, lost.Msgs[0]))
 		}
-		if n := blockBytes(streamDir(s.dir, c.Name)); n > 0 && stream.CachedInfo().State.LastSeq == 0 {
+		if n := found[c.Name]; n > 0 && stream.CachedInfo().State.LastSeq == 0 {
 			s.report(fmt.Sprintf("stream %s: the engine finds no record in %d bytes", c.Name, n))
 		}
 	}
