@@ -20,8 +20,6 @@ func RuntimeOptions(body []byte) (*options.Options, error) {
 		SystemdCgroup               bool
 		CriuImagePath, CriuWorkPath string
 		CriuPath                    string // of containerd 1.x, without effect since
-		TaskApiAddress              string
-		TaskApiVersion              uint32
 	}
 	meta, err := toml.Decode(string(body), &known)
 	if err != nil {
@@ -38,6 +36,5 @@ func RuntimeOptions(body []byte) (*options.Options, error) {
 		NoPivotRoot: known.NoPivotRoot, NoNewKeyring: known.NoNewKeyring, ShimCgroup: known.ShimCgroup,
 		IoUid: known.IoUid, IoGid: known.IoGid, BinaryName: known.BinaryName, Root: known.Root,
 		SystemdCgroup: known.SystemdCgroup, CriuImagePath: known.CriuImagePath, CriuWorkPath: known.CriuWorkPath,
-		TaskApiAddress: known.TaskApiAddress, TaskApiVersion: known.TaskApiVersion,
 	}, nil
 }
