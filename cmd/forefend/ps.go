@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -76,7 +77,7 @@ func (a *app) printContainers(containers []api.Container, asJSON, quiet bool) er
 		output.Column{Name: "MEMORY", Note: "pred/used/limit"}, output.Column{Name: "CPUS", Note: "p/u/l"},
 		output.Column{Name: "PIDS", Note: "p/u/l"}, output.Column{Name: "AGE", Right: true})
 	for _, c := range containers {
-		t.Row(shortID(c), c.Name, mode(c), yesNo(c.Sealed), memory(c), cpus(c), pids(c), output.Age(a.now().Sub(c.Started)))
+		t.Row(shortID(c), c.Name, mode(c), yesNo(c.Sealed), memory(c), cpus(c), pids(c), age(a.now(), c.Started))
 	}
 	return t.Write(a.stdout)
 }
@@ -125,4 +126,12 @@ func yesNo(b bool) string {
 		return "yes"
 	}
 	return "no"
+}
+
+// age is how long ago a container was started; "-" while it is being created.
+func age(now, started time.Time) string {
+	if started.IsZero() {
+		return "-"
+	}
+	return output.Age(now.Sub(started))
 }

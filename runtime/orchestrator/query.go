@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -37,12 +38,12 @@ func (s *Service) List(context.Context) (api.ListResponse, error) {
 func (s *Service) gone() map[workload.ID]bool {
 	type known struct {
 		run     string
-		existed bool
+		existed bool // or had the time to
 	}
 	all := make(map[workload.ID]known)
 	s.mu.Lock()
 	for id, r := range s.running {
-		all[id] = known{r.decision.Facts.Run, r.pid != 0}
+		all[id] = known{r.decision.Facts.Run, r.pid != 0 || s.cfg.Now().Sub(r.decision.Time) > creation}
 	}
 	s.mu.Unlock()
 	gone := make(map[workload.ID]bool)
@@ -61,6 +62,10 @@ func (s *Service) gone() map[workload.ID]bool {
 	}
 	return gone
 }
+
+// creation is the time within which an admitted container has a record, or its
+// creation has failed.
+const creation = 10 * time.Second
 
 // located notes what a record says of a running container.
 func (s *Service) located(id workload.ID, rec record.Record) {

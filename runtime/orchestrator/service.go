@@ -165,7 +165,7 @@ func (s *Service) admitted(d api.Decision) {
 	}
 	s.publish(api.Event{
 		Time: d.Time, ID: d.Facts.ID, Run: d.Facts.Run, Kind: api.EventAdmitted,
-		Message: fmt.Sprintf("%s: mode %s, %d earlier runs, %s", d.Facts.Name(),
+		Message: fmt.Sprintf("%s: mode %s, earlier runs: %d, %s", d.Facts.Name(),
 			policy.KeyMode.Format(d.Effective.Mode()), d.Prediction.Runs, sealedWord(d)),
 	})
 }

@@ -57,7 +57,7 @@ func TestAdmit(t *testing.T) {
 	}
 	events, _ := n.Events(t.Context(), api.EventsRequest{})
 	if len(events.Events) != 1 || events.Events[0].Kind != api.EventAdmitted || events.Events[0].ID != d.Facts.ID ||
-		!strings.Contains(events.Events[0].Message, "mode adaptive, 3 earlier runs, learning") {
+		!strings.Contains(events.Events[0].Message, "mode adaptive, earlier runs: 3, learning") {
 		t.Errorf("events %+v", events.Events)
 	}
 	if list, _ := n.List(t.Context()); len(list.Containers) != 1 || list.Containers[0].Limits.PIDs != 64 || list.Containers[0].Mode != "adaptive" {
@@ -481,5 +481,19 @@ func TestLateIdentityIsMadeUpFor(t *testing.T) {
 	}
 	if asked != 2 {
 		t.Errorf("identified %d times", asked)
+	}
+}
+
+// A container whose creation failed after it was admitted does not stay in the list.
+func TestListForgetsWhatNeverCameToBe(t *testing.T) {
+	now := clock
+	n := newNode(t, func(c *Config) { c.Now = func() time.Time { return now } })
+	n.admit(t, "stillborn")
+	if list, _ := n.List(t.Context()); len(list.Containers) != 1 {
+		t.Errorf("while it is being created: %+v", list)
+	}
+	now = now.Add(creation + time.Second)
+	if list, _ := n.List(t.Context()); len(list.Containers) != 0 {
+		t.Errorf("afterwards: %+v", list)
 	}
 }

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"encoding/json"
 	"flag"
 	"os"
@@ -283,6 +284,25 @@ func golden() Effective {
 		Grants:  []Key{KeySyscalls},
 		Profile: "web",
 	})
+}
+
+// The order of claims is total: which of two is asked first makes no difference.
+func TestClaimsHaveOneOrder(t *testing.T) {
+	ranked := claim(KeyPIDs, 100, Default, "profile web")
+	ranked.rank = 1
+	reasoned := claim(KeyPIDs, 100, Default, "site")
+	reasoned.Reason = "because"
+	ordered := []Claim{
+		ranked, claim(KeyPIDs, 90, Default, "site"), claim(KeyPIDs, 100, Default, "config.toml"), claim(KeyPIDs, 100, Default, "site"), reasoned,
+		claim(KeyPIDs, 100, Prediction, "history"), claim(KeyPIDs, 100, Request, "spec"), annotated(KeyPIDs, 50),
+	}
+	for i := range ordered {
+		for j := range ordered {
+			if got, want := compareClaims(&ordered[i], &ordered[j]), cmp.Compare(i, j); got != want {
+				t.Errorf("%+v against %+v: %d, want %d", ordered[i], ordered[j], got, want)
+			}
+		}
+	}
 }
 
 func TestEffectiveGolden(t *testing.T) {

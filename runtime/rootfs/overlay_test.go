@@ -40,24 +40,31 @@ func overlay(t *testing.T, lower []string) (merged, upper string) {
 }
 
 // scramble changes a mounted tree at random: only the kernel writes the
-// whiteouts and opaque directories of the layers under test.
-func scramble(r *rand.Rand, root string, n int) {
+// whiteouts and opaque directories of the layers under test. The tree has links
+// that lead out of it, which nothing may be written through.
+func scramble(t *testing.T, r *rand.Rand, dir string, n int) {
+	t.Helper()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
 	for range n {
-		path := filepath.Join(root, randomPath(r, 3))
+		path := randomPath(r, 3)
 		switch r.IntN(7) {
 		case 0, 1:
-			_ = os.MkdirAll(path, 0o755)
+			_ = root.MkdirAll(path, 0o755)
 		case 2:
-			_ = os.WriteFile(path, fmt.Appendf(nil, "%d", r.Int()), 0o755)
+			_ = root.WriteFile(path, fmt.Appendf(nil, "%d", r.Int()), 0o755)
 		case 3:
-			_ = os.RemoveAll(path)
+			_ = root.RemoveAll(path)
 		case 4:
-			_ = os.RemoveAll(path)
-			_ = os.MkdirAll(path, 0o755) // opaque where it was before
+			_ = root.RemoveAll(path)
+			_ = root.MkdirAll(path, 0o755) // opaque where it was before
 		case 5:
-			_ = os.Symlink(randomTarget(r), path)
+			_ = root.Symlink(randomTarget(r), path)
 		case 6:
-			_ = os.Rename(path, filepath.Join(root, randomPath(r, 2)))
+			_ = root.Rename(path, randomPath(r, 2))
 		}
 	}
 }
@@ -86,12 +93,12 @@ func TestRootSameAsOverlay(t *testing.T) {
 	for seed := range uint64(40) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		layers := []string{t.TempDir()}
-		scramble(r, layers[0], 40)
+		scramble(t, r, layers[0], 40)
 		var merged string
 		for range 3 {
 			var upper string
 			merged, upper = overlay(t, layers)
-			scramble(r, merged, 25)
+			scramble(t, r, merged, 25)
 			layers = append([]string{upper}, layers...)
 			// The upper directory becomes a layer of the next mount.
 			if len(layers) < 4 {
