@@ -57,7 +57,10 @@ func TestFlood(t *testing.T) {
 	}
 	h.remove(id)
 	_, runs := h.history(t, "sleep 1000")
-	if n := runs[0].Denied["keyctl"]; n != calls+1 {
+	// None is missed. A signal that meets an answer (Go preempts by signals) makes the kernel repeat the call, which then
+	// counts again: DESIGN section 10, trap 5.
+	const repeated = calls / 1000
+	if n := runs[0].Denied["keyctl"]; n < calls+1 || n > calls+1+repeated {
 		t.Errorf("%d denied calls were counted, %d were made", n, calls+1)
 	}
 }
