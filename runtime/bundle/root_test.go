@@ -81,7 +81,7 @@ func busybox(t *testing.T) string {
 	}
 	program, err := os.ReadFile("/bin/busybox")
 	if err != nil {
-		t.Skipf("busybox-static is missing (make setup): %v", err)
+		t.Fatalf("busybox-static is missing (make setup): %v", err)
 	}
 	for _, name := range []string{"busybox", "cat", "sh"} {
 		if err := os.WriteFile(filepath.Join(bin, name), program, 0o755); err != nil {

@@ -79,7 +79,7 @@ type Source struct {
 type UpdateRequest struct {
 	Version   int                  `json:"version"`
 	ID        workload.ID          `json:"id"`
-	Resources specs.LinuxResources `json:"resources"` // all it asks for now: the update over what it asked before
+	Resources specs.LinuxResources `json:"resources"` // the whole request: the update laid over what was asked before
 	Before    Decision             `json:"before"`    // the decision in force, as the shim has it
 	// Refused says that runc did not accept what the last UpdateRequest led to:
 	// Before is still in force, and Resources is not looked at.
