@@ -49,6 +49,10 @@ install: build ## Install the binaries where containerd finds them (PREFIX, DEST
 setup: ## Install Debian packages and pinned tools (containerd, ctr, shim, runc) that tests need
 	@GO='$(GO)' test/tools/setup $(BIN)
 
+.PHONY: setup-test
+setup-test: ## Install, besides, the other containerds, nerdctl and what else tests need
+	@GO='$(GO)' test/tools/setup $(BIN) all
+
 .PHONY: images
 images: ## Build the test images (redis, nginx, busybox, static) into ./.cache/images
 	@GO='$(GO)' $(GO) run ./test/images -out $(IMAGES)
@@ -76,12 +80,12 @@ check: ## Format, vet, lint, unit tests, import law: no root, no network, under 
 
 .PHONY: test
 test: ## Set everything up, then every test, root parts included
-	@$(MAKE) --no-print-directory setup build images
+	@$(MAKE) --no-print-directory setup-test build images
 	@$(MAKE) --no-print-directory check cover test-root
 
 # Never from go's cache: it does not see that a binary in ./bin changed.
 .PHONY: test-root
-test-root: ## The tests that need root, containerd and the images (after: setup build images)
+test-root: ## The tests that need root, containerd and the images (after: setup-test build images)
 	FOREFEND_ROOT_TESTS=1 $(GO) test -p 1 -count=1 -timeout 30m ./...
 
 .PHONY: race
