@@ -59,9 +59,9 @@ func (e *Env) ForefendCommand(ctx context.Context, args ...string) *exec.Cmd {
 	return e.command(ctx, "forefend", args...)
 }
 
-// command is a binary of ours with the environment it needs.
+// command is a binary of ours, or of this environment's containerd, with the environment it needs.
 func (e *Env) command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, filepath.Join(e.BinDir, name), args...)
+	cmd := exec.CommandContext(ctx, e.binary(name), args...)
 	cmd.Env = e.environ()
 	// A descendant that kept the output open must not make us wait for ever.
 	cmd.WaitDelay = 5 * time.Second
@@ -72,7 +72,7 @@ func (e *Env) command(ctx context.Context, name string, args ...string) *exec.Cm
 // in it is also what marks a process as belonging to this environment.
 func (e *Env) environ() []string {
 	return append(os.Environ(),
-		"PATH="+e.BinDir+string(os.PathListSeparator)+os.Getenv("PATH"),
+		"PATH="+e.path(),
 		configVariable+"="+e.ConfigPath,
 		"CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1", // ctr would say on every call that cgroup v1 is old
 		"CONTAINERD_ADDRESS="+e.Address,

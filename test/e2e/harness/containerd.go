@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -21,14 +20,15 @@ const (
 	pollInterval = 10 * time.Millisecond
 )
 
-// unusedPlugins are switched off for a quick start. The CRI ones stay with WithCRI.
+// unusedPlugins are switched off for a quick start, under all the names they had. The CRI ones stay with WithCRI.
 var (
 	unusedPlugins = []string{
 		"io.containerd.nri.v1.nri", "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp",
+		"io.containerd.snapshotter.v1.aufs",
 		"io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.btrfs",
 		"io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.erofs",
 		"io.containerd.snapshotter.v1.native", "io.containerd.snapshotter.v1.zfs",
-		"io.containerd.image-verifier.v1.bindir", "io.containerd.monitor.container.v1.restart",
+		"io.containerd.internal.v1.restart", "io.containerd.monitor.container.v1.restart",
 	}
 	criPlugins = []string{
 		"io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime",
@@ -41,33 +41,13 @@ func (e *Env) writeConfigs() error {
 	if err := os.WriteFile(e.ConfigPath, []byte(forefend), 0o600); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(e.Dir, "containerd.toml"), []byte(e.containerdConfig()), 0o600)
+	return e.writeContainerdConfig()
 }
 
-func (e *Env) containerdConfig() string {
-	off := unusedPlugins
-	cri := ""
-	if e.options.cri {
-		cri = fmt.Sprintf("[plugins.'io.containerd.cri.v1.runtime']\n  restrict_oom_score_adj = true\n"+
-			"  [plugins.'io.containerd.cri.v1.runtime'.cni]\n    conf_dir = %q\n", filepath.Join(e.Dir, "cni"))
-	} else {
-		off = append(off[:len(off):len(off)], criPlugins...)
-	}
-	return fmt.Sprintf(`version = 3
-root = %q
-state = %q
-disabled_plugins = [%s]
-[grpc]
-  address = %q
-[plugins.'io.containerd.shim.v1.manager']
-  socket_dir = %q
-%s%s
-`, filepath.Join(e.Dir, "root"), filepath.Join(e.Dir, "state"), `"`+strings.Join(off, `", "`)+`"`, e.Address,
-		e.shimSockets(), cri, e.options.containerd)
+func (e *Env) writeContainerdConfig() error {
+	text := e.engine.config(e.Dir, e.Address, e.options.cri) + e.options.containerd
+	return os.WriteFile(filepath.Join(e.Dir, "containerd.toml"), []byte(text), 0o600)
 }
-
-// shimSockets is where shims of this environment listen.
-func (e *Env) shimSockets() string { return filepath.Join(e.Dir, "s") }
 
 // ContainerdLog is the path of containerd's log, which holds the shims' output too.
 func (e *Env) ContainerdLog() string { return filepath.Join(e.Dir, "containerd.log") }
@@ -94,7 +74,7 @@ func (e *Env) startContainerd(ctx context.Context) error {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(filepath.Join(e.BinDir, "containerd"), "--config", filepath.Join(e.Dir, "containerd.toml"))
+	cmd := exec.Command(e.binary("containerd"), "--config", filepath.Join(e.Dir, "containerd.toml"))
 	cmd.Env = append(e.environ(), e.options.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	// A group of its own: an interrupt from the terminal ends the test, whose Close then ends containerd in order.
@@ -146,6 +126,23 @@ func (e *Env) connect(ctx context.Context) error {
 // No other method may run at the same time.
 func (e *Env) RestartContainerd(ctx context.Context, sig syscall.Signal) error {
 	if err := e.stopContainerd(sig); err != nil {
+		return err
+	}
+	return e.startContainerd(ctx)
+}
+
+// ChangeContainerd ends containerd with SIGTERM and starts another version over the same state, as an upgrade of a node
+// does; shims live on meanwhile. No other method may run at the same time.
+func (e *Env) ChangeContainerd(ctx context.Context, version string) error {
+	g, err := engineOf(version)
+	if err != nil {
+		return err
+	}
+	if err := e.stopContainerd(unix.SIGTERM); err != nil {
+		return err
+	}
+	e.engine = g
+	if err := errors.Join(e.require(), e.writeContainerdConfig()); err != nil {
 		return err
 	}
 	return e.startContainerd(ctx)

@@ -31,6 +31,7 @@ type Env struct {
 	ImageDir string
 
 	options options
+	engine  engine
 	lock    *os.File // held locked while the environment lives: see sweep
 	before  baseline
 	daemon  *containerd
@@ -58,6 +59,9 @@ func Start(ctx context.Context, opts ...Option) (*Env, error) {
 	for _, o := range opts {
 		o(&e.options)
 	}
+	if e.engine, err = engineOf(e.options.version); err != nil {
+		return nil, fmt.Errorf("harness: %w", err)
+	}
 	if err := e.require(); err != nil {
 		return nil, err
 	}
@@ -74,7 +78,7 @@ func Start(ctx context.Context, opts ...Option) (*Env, error) {
 }
 
 func (e *Env) start(ctx context.Context) error {
-	if err := e.writeConfigs(); err != nil {
+	if err := errors.Join(e.writeConfigs(), e.linkOCI()); err != nil {
 		return err
 	}
 	if err := e.startContainerd(ctx); err != nil {
@@ -91,10 +95,17 @@ func (e *Env) start(ctx context.Context) error {
 // require checks that what the environment needs was built.
 func (e *Env) require() error {
 	var missing []error
-	for _, name := range []string{"containerd", "ctr", "runc"} {
-		if _, err := os.Stat(filepath.Join(e.BinDir, name)); err != nil {
-			missing = append(missing, fmt.Errorf("%w (run make setup)", err))
+	target := "setup"
+	if e.engine.dir != "" {
+		target = "setup-test"
+	}
+	for _, path := range []string{filepath.Join(e.EngineDir(), "containerd"), filepath.Join(e.EngineDir(), "ctr"), e.binary("runc")} {
+		if _, err := os.Stat(path); err != nil {
+			missing = append(missing, fmt.Errorf("%w (run make %s)", err, target))
 		}
+	}
+	if e.options.oci != "" && !exists(e.options.oci) {
+		missing = append(missing, fmt.Errorf("no OCI runtime %s", e.options.oci))
 	}
 	for _, name := range e.options.images {
 		if _, err := os.Stat(e.archive(name)); err != nil {

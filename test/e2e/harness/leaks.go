@@ -98,7 +98,7 @@ func (o owner) held(found []process) ([]string, error) {
 				lines = append(lines, fmt.Sprintf("network namespace %s held by %v", target, p))
 			}
 			inode := strings.TrimSuffix(strings.TrimPrefix(target, "socket:["), "]")
-			if port, ok := listening[inode]; ok {
+			if port, ok := listening[inode]; ok && !p.is("containerd", "--config") { // CRI's streaming server is its own
 				lines = append(lines, fmt.Sprintf("TCP port %s listened on by %v", port, p))
 			}
 		}
@@ -139,13 +139,15 @@ func (o owner) files() ([]string, error) {
 }
 
 // defaultSockets are the places where shims of our containers would have listened without socket_dir: the name is a
-// digest of containerd's address, the namespace and the id.
+// digest of containerd's address, the namespace and the id of the container, or of its pod.
 func (o owner) defaultSockets() []string {
 	var paths []string
-	for _, id := range o.ids {
-		path := filepath.Join(o.dir, "containerd.sock", o.namespace, id)
-		for _, p := range []string{path, path + "/debug"} {
-			paths = append(paths, fmt.Sprintf("%s/%x", defaultSockets, sha256.Sum256([]byte(p))))
+	for _, space := range o.spaces {
+		for _, id := range o.ids {
+			path := filepath.Join(o.dir, "containerd.sock", space, id)
+			for _, p := range []string{path, path + "/debug"} {
+				paths = append(paths, fmt.Sprintf("%s/%x", defaultSockets, sha256.Sum256([]byte(p))))
+			}
 		}
 	}
 	return paths

@@ -10,6 +10,8 @@ type options struct {
 	containerd string
 	env        []string
 	cri        bool
+	version    string
+	oci        string
 }
 
 // WithImages imports images that `make images` built, by their short names ("redis").
@@ -41,4 +43,15 @@ func WithEnv(vars ...string) Option {
 // WithCRI leaves containerd's CRI plugin on.
 func WithCRI() Option {
 	return func(o *options) { o.cri = true }
+}
+
+// WithContainerd runs another containerd than the default, with its own ctr and stock shim: a version of Engines.
+// Version 1.6 brings the runc of its time too.
+func WithContainerd(version string) Option {
+	return func(o *options) { o.version = version }
+}
+
+// WithOCI makes the program at path what shims find as runc, where no runtime option names another.
+func WithOCI(path string) Option {
+	return func(o *options) { o.oci = path }
 }

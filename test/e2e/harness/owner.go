@@ -11,12 +11,16 @@ import (
 type owner struct {
 	dir       string
 	namespace string   // "" when it is not the environment's own
+	spaces    []string // namespaces its containers were in
 	ids       []string // containers it had
 	before    baseline
 }
 
+// criNamespace is where containerd's CRI plugin keeps its containers.
+const criNamespace = "k8s.io"
+
 func (e *Env) owner() owner {
-	o := owner{dir: e.Dir, ids: e.ids.list(), before: e.before}
+	o := owner{dir: e.Dir, spaces: []string{e.Namespace, criNamespace}, ids: e.ids.list(), before: e.before}
 	if e.Namespace == filepath.Base(e.Dir) {
 		o.namespace = e.Namespace
 	}

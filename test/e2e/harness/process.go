@@ -112,7 +112,7 @@ func (p process) unwaited() bool { return p.zombie && (p.parent == os.Getpid() |
 
 // programs are those whose arguments or working directory tell whose they are. Any other program that names our
 // directory may be somebody looking at it.
-var programs = []string{"containerd", "ctr", "runc", "forefend", "forefend-agent", "forefend-scan"}
+var programs = []string{"containerd", "ctr", "runc", "crun", "youki", "forefend", "forefend-agent", "forefend-scan"}
 
 func (o owner) owns(p process) bool {
 	if hasVariable(p.environ, configVariable+"="+filepath.Join(o.dir, "config.toml")) {

@@ -103,6 +103,46 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// TestEngines proves that every containerd of Engines runs containers, and that leftovers of each are found, wherever
+// its shims listen.
+func TestEngines(t *testing.T) {
+	for _, version := range Engines() {
+		t.Run(version, func(t *testing.T) {
+			e := New(t, WithContainerd(version), WithImages("busybox"), WithCRI())
+			r := e.Ctr("version")
+			if _, server, ok := strings.Cut(r.Stdout, "Server:"); !ok || !strings.Contains(server, version+".") {
+				t.Errorf("not containerd %s: %v %q", version, r.Check(), r.Stdout)
+			}
+			r = e.Ctr("run", "-d", "--runtime", stockRuntime, Image("busybox"), "sleeper", "sleep", "1000")
+			if err := r.Check(); err != nil {
+				t.Fatal(err)
+			}
+			found, err := e.owner().leaks(e.expected)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, what := range []string{"containerd-shim-runc-v2", "cgroup /", "mount ", "shim socket ", "bundle ", "runc state "} {
+				if !slices.ContainsFunc(found, func(s string) bool { return strings.Contains(s, what) }) {
+					t.Errorf("no %q among %q", what, found)
+				}
+			}
+			if err := e.RestartContainerd(t.Context(), syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			r = e.Ctr("task", "exec", "--exec-id", "x", "sleeper", "echo", "alive")
+			if err := r.Check(); err != nil || r.Stdout != "alive\n" {
+				t.Errorf("got %q: %v", r.Stdout, err)
+			}
+			if err := e.Ctr("task", "delete", "-f", "sleeper").Check(); err != nil {
+				t.Error(err)
+			}
+			if left, err := e.Leaks(t.Context()); err != nil || len(left) > 0 {
+				t.Errorf("left behind: %v %v", left, err)
+			}
+		})
+	}
+}
+
 // TestSweep proves that the environment of a process that died is removed, running container and all.
 func TestSweep(t *testing.T) {
 	RootTest(t)

@@ -58,9 +58,10 @@ func sweep() error {
 // abandoned is the owner of what an environment in dir left. Its containers are known from their bundles.
 func abandoned(dir string) owner {
 	o := owner{dir: dir, namespace: filepath.Base(dir)}
-	bundles, _ := filepath.Glob(filepath.Join(dir, "state", "io.containerd.runtime.v2.task", o.namespace, "*"))
+	bundles, _ := filepath.Glob(filepath.Join(dir, "state", "io.containerd.runtime.v2.task", "*", "*"))
 	for _, b := range bundles {
 		o.ids = append(o.ids, filepath.Base(b))
+		o.spaces = append(o.spaces, filepath.Base(filepath.Dir(b)))
 	}
 	return o
 }
