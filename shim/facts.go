@@ -53,6 +53,7 @@ func factsOf(id workload.ID, spec *specs.Spec, r *taskv3.CreateTaskRequest, cont
 		}
 	}
 	f.Privileged = privileged(spec)
+	f.Unconfined = unconfined(spec)
 	f.HostNetwork = !hasNamespace(spec, specs.NetworkNamespace)
 	f.HostPID = !hasNamespace(spec, specs.PIDNamespace)
 	f.UserNS = hasNamespace(spec, specs.UserNamespace)
@@ -98,6 +99,22 @@ func privileged(spec *specs.Spec) bool {
 		all = all || c == "CAP_SYS_ADMIN"
 	}
 	return all && spec.Linux.Seccomp == nil && len(spec.Linux.MaskedPaths) == 0 && len(spec.Process.Capabilities.Bounding) >= 30
+}
+
+// nerdctlNamespace is an annotation that nerdctl puts into every spec it writes.
+const nerdctlNamespace = "nerdctl/namespace"
+
+// unconfined names the client that left the seccomp profile out because its user
+// said so. ctr leaves it out unless told otherwise, which says nothing; nerdctl
+// has a profile of its own and leaves it out for --security-opt seccomp=unconfined alone.
+func unconfined(spec *specs.Spec) string {
+	if spec.Linux == nil || spec.Linux.Seccomp != nil {
+		return ""
+	}
+	if _, ok := spec.Annotations[nerdctlNamespace]; ok {
+		return "nerdctl"
+	}
+	return ""
 }
 
 func hasNamespace(spec *specs.Spec, t specs.LinuxNamespaceType) bool {

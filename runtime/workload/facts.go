@@ -33,10 +33,13 @@ type Facts struct {
 	Group string `json:"group,omitempty"` // their group: annotation, Kubernetes namespace, containerd namespace
 	UID   uint32 `json:"uid"`
 
-	Privileged  bool `json:"privileged,omitempty"`   // all capabilities and no seccomp profile
-	HostNetwork bool `json:"host_network,omitempty"` // no network namespace of its own
-	HostPID     bool `json:"host_pid,omitempty"`
-	UserNS      bool `json:"user_ns,omitempty"`
+	Privileged bool `json:"privileged,omitempty"` // all capabilities and no seccomp profile
+	// Unconfined names the client whose user asked for no seccomp profile; "" when
+	// nobody is known to have: a spec without one says nothing by itself.
+	Unconfined  string `json:"unconfined,omitempty"`
+	HostNetwork bool   `json:"host_network,omitempty"` // no network namespace of its own
+	HostPID     bool   `json:"host_pid,omitempty"`
+	UserNS      bool   `json:"user_ns,omitempty"`
 
 	Annotations map[string]string `json:"annotations,omitempty"` // those Forefend reads, no others
 	Rootfs      []string          `json:"rootfs,omitempty"`      // directories, topmost layer first

@@ -236,8 +236,11 @@ func TestChoose(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	all, err := choose(nil)
-	if err != nil || len(all) != len(recipes) {
+	if err != nil || len(all) != len(recipes)-1 || slices.ContainsFunc(all, func(r recipe) bool { return r.onDemand }) {
 		t.Errorf("all: %d, %v", len(all), err)
+	}
+	if large, err := choose([]string{"apps"}); err != nil || len(large) != 1 {
+		t.Errorf("on demand: %v, %v", large, err)
 	}
 	one, err := choose([]string{"redis"})
 	if err != nil || len(one) != 1 || one[0].name != "redis" {

@@ -22,6 +22,8 @@ type recipe struct {
 	setup    string   // shell, run inside the new root as its root user
 	files    func(dir string) []file
 	config   imageConfig
+	// onDemand images are large and built only when named: `make test-apps` does.
+	onDemand bool
 }
 
 // imageConfig is the part of an OCI image's configuration a container is started from.
@@ -67,6 +69,20 @@ var recipes = []recipe{
 			Cmd: []string{"nginx", "-g", "daemon off;"},
 		},
 	},
+	{
+		name: "apps",
+		packages: []string{
+			"postgresql", "mariadb-server", "memcached", "python3-minimal", "nodejs", "openssh-server", "openssh-client",
+			"gcc", "libc6-dev", "make", "git", "iputils-ping", "strace", "gdb", "tcpdump", "bubblewrap", "sudo", "cron",
+			"procps", "iproute2", "netcat-openbsd", "openmpi-bin", "tini",
+		},
+		// What the packages start for a booting machine is what a container starts by hand: no keys or data yet.
+		setup: `useradd -m -s /bin/sh -u 1000 app
+			echo 'app ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/app
+			rm -rf /var/lib/mysql/* /var/lib/apt/lists/* /var/cache/apt/*.bin /etc/ssh/ssh_host_*`,
+		config:   imageConfig{Env: searchPath, Cmd: []string{"bash"}},
+		onDemand: true,
+	},
 }
 
 func names() []string {
@@ -77,7 +93,7 @@ func names() []string {
 	return all
 }
 
-// choose returns the recipes called wanted, or all of them when wanted is empty.
+// choose returns the recipes called wanted, or all that are not onDemand when wanted is empty.
 func choose(wanted []string) ([]recipe, error) {
 	for _, w := range wanted {
 		if !slices.Contains(names(), w) {
@@ -86,7 +102,7 @@ func choose(wanted []string) ([]recipe, error) {
 	}
 	var chosen []recipe
 	for _, r := range recipes {
-		if len(wanted) == 0 || slices.Contains(wanted, r.name) {
+		if len(wanted) == 0 && !r.onDemand || slices.Contains(wanted, r.name) {
 			chosen = append(chosen, r)
 		}
 	}

@@ -56,7 +56,7 @@ func Decide(in Input) (api.Decision, error) {
 	d.Profile = profile.Name
 
 	spec := &in.Request.Spec
-	claims := slices.Concat(builtin(), rewrite.Claims(spec, in.Unified), amendments, in.Predicted, in.Operator)
+	claims := slices.Concat(builtin(), rewrite.Claims(spec, in.Unified), unconfinedBy(facts), amendments, in.Predicted, in.Operator)
 	asAsked := facts.Privileged && in.Privileged != Govern
 	d.AsAsked = asAsked
 	if asAsked {
@@ -105,6 +105,17 @@ func builtin() []policy.Claim {
 		{Key: policy.KeySeccomp, Value: policy.Tight, Origin: origin("every container has a system call profile")},
 		{Key: policy.KeySealed, Value: policy.Loose, Origin: origin("history does not yet say what this workload needs")},
 	}
+}
+
+// unconfinedBy is the request for no system call profile that a client's own
+// option makes; like a capability in the spec it needs no grant.
+func unconfinedBy(facts workload.Facts) []policy.Claim {
+	if facts.Unconfined == "" {
+		return nil
+	}
+	return []policy.Claim{{Key: policy.KeySeccomp, Value: policy.Loose, Origin: policy.Origin{
+		Author: policy.Request, Source: rewrite.SourceSpec, Reason: facts.Unconfined + " was told to run it unconfined",
+	}}}
 }
 
 // onlyResources drops what nobody asked of a privileged container.

@@ -293,6 +293,24 @@ func TestUnconfined(t *testing.T) {
 	}
 }
 
+// Who runs `nerdctl run --security-opt seccomp=unconfined` asks by name, and needs
+// no grant; a site's guardrail still holds.
+func TestUnconfinedByTheClient(t *testing.T) {
+	in := asked(t, nil)
+	in.Request.Facts.Unconfined = "nerdctl"
+	d := decide(t, in)
+	if d.Seccomp != nil || d.Table != nil {
+		t.Error("a profile all the same")
+	}
+	if f, _ := d.Effective.Lookup(policy.KeySeccomp); f.Author != policy.Request || !strings.Contains(f.Reason, "nerdctl") {
+		t.Errorf("%+v does not say who asked", f)
+	}
+	d = decide(t, at(in, policy.Site{Guards: []policy.Guard{atMost(policy.KeySeccomp, policy.Tight)}}))
+	if d.Seccomp == nil {
+		t.Error("a guardrail does not hold")
+	}
+}
+
 func TestPrivilegedNotes(t *testing.T) {
 	in := privileged(asked(t, nil))
 	d := decide(t, in)
