@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 
 	"forefend.dev/forefend/runtime/orchestrator/admit"
 	"forefend.dev/forefend/runtime/orchestrator/api"
@@ -30,8 +29,11 @@ func (s *Service) decide(ctx context.Context, req api.AdmitRequest) (api.Decisio
 	if err == nil || errdefs.IsInvalidArgument(err) || errdefs.IsPermissionDenied(err) || errdefs.IsFailedPrecondition(err) {
 		return d, err
 	}
-	log.G(ctx).WithError(err).WithField("id", req.Facts.ID.Container).Warn("forefend: deciding without the daemon")
-	return s.decideAlone(req, err)
+	why := err
+	if d, err = s.decideAlone(req, why); err == nil {
+		s.tellAlone(ctx, "admit", d, why)
+	}
+	return d, err
 }
 
 func (s *Service) ask(ctx context.Context, req api.AdmitRequest) (d api.Decision, err error) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
@@ -72,4 +73,26 @@ func TestDecidingAlone(t *testing.T) {
 			t.Errorf("%q %q: %v", d.Availability, d.Notes, err)
 		}
 	})
+}
+
+// What a shim decides alone it tells the daemon later, once.
+func TestDecidingAloneIsTold(t *testing.T) {
+	s := newFixture(t, testSpec, "last-known").service
+	d, err := s.decide(t.Context(), alone("/layers/3"))
+	if err != nil || d.Availability != api.BySiteDefault {
+		t.Fatalf("%q: %v", d.Availability, err)
+	}
+	if _, err := s.readjust(t.Context(), &container{id: d.Facts.ID, decision: d}, &specs.LinuxResources{}); err != nil {
+		t.Fatal(err)
+	}
+	s.reporter.mu.Lock()
+	defer s.reporter.mu.Unlock()
+	if len(s.reporter.events) != 1 {
+		t.Fatalf("%+v", s.reporter.events)
+	}
+	e := s.reporter.events[0]
+	if e.Kind != api.EventAdmitted || e.ID != d.Facts.ID || e.Run != d.Facts.Run || e.Fields["availability"] != "site-default" ||
+		e.Fields["mode"] != "adaptive" || e.Fields["sealed"] != "false" {
+		t.Errorf("%+v", e)
+	}
 }

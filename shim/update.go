@@ -49,7 +49,11 @@ func (s *Service) readjust(ctx context.Context, c *container, r *specs.LinuxReso
 	if err == nil || !errdefs.IsUnavailable(err) && !errdefs.IsDeadlineExceeded(err) {
 		return d, err
 	}
-	return admit.Readjust(before, asked, s.cfg.Site, unified())
+	why := err
+	if d, err = admit.Readjust(before, asked, s.cfg.Site, unified()); err == nil {
+		s.tellAlone(ctx, "update", d, why)
+	}
+	return d, err
 }
 
 // revert puts the limits of a decision back in force after a failed update:

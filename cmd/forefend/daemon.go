@@ -180,6 +180,9 @@ func runDaemon(ctx context.Context, cfg *config.Config, readyFD int) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()
+	if err := setLogging(cfg); err != nil {
+		return err
+	}
 	d, err := openDaemon(ctx, cfg)
 	if err != nil {
 		say(strings.ReplaceAll(err.Error(), "\n", "; "))

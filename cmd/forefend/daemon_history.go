@@ -36,7 +36,7 @@ func (d *daemon) openHistory(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	d.journal = newJournal(ctx, d.store)
+	d.journal = newJournal(ctx, d.store, d.meter.JournalLost)
 	return nil
 }
 
@@ -46,6 +46,9 @@ func (d *daemon) close() error {
 	var errs []error
 	if d.listener != nil {
 		errs = append(errs, ignoreClosed(d.listener.Close()))
+	}
+	if d.scrapes != nil {
+		errs = append(errs, ignoreClosed(d.scrapes.Close())) // closed already unless run was never reached
 	}
 	if d.identity != nil {
 		errs = append(errs, d.identity.Close())

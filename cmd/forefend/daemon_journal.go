@@ -27,6 +27,7 @@ type journal struct {
 	store *store.Store
 	queue chan entry
 	done  chan struct{}
+	lost  func() // called for each entry that was not kept
 }
 
 type entry struct {
@@ -34,8 +35,8 @@ type entry struct {
 	store.Entry
 }
 
-func newJournal(ctx context.Context, s *store.Store) *journal {
-	j := &journal{store: s, queue: make(chan entry, journalQueue), done: make(chan struct{})}
+func newJournal(ctx context.Context, s *store.Store, lost func()) *journal {
+	j := &journal{store: s, queue: make(chan entry, journalQueue), done: make(chan struct{}), lost: lost}
 	go j.write(context.WithoutCancel(ctx))
 	return j
 }
@@ -58,12 +59,14 @@ func (j *journal) append(stream store.Stream, subject string, v any) {
 	body, err := json.Marshal(v)
 	if err != nil {
 		log.L.WithError(err).Errorf("forefend daemon: %T not journaled", v)
+		j.lost()
 		return
 	}
 	select {
 	case j.queue <- entry{stream, store.Entry{Subject: subject, Body: body}}:
 	default:
 		log.L.WithField("stream", stream).Error("forefend daemon: the journal's queue is full, an entry is lost")
+		j.lost()
 	}
 }
 
@@ -87,6 +90,9 @@ func (j *journal) write(ctx context.Context) {
 			ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 			if _, err := j.store.AppendAll(ctx, stream, entries); err != nil {
 				log.L.WithError(err).Error("forefend daemon: journal entries lost")
+				for range entries {
+					j.lost()
+				}
 			}
 			cancel()
 		}

@@ -10,12 +10,14 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 
+	"forefend.dev/forefend/cmd/forefend/meter"
 	"forefend.dev/forefend/cmd/internal/config"
 	"forefend.dev/forefend/predictor/history"
 	"forefend.dev/forefend/runtime/cgroup"
@@ -41,6 +43,8 @@ type daemon struct {
 	cfg      *config.Config
 	lock     *os.File
 	listener net.Listener
+	meter    *meter.Meter
+	scrapes  net.Listener // nil: nobody reads the metrics
 	store    *store.Store
 	book     *history.Book
 	journal  *journal
@@ -65,6 +69,7 @@ func openDaemon(ctx context.Context, cfg *config.Config) (_ *daemon, err error) 
 		return nil, err
 	}
 	d.settle(ctx)
+	d.meter = meter.New(version, d.standing)
 	if err := d.openHistory(ctx); err != nil {
 		return nil, err
 	}
@@ -75,8 +80,11 @@ func openDaemon(ctx context.Context, cfg *config.Config) (_ *daemon, err error) 
 		return nil, err
 	}
 	d.service = orchestrator.New(d.orchestration(), bookHistory{d.book}, d.journal, d.identity, recent)
-	d.listener, err = listen(cfg.Socket())
-	return d, err
+	if d.listener, err = listen(cfg.Socket()); err != nil {
+		return nil, err
+	}
+	d.listenMetrics(ctx)
+	return d, nil
 }
 
 // takeLock makes this the one daemon of its configuration.
@@ -137,6 +145,7 @@ func (d *daemon) orchestration() orchestrator.Config {
 		Recommend:  recommender(d.cfg),
 		Now:        time.Now,
 		Status:     d.status,
+		Meter:      d.meter,
 	}
 }
 
@@ -166,6 +175,15 @@ func (d *daemon) run(ctx context.Context) error {
 	go func() { served <- server.Serve(context.WithoutCancel(ctx), d.listener) }()
 	background, stop := context.WithCancel(ctx)
 	go func() { kept <- d.service.Run(background) }()
+	var beside sync.WaitGroup
+	beside.Go(func() { d.keepLog(background) })
+	if d.scrapes != nil {
+		beside.Go(func() {
+			if err := d.meter.Serve(background, d.scrapes); err != nil {
+				log.G(ctx).WithError(err).Warn("forefend daemon: metrics")
+			}
+		})
+	}
 	log.G(ctx).WithField("socket", d.cfg.Socket()).WithField("load", d.load).Info("forefend daemon: serving")
 
 	select {
@@ -180,6 +198,7 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	stop()
 	<-kept
+	beside.Wait()
 	return errors.Join(err, d.close())
 }
 

@@ -55,6 +55,7 @@ type Config struct {
 	Recommend func(workload.Prediction, workload.Facts) []policy.Claim
 	Now       func() time.Time
 	Status    func() api.Status // what the daemon says of itself; Service adds its counts
+	Meter     Meter             // nil: nothing is counted
 }
 
 // Service implements api.Orchestrator.
@@ -67,6 +68,7 @@ type Service struct {
 	seal     chan api.Decision
 	absent   map[string]time.Time // open runs without a container, since when; upkeep alone uses it
 	compiler admit.Compiler
+	meter    Meter
 
 	mu      sync.Mutex
 	running map[workload.ID]*running // guarded by mu
@@ -88,6 +90,10 @@ func New(cfg Config, h History, j Journal, id Identifier, recent []api.Event) *S
 	s := &Service{
 		cfg: cfg, history: h, journal: j, identity: id,
 		events: newFeed(recent), seal: make(chan api.Decision, sealQueue), running: make(map[workload.ID]*running), absent: make(map[string]time.Time),
+		meter: cfg.Meter,
+	}
+	if s.meter == nil {
+		s.meter = noMeter{}
 	}
 	s.adopt()
 	return s
@@ -104,7 +110,13 @@ func (s *Service) adopt() {
 }
 
 // Admit implements api.Orchestrator.
-func (s *Service) Admit(ctx context.Context, req api.AdmitRequest) (api.Decision, error) {
+func (s *Service) Admit(ctx context.Context, req api.AdmitRequest) (d api.Decision, err error) {
+	arrived := s.cfg.Now()
+	defer func() {
+		if !req.DryRun {
+			s.decided(ctx, OperationAdmit, req.Facts, d, s.cfg.Now().Sub(arrived), err)
+		}
+	}()
 	if err := understood(req.Version); err != nil {
 		return api.Decision{}, err
 	}
@@ -123,7 +135,7 @@ func (s *Service) Admit(ctx context.Context, req api.AdmitRequest) (api.Decision
 	began := s.cfg.Now()
 	prediction := s.history.Predict(facts.Keys())
 	sources = append(sources, historySource(prediction, s.cfg.Now().Sub(began)))
-	d, err := admit.Decide(admit.Input{
+	d, err = admit.Decide(admit.Input{
 		Request: req, Site: s.cfg.Site, Privileged: s.cfg.Privileged, Unified: s.cfg.Unified, Availability: api.ByDaemon,
 		Prediction: prediction, Predicted: s.cfg.Recommend(prediction, facts), Sources: sources, Now: s.cfg.Now(), Compiler: &s.compiler,
 	})
@@ -184,14 +196,19 @@ func sealedWord(d api.Decision) string {
 }
 
 // Update implements api.Orchestrator.
-func (s *Service) Update(_ context.Context, req api.UpdateRequest) (api.Decision, error) {
+func (s *Service) Update(ctx context.Context, req api.UpdateRequest) (after api.Decision, err error) {
+	arrived, operation := s.cfg.Now(), OperationUpdate
+	if req.Refused {
+		operation = OperationRevert
+	}
+	defer func() { s.decided(ctx, operation, req.Before.Facts, after, s.cfg.Now().Sub(arrived), err) }()
 	if err := understood(req.Version); err != nil {
 		return api.Decision{}, err
 	}
 	if err := req.ID.Validate(); err != nil || req.Before.Facts.ID != req.ID {
 		return api.Decision{}, fmt.Errorf("update of %s with a decision about %s: %w", req.ID, req.Before.Facts.ID, errdefs.ErrInvalidArgument)
 	}
-	after, err := req.Before, error(nil)
+	after = req.Before
 	if !req.Refused {
 		after, err = admit.Readjust(req.Before, &req.Resources, s.cfg.Site, s.cfg.Unified)
 	}
@@ -211,7 +228,9 @@ func (s *Service) Update(_ context.Context, req api.UpdateRequest) (api.Decision
 // Observe implements api.Orchestrator. It returns once every observation is
 // durable; observations that could not be kept are named in the error. With an
 // error no event is published: the shim sends them all again.
-func (s *Service) Observe(ctx context.Context, req api.ObserveRequest) error {
+func (s *Service) Observe(ctx context.Context, req api.ObserveRequest) (err error) {
+	arrived := s.cfg.Now()
+	defer func() { s.meter.Observed(len(req.Observations), req.Lost, s.cfg.Now().Sub(arrived), err) }()
 	if err := understood(req.Version); err != nil {
 		return err
 	}
@@ -223,6 +242,7 @@ func (s *Service) Observe(ctx context.Context, req api.ObserveRequest) error {
 		return err
 	}
 	for _, e := range req.Events {
+		s.countAlone(e)
 		s.publish(e)
 	}
 	if req.Lost > 0 {
@@ -343,6 +363,7 @@ func exitEvent(o workload.Observation, now time.Time) api.Event {
 
 func (s *Service) publish(e api.Event) {
 	e = s.events.publish(e)
+	s.meter.Published(e.Kind)
 	s.journal.AppendEvent(e)
 }
 

@@ -32,12 +32,15 @@ type Config struct {
 	OnUnavailable string // last-known, open or closed
 	Privileged    string // as-asked or govern
 	ReadonlyRoot  bool   // the site allows a read-only root where history shows no writes
+	LogLevel      string // of the daemon: error, warn, info or debug
+	LogFormat     string // of the daemon: text or json
 
 	Deadlines  Deadlines
 	Sample     time.Duration // between two readings of a container's usage
 	Checkpoint time.Duration // between two records of a running container
 	History    History
 	Prediction Prediction
+	Metrics    Metrics
 
 	Site policy.Site // mode, [defaults], [guardrails], [conflicts], [[profile]]
 }
@@ -63,6 +66,11 @@ type Prediction struct {
 	MinRuns  int     // runs before which nothing is sealed
 }
 
+// Metrics is where the daemon's figures can be read.
+type Metrics struct {
+	Listen string // "unix", "unix:PATH", "HOST:PORT" on the loopback interface, or "off"
+}
+
 // What a shim does when no daemon answers (Config.OnUnavailable).
 const (
 	LastKnown = "last-known" // the workload's sealed policy file, else the site's default
@@ -83,11 +91,14 @@ func Default() *Config {
 		State:         "/run/forefend",
 		OnUnavailable: LastKnown,
 		Privileged:    AsAsked,
+		LogLevel:      "info",
+		LogFormat:     "text",
 		Deadlines:     Deadlines{Admit: 100 * time.Millisecond, ColdStart: 10 * time.Second, Predict: 50 * time.Millisecond},
 		Sample:        time.Second,
 		Checkpoint:    10 * time.Second,
 		History:       History{RunsPerWorkload: 64, MaxAge: 90 * day, MaxBytes: 1 << 30},
 		Prediction:    Prediction{Coverage: 0.99, Seal: 0.2, MinRuns: 4},
+		Metrics:       Metrics{Listen: metricsUnix},
 		Site: policy.Site{
 			Claims: []policy.Claim{modeClaim(policy.ModeAdaptive, "forefend")},
 			Prefer: defaultPrefer(),

@@ -111,6 +111,10 @@ readonly_root = true
 sample = "500ms"
 checkpoint = "1m"
 mode = "enforce"
+log_level = "debug"
+log_format = "json"
+[metrics]
+listen = "127.0.0.1:9469"
 [deadlines]
 admit = "200ms"
 cold_start = "5s"
@@ -157,6 +161,7 @@ groups = ["*"]
 	const defaults, guards = "config.toml [defaults]", "config.toml [guardrails]"
 	want := &Config{
 		Path: c.Path, Root: "/srv/ff/data", State: "/tmp/ff", OnUnavailable: Closed, Privileged: Govern, ReadonlyRoot: true,
+		LogLevel: "debug", LogFormat: "json", Metrics: Metrics{"127.0.0.1:9469"},
 		Deadlines: Deadlines{200 * time.Millisecond, 5 * time.Second, 200 * time.Millisecond},
 		Sample:    500 * time.Millisecond, Checkpoint: time.Minute,
 		History:    History{8, 36 * time.Hour, 64 << 20},

@@ -13,7 +13,8 @@ import (
 )
 
 // topKeys are the keys above the first [table].
-var topKeys = []string{"root", "state", "on_unavailable", "privileged", "readonly_root", "sample", "checkpoint", "mode"}
+var topKeys = []string{"root", "state", "on_unavailable", "privileged", "readonly_root", "sample", "checkpoint", "mode",
+	"log_level", "log_format"}
 
 // parse reads a whole file. It never stops at a problem, except that text that is
 // not TOML has no keys to look at.
@@ -56,6 +57,8 @@ func (c *Config) readTop(t *table) {
 	t.word("on_unavailable", &c.OnUnavailable, LastKnown, Open, Closed)
 	t.word("privileged", &c.Privileged, AsAsked, Govern)
 	t.flag("readonly_root", &c.ReadonlyRoot)
+	t.word("log_level", &c.LogLevel, "error", "warn", "info", "debug")
+	t.word("log_format", &c.LogFormat, "text", "json")
 	t.duration("sample", &c.Sample, 100*time.Millisecond, time.Minute)
 	t.duration("checkpoint", &c.Checkpoint, time.Second, time.Hour)
 	if c.Checkpoint < c.Sample {
@@ -103,5 +106,9 @@ func (c *Config) readTables(top *table) {
 	t.fraction("coverage", &c.Prediction.Coverage, 0.5, 0.9999)
 	t.fraction("seal", &c.Prediction.Seal, 0, 1)
 	t.integer("min_runs", &c.Prediction.MinRuns, 1, 4096)
+	t.rest()
+
+	t = top.sub("metrics")
+	t.listen("listen", &c.Metrics.Listen)
 	t.rest()
 }
