@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -15,19 +17,36 @@ import (
 )
 
 const (
-	journalQueue = 4096 // entries that may wait for the disk
+	journalQueue = 4096     // entries that may wait for the disk
+	journalBytes = 16 << 20 // and their bytes
 	journalBatch = 256
 	recentEvents = 2000 // read back at start
 )
 
 // journal writes decisions and events to the store in batches, each record
-// fsynced, without holding up who appends. What finds the queue full is dropped and
-// counted in the log: the audit must never stop containers from starting.
+// fsynced, without holding up who appends. What finds the queue full is dropped,
+// counted for doctor and told once in a while to the log: the audit must never stop
+// containers from starting.
 type journal struct {
 	store *store.Store
 	queue chan entry
 	done  chan struct{}
 	lost  func() // called for each entry that was not kept
+
+	mu     sync.RWMutex // queue is closed under it, and sent to under its read half
+	closed bool         // guarded by mu
+
+	waiting atomic.Int64  // bytes in queue
+	missing atomic.Uint64 // entries dropped or not written
+	told    atomic.Int64  // when the log was last told, Unix seconds
+}
+
+// losses says how many entries are missing, for doctor.
+func (j *journal) losses() []string {
+	if n := j.missing.Load(); n > 0 {
+		return []string{fmt.Sprintf("%d decisions or events were not journaled: more came than the disk takes", n)}
+	}
+	return nil
 }
 
 type entry struct {
@@ -41,9 +60,12 @@ func newJournal(ctx context.Context, s *store.Store, lost func()) *journal {
 	return j
 }
 
-// close writes what waits and ends the journal. Nothing may be appended after.
+// close writes what waits and ends the journal. What calls under way append after it is lost.
 func (j *journal) close() {
+	j.mu.Lock()
+	j.closed = true
 	close(j.queue)
+	j.mu.Unlock()
 	<-j.done
 }
 
@@ -59,14 +81,32 @@ func (j *journal) append(stream store.Stream, subject string, v any) {
 	body, err := json.Marshal(v)
 	if err != nil {
 		log.L.WithError(err).Errorf("forefend daemon: %T not journaled", v)
-		j.lost()
+		j.lose(1)
 		return
 	}
-	select {
-	case j.queue <- entry{stream, store.Entry{Subject: subject, Body: body}}:
-	default:
-		log.L.WithField("stream", stream).Error("forefend daemon: the journal's queue is full, an entry is lost")
+	size := int64(len(body))
+	j.mu.RLock()
+	defer j.mu.RUnlock()
+	if j.waiting.Add(size) <= journalBytes && !j.closed {
+		select {
+		case j.queue <- entry{stream, store.Entry{Subject: subject, Body: body}}:
+			return
+		default:
+		}
+	}
+	j.waiting.Add(-size)
+	j.lose(1)
+}
+
+// lose counts entries and tells the log, at most once in ten seconds.
+func (j *journal) lose(n int) {
+	lost := j.missing.Add(uint64(n))
+	for range n {
 		j.lost()
+	}
+	const seldom = 10
+	if now, told := time.Now().Unix(), j.told.Load(); now-told >= seldom && j.told.CompareAndSwap(told, now) {
+		log.L.WithField("lost", lost).Error("forefend daemon: the journal cannot keep up, entries are lost")
 	}
 }
 
@@ -90,11 +130,12 @@ func (j *journal) write(ctx context.Context) {
 			ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 			if _, err := j.store.AppendAll(ctx, stream, entries); err != nil {
 				log.L.WithError(err).Error("forefend daemon: journal entries lost")
-				for range entries {
-					j.lost()
-				}
+				j.lose(len(entries))
 			}
 			cancel()
+			for _, e := range entries {
+				j.waiting.Add(-int64(len(e.Body)))
+			}
 		}
 	}
 }

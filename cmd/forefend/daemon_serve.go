@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 	"forefend.dev/forefend/runtime/cgroup"
 	"forefend.dev/forefend/runtime/orchestrator"
 	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/orchestrator/door"
 	"forefend.dev/forefend/runtime/orchestrator/identity"
 	"forefend.dev/forefend/runtime/record"
 	"forefend.dev/forefend/runtime/store"
@@ -45,6 +47,7 @@ type daemon struct {
 	listener net.Listener
 	meter    *meter.Meter
 	scrapes  net.Listener // nil: nobody reads the metrics
+	door     *door.Door
 	store    *store.Store
 	book     *history.Book
 	journal  *journal
@@ -59,7 +62,7 @@ type daemon struct {
 // openDaemon takes the lock, loads the history and listens. On error all of it
 // is released.
 func openDaemon(ctx context.Context, cfg *config.Config) (_ *daemon, err error) {
-	d := &daemon{cfg: cfg, started: time.Now()}
+	d := &daemon{cfg: cfg, started: time.Now(), door: newDoor()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.close())
@@ -166,7 +169,7 @@ func listen(path string) (net.Listener, error) {
 
 // run serves until ctx ends.
 func (d *daemon) run(ctx context.Context) error {
-	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()))
+	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(d.door))
 	if err != nil {
 		return errors.Join(fmt.Errorf("build the server: %w", err), d.close())
 	}
@@ -206,7 +209,8 @@ func (d *daemon) status() api.Status {
 	stats := d.book.Stats()
 	st := api.Status{
 		Version: version, PID: os.Getpid(), Started: d.started, Config: d.cfg.Path, Root: d.cfg.Root, State: d.cfg.State,
-		Workloads: stats.Workloads, Runs: int(stats.Runs), SetAside: d.store.SetAside(), Degraded: d.degraded, Load: d.load,
+		Workloads: stats.Workloads, Runs: int(stats.Runs), SetAside: d.store.SetAside(), Load: d.load,
+		Degraded: slices.Concat(d.degraded, d.journal.losses(), refusals(d.door.Counts())),
 	}
 	st.RSS = residentSet()
 	return st

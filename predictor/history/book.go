@@ -119,6 +119,9 @@ func (b *Book) load(ctx context.Context) error {
 	}
 	if err := b.replay(ctx, store.Checkpoints, 0, func(r store.Record, o *workload.Observation) {
 		b.model.checkpoint(o, r.Time)
+		if old := b.model.crowded(); old != nil {
+			b.model.forgetOpen(old.obs.Run) // its checkpoint stays in the store, until that has no room for it
+		}
 	}); err != nil {
 		return err
 	}
@@ -189,9 +192,13 @@ func (b *Book) checkpoint(ctx context.Context, o *workload.Observation) error {
 	lean.Usage.Series = nil // only the store keeps it
 	now := b.options.Now()
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.model.checkpoint(&lean, now)
-	return nil
+	crowded := b.model.crowded()
+	b.mu.Unlock()
+	if crowded == nil {
+		return nil
+	}
+	return b.giveUp(ctx, crowded) // should it report again, that is added to what was counted
 }
 
 // end counts a run; needs write.

@@ -21,31 +21,43 @@ type Workload struct {
 	Prediction workload.Prediction // for its next run
 }
 
+// maxWorkloads bounds one list.
+const maxWorkloads = 1000
+
 // Workloads lists the workloads whose name contains filter, whatever its case, or
-// whose key begins with it, the latest first. Limit 0 is 100.
+// whose key begins with it, the latest first. Limit 0 is 100, the most is 1000.
+// Predict is never kept waiting for longer than it takes to look at every name.
 func (b *Book) Workloads(filter string, limit int) []Workload {
 	if limit <= 0 {
 		limit = 100
 	}
+	found := b.matching(filter)
+	slices.SortFunc(found, func(x, y Workload) int {
+		return cmp.Or(y.Last.Compare(x.Last), strings.Compare(x.Key.Value, y.Key.Value))
+	})
+	found = slices.Clone(found[:min(limit, len(found), maxWorkloads)])
+	for i := range found {
+		w := &found[i]
+		b.mu.RLock()
+		w.Runs = b.model.known(w.Key)
+		w.Prediction = b.model.predict([]workload.Key{w.Key}, b.options.Coverage, seal{b.options.Seal, b.options.MinRuns})
+		b.mu.RUnlock()
+	}
+	return found
+}
+
+// matching finds names alone.
+func (b *Book) matching(filter string) (found []Workload) {
+	lower := strings.ToLower(filter)
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	lower := strings.ToLower(filter)
-	var found []*summary
 	for _, s := range b.model.summaries {
 		if s.name != "" && (filter == "" || strings.HasPrefix(s.key.Value, filter) || strings.HasPrefix(s.key.String(), filter) ||
 			strings.Contains(strings.ToLower(s.name), lower)) {
-			found = append(found, s)
+			found = append(found, Workload{Key: s.key, Name: s.name, Last: time.Unix(0, s.last)})
 		}
 	}
-	slices.SortFunc(found, func(x, y *summary) int {
-		return cmp.Or(cmp.Compare(y.last, x.last), strings.Compare(x.key.Value, y.key.Value))
-	})
-	out := make([]Workload, 0, min(limit, len(found)))
-	for _, s := range found[:min(limit, len(found))] {
-		out = append(out, Workload{Key: s.key, Name: s.name, Runs: b.model.known(s.key), Last: time.Unix(0, s.last),
-			Prediction: b.model.predict([]workload.Key{s.key}, b.options.Coverage, seal{b.options.Seal, b.options.MinRuns})})
-	}
-	return out
+	return found
 }
 
 // Runs returns the runs kept of the workload with this (most exact) key, the newest first.

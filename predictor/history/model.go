@@ -27,9 +27,18 @@ type model struct {
 	ended     recent                  // runs that were counted
 	open      map[string]*run         // runs that go on, by id, as of their last checkpoint
 	live      map[workload.Key][]*run // of open, those with this key, oldest first
+	openBytes int                     // of open, about
+	bytes     int                     // of summaries, about
 	runs      uint64                  // counted in all, forgotten workloads included
 	maxKeys   int
 }
+
+// Bounds of what a model remembers besides the number of its keys.
+const (
+	maxOpen      = 8192      // runs that go on
+	maxOpenBytes = 48 << 20  // and what their last checkpoints take, about
+	maxBytes     = 192 << 20 // all summaries, about; 100,000 usual ones take 100 MiB
+)
 
 func newModel(coverage float64, maxKeys int) *model {
 	m := &model{
@@ -62,7 +71,9 @@ func (m *model) end(o *workload.Observation, at time.Time) {
 		if i == 0 {
 			m.heard(s, o, at)
 		}
+		before := s.sizeOf()
 		s.add(r)
+		m.bytes += s.sizeOf() - before
 	}
 	m.shrink()
 }
@@ -70,7 +81,9 @@ func (m *model) end(o *workload.Observation, at time.Time) {
 func (m *model) amend(r *run) {
 	for _, key := range r.obs.Keys {
 		if s := m.summaries[key]; s != nil {
+			before := s.sizeOf()
 			s.amend(r)
+			m.bytes += s.sizeOf() - before
 		}
 	}
 }
@@ -83,7 +96,8 @@ func (m *model) checkpoint(o *workload.Observation, at time.Time) {
 		return
 	}
 	m.forgetOpen(o.Run)
-	m.open[o.Run] = r
+	r.size = r.sizeOf()
+	m.open[o.Run], m.openBytes = r, m.openBytes+r.size
 	m.heard(m.summary(o.Keys[0]), o, at)
 	for _, key := range o.Keys {
 		m.live[key] = append(m.live[key], r)
@@ -96,6 +110,7 @@ func (m *model) forgetOpen(id string) {
 		return
 	}
 	delete(m.open, id)
+	m.openBytes -= r.size
 	for _, key := range r.obs.Keys {
 		rest := slices.DeleteFunc(m.live[key], func(other *run) bool { return other == r })
 		if m.live[key] = rest; len(rest) == 0 {
@@ -109,8 +124,23 @@ func (m *model) summary(key workload.Key) *summary {
 	if s == nil {
 		s = &summary{key: key}
 		m.summaries[key] = s
+		m.bytes += s.sizeOf()
 	}
 	return s
+}
+
+// crowded returns the run that has been silent for longest when more go on than
+// a model remembers, else nil.
+func (m *model) crowded() (oldest *run) {
+	if len(m.open) <= maxOpen && m.openBytes <= maxOpenBytes {
+		return nil
+	}
+	for _, r := range m.open {
+		if oldest == nil || r.end.Before(oldest.end) {
+			oldest = r
+		}
+	}
+	return oldest
 }
 
 // heard notes the name and time of a run at its most exact key.

@@ -17,6 +17,8 @@ const (
 	maxText     = 512 // bytes of any other string
 	maxKeys     = 8
 	maxKeyValue = 64 // bytes of a key
+
+	maxDestination = 128 // bytes of a destination: protocol, address and port
 )
 
 // hotRate is how many calls a second make a call hot: at 5–8 µs each (DESIGN
@@ -28,6 +30,7 @@ type run struct {
 	obs  *workload.Observation
 	end  time.Time
 	seen seen
+	size int // while it goes on: what it takes, about
 }
 
 // ErrInvalid is in the chain of the error for an observation that Record refuses.
@@ -51,12 +54,39 @@ func validate(o *workload.Observation) error {
 			return fmt.Errorf("%w: key %d %.80q", ErrInvalid, i, k.String())
 		}
 	}
-	for _, s := range []string{o.Name, o.User, o.Group, o.Image} {
+	for _, s := range []string{o.Name, o.User, o.Group, o.Image, string(o.RootfsWrites)} {
 		if len(s) > maxText {
 			return fmt.Errorf("%w: a name of %d bytes", ErrInvalid, len(s))
 		}
 	}
+	for _, name := range o.Native {
+		if len(name) > maxName {
+			return fmt.Errorf("%w: a system call's name of %d bytes", ErrInvalid, len(name))
+		}
+	}
+	return errors.Join(shortKeys(o.Syscalls, maxName), shortKeys(o.Denied, maxName), shortKeys(o.Destinations, maxDestination))
+}
+
+// shortKeys refuses counts of names that nothing honest has.
+func shortKeys(counts map[string]uint64, most int) error {
+	for name := range counts {
+		if len(name) > most {
+			return fmt.Errorf("%w: a name of %d bytes, the most is %d", ErrInvalid, len(name), most)
+		}
+	}
 	return nil
+}
+
+// sizeOf is about how many bytes a run that goes on takes.
+func (r *run) sizeOf() int {
+	const entry = 64 // a name's header and allocation, its count, its place in a map
+	n := 1 << 10
+	for _, counts := range []map[string]uint64{r.obs.Syscalls, r.obs.Denied, r.obs.Destinations} {
+		for name := range counts {
+			n += entry + len(name)
+		}
+	}
+	return n + entry*(len(r.obs.Native)+len(r.seen.calls))
 }
 
 // endOf is when a run ended as far as anyone knows.

@@ -114,7 +114,11 @@ func readModel(from io.Reader, coverage float64, maxKeys int) (*model, error) {
 		if r.err != nil {
 			break
 		}
+		if old := m.summaries[s.key]; old != nil {
+			m.bytes -= old.sizeOf()
+		}
 		m.summaries[s.key] = s
+		m.bytes += s.sizeOf()
 		m.shrink()
 	}
 	if r.err == nil {

@@ -30,6 +30,12 @@ type summary struct {
 	destinations []unique.Handle[string] // oldest first
 }
 
+// sizeOf is about how many bytes s takes, its place in the model included.
+func (s *summary) sizeOf() int {
+	const fixed, destination = 400, 96 // a destination is shared by all summaries that know it
+	return fixed + len(s.name) + 16*cap(s.ring) + 4*(cap(s.calls.many)+cap(s.calls.once)) + destination*cap(s.destinations)
+}
+
 // peak is one run's usage.
 type peak struct {
 	memory, cpu, pids float32

@@ -5,12 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-)
 
-// maxValues bounds how many values a spec may hold. A spec of 16 MiB that is
-// one long list of "{}" would be decoded into a gigabyte; real ones have a few
-// thousand values and get long by their strings.
-const maxValues = 1 << 17
+	"forefend.dev/forefend/runtime/rewrite/rawjson"
+)
 
 // bounded refuses JSON that is not an object or holds too many values. It looks only
 // at the structure: whether it is JSON at all the decoder says.
@@ -18,19 +15,8 @@ func bounded(raw []byte) error {
 	if text := bytes.TrimLeft(raw, " \t\r\n"); len(text) == 0 || text[0] != '{' {
 		return errors.New("not a JSON object")
 	}
-	values, quoted := 0, false
-	for i := 0; i < len(raw); i++ {
-		switch c := raw[i]; {
-		case c == '"':
-			quoted = !quoted
-		case quoted && c == '\\':
-			i++
-		case !quoted && (c == ',' || c == '{' || c == '['):
-			values++
-		}
-	}
-	if values > maxValues {
-		return fmt.Errorf("%d values, the most is %d", values, maxValues)
+	if n := rawjson.Values(raw); n > rawjson.MaxValues {
+		return fmt.Errorf("%d values, the most is %d", n, rawjson.MaxValues)
 	}
 	return nil
 }

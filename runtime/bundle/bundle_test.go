@@ -61,7 +61,7 @@ func files(t testing.TB, dir string) []string {
 }
 
 func TestLoadErrors(t *testing.T) {
-	many := []byte(`{"mounts":[` + strings.Repeat(`{},`, maxValues) + `{}]}`)
+	many := []byte(`{"mounts":[` + strings.Repeat(`{},`, rawjson.MaxValues) + `{}]}`)
 	for name, c := range map[string]struct {
 		config string
 		want   string
@@ -344,7 +344,7 @@ func BenchmarkLoadCommit(b *testing.B) {
 
 // BenchmarkLargest is the same for the costliest spec that is let in.
 func BenchmarkLargest(b *testing.B) {
-	raw := []byte(`{"process":{"cwd":"/","env":["` + strings.Repeat("x", MaxSize-4*maxValues) + `"]},"mounts":[` + strings.Repeat(`{},`, maxValues/2-100) + `{}]}`)
+	raw := []byte(`{"process":{"cwd":"/","env":["` + strings.Repeat("x", MaxSize-4*rawjson.MaxValues) + `"]},"mounts":[` + strings.Repeat(`{},`, rawjson.MaxValues/2-100) + `{}]}`)
 	b.ReportAllocs()
 	for b.Loop() {
 		spec, err := decode(configName, raw)

@@ -87,12 +87,12 @@ func describe(id workload.ID, r *running) api.Container {
 		limits.CPUs = float64(cpus) / 1000
 	}
 	// A node's containers must fit into one message: what history has in detail stays out.
-	prediction, usage := r.decision.Prediction, r.last.Usage
-	prediction.Seen, prediction.Hot, prediction.Destinations, usage.Series = nil, nil, nil, nil
+	prediction := r.decision.Prediction
+	prediction.Seen, prediction.Hot, prediction.Destinations = nil, nil, nil
 	return api.Container{
 		ID: id, Run: r.decision.Facts.Run, Name: r.decision.Facts.Name(), Image: r.decision.Facts.Image.Name,
 		PID: r.pid, Mode: policy.KeyMode.Format(e.Mode()), Sealed: e.Sealed(), Started: r.started,
-		Prediction: prediction, Usage: usage, Limits: limits, By: r.decision.Availability,
+		Prediction: prediction, Usage: r.usage, Limits: limits, By: r.decision.Availability,
 	}
 }
 

@@ -71,13 +71,15 @@ type Service struct {
 	meter    Meter
 
 	mu      sync.Mutex
-	running map[workload.ID]*running // guarded by mu
+	running map[workload.ID]*running // guarded by mu; changed by keepLocked and dropLocked alone
+	kept    int                      // bytes of running, about; guarded by mu
 }
 
 // running is a container as the daemon knows it. Guarded by Service.mu.
 type running struct {
 	decision api.Decision
-	last     workload.Observation
+	size     int            // of decision, about
+	usage    workload.Usage // as last reported, without its series
 	pid      int
 	started  time.Time
 }
@@ -105,7 +107,7 @@ func (s *Service) adopt() {
 		if err != nil || r.Decision == nil || !r.Alive() {
 			continue
 		}
-		s.running[r.ID] = &running{decision: *r.Decision, pid: r.PID, started: r.Started}
+		s.keepLocked(r.ID, &running{decision: *r.Decision, pid: r.PID, started: r.Started})
 	}
 }
 
@@ -168,12 +170,16 @@ func historySource(p workload.Prediction, took time.Duration) api.Source {
 func (s *Service) admitted(d api.Decision) {
 	kept := withoutCode(d)
 	s.mu.Lock()
-	s.running[d.Facts.ID] = &running{decision: kept}
+	r := &running{decision: kept}
+	s.keepLocked(d.Facts.ID, r)
+	size := r.size
 	s.mu.Unlock()
 	s.journal.AppendDecision(kept)
-	select {
-	case s.seal <- kept:
-	default: // the queue is full: the next run of this workload seals it
+	if size <= maxSealed {
+		select {
+		case s.seal <- kept:
+		default: // the queue is full: the next run of this workload seals it
+		}
 	}
 	s.publish(api.Event{
 		Time: d.Time, ID: d.Facts.ID, Run: d.Facts.Run, Kind: api.EventAdmitted,
@@ -219,6 +225,7 @@ func (s *Service) Update(ctx context.Context, req api.UpdateRequest) (after api.
 	s.mu.Lock()
 	if r := s.running[req.ID]; r != nil && r.decision.Facts.Run == kept.Facts.Run {
 		r.decision = kept
+		s.keepLocked(req.ID, r)
 	}
 	s.mu.Unlock()
 	s.journal.AppendDecision(kept)
@@ -273,9 +280,10 @@ func (s *Service) note(o workload.Observation) {
 	s.mu.Lock()
 	r := s.running[o.ID]
 	if r != nil && r.decision.Facts.Run == o.Run {
-		r.last = o
+		r.usage = o.Usage
+		r.usage.Series = nil
 		if o.Final {
-			delete(s.running, o.ID)
+			s.dropLocked(o.ID)
 		}
 	}
 	s.mu.Unlock()
@@ -300,7 +308,7 @@ func (s *Service) know(o workload.Observation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.running[o.ID] == nil { // else it was admitted meanwhile
-		s.running[o.ID] = &running{decision: *r.Decision, pid: r.PID, started: r.Started}
+		s.keepLocked(o.ID, &running{decision: *r.Decision, pid: r.PID, started: r.Started})
 	}
 }
 

@@ -152,7 +152,7 @@ func (s *Service) collect(ctx context.Context) {
 	defer s.mu.Unlock()
 	for id, r := range s.running {
 		if !seen[id] && s.cfg.Now().Sub(r.decision.Time) > orphanLeave {
-			delete(s.running, id) // its Create failed after Admit, or its shim ended without a word
+			s.dropLocked(id) // its Create failed after Admit, or its shim ended without a word
 		}
 	}
 }
@@ -171,7 +171,7 @@ func (s *Service) discard(ctx context.Context, r record.Record) {
 		return
 	}
 	s.mu.Lock()
-	delete(s.running, r.ID)
+	s.dropLocked(r.ID)
 	s.mu.Unlock()
 	s.publish(api.Event{
 		Time: s.cfg.Now(), ID: r.ID, Run: r.Run, Kind: api.EventCleaned,

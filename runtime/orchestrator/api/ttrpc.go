@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"forefend.dev/forefend/runtime/rewrite/rawjson"
 )
 
 // ServiceName is the ttrpc service the daemon registers.
@@ -64,6 +66,9 @@ func method[Req, Resp any](call func(context.Context, Req) (Resp, error)) ttrpc.
 			return nil, err
 		}
 		var req Req
+		if n := rawjson.Values(in.Value); n > rawjson.MaxValues {
+			return nil, errgrpc.ToGRPC(fmt.Errorf("%T holds %d values, the most is %d: %w", req, n, rawjson.MaxValues, errdefs.ErrInvalidArgument))
+		}
 		if err := json.Unmarshal(in.Value, &req); err != nil {
 			return nil, errgrpc.ToGRPC(fmt.Errorf("decode %T: %w: %w", req, err, errdefs.ErrInvalidArgument))
 		}

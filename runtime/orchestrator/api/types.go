@@ -86,7 +86,8 @@ type UpdateRequest struct {
 	Refused bool `json:"refused,omitempty"`
 }
 
-// ObserveRequest carries what a shim saw since its last one.
+// ObserveRequest carries what a shim saw since its last one, at most MaxEvents and
+// MaxObservations of them.
 type ObserveRequest struct {
 	Version      int                    `json:"version"`
 	Observations []workload.Observation `json:"observations,omitempty"`

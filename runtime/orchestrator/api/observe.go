@@ -1,0 +1,49 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// Bounds of one ObserveRequest. A shim reports at most 512 events at once, and
+// one observation for each container of its pod.
+const (
+	MaxEvents       = 1024
+	MaxObservations = 1024
+)
+
+// UnmarshalJSON implements json.Unmarshaler. It counts before it decodes: three
+// bytes of text ("{},") would become an Observation of half a kilobyte.
+func (r *ObserveRequest) UnmarshalJSON(text []byte) error {
+	var lists struct {
+		Version      int               `json:"version"`
+		Observations []json.RawMessage `json:"observations"`
+		Events       []json.RawMessage `json:"events"`
+		Lost         uint64            `json:"lost"`
+	}
+	if err := json.Unmarshal(text, &lists); err != nil {
+		return err
+	}
+	if len(lists.Events) > MaxEvents || len(lists.Observations) > MaxObservations {
+		return fmt.Errorf("%d events and %d observations, the most are %d and %d",
+			len(lists.Events), len(lists.Observations), MaxEvents, MaxObservations)
+	}
+	*r = ObserveRequest{Version: lists.Version, Lost: lists.Lost}
+	for _, raw := range lists.Observations {
+		var o workload.Observation
+		if err := json.Unmarshal(raw, &o); err != nil {
+			return err
+		}
+		r.Observations = append(r.Observations, o)
+	}
+	for _, raw := range lists.Events {
+		var e Event
+		if err := json.Unmarshal(raw, &e); err != nil {
+			return err
+		}
+		r.Events = append(r.Events, e)
+	}
+	return nil
+}

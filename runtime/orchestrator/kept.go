@@ -1,0 +1,89 @@
+package orchestrator
+
+import (
+	"cmp"
+	"slices"
+
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// Bounds of what Service remembers of running containers. A container that had
+// to go comes back with its shim's next report (know).
+const (
+	maxRunning = 4096
+	maxKept    = 64 << 20 // bytes of their decisions, about
+	// maxSealed is the size from which a decision is not sealed: a workload that
+	// asks with a quarter of a megabyte is decided anew when the daemon is away.
+	maxSealed = 256 << 10
+)
+
+// keepLocked remembers r as container id. When there are too many, or they take too
+// much, those decided longest ago go, a quarter at a time so that it is rarely
+// done. s.mu is held, or s is not shared yet.
+func (s *Service) keepLocked(id workload.ID, r *running) {
+	s.dropLocked(id)
+	r.size = sizeOf(r.decision)
+	s.running[id], s.kept = r, s.kept+r.size
+	if len(s.running) <= maxRunning && s.kept <= maxKept {
+		return
+	}
+	oldest := make([]workload.ID, 0, len(s.running))
+	for other := range s.running {
+		if other != id {
+			oldest = append(oldest, other)
+		}
+	}
+	slices.SortFunc(oldest, func(a, b workload.ID) int {
+		x, y := s.running[a], s.running[b] // those that may never have come to be go first
+		return cmp.Or(cmp.Compare(min(x.pid, 1), min(y.pid, 1)), x.decision.Time.Compare(y.decision.Time))
+	})
+	for _, other := range oldest {
+		if len(s.running) <= maxRunning*3/4 && s.kept <= maxKept*3/4 {
+			return
+		}
+		s.dropLocked(other)
+	}
+}
+
+// dropLocked forgets a container. s.mu is held.
+func (s *Service) dropLocked(id workload.ID) {
+	if r := s.running[id]; r != nil {
+		s.kept -= r.size
+		delete(s.running, id)
+	}
+}
+
+// sizeOf is about how many bytes a decision without its code takes.
+func sizeOf(d api.Decision) int {
+	const value = 48 // a string's header, its allocation, its place in a map
+	n := 4 << 10
+	add := func(words ...string) {
+		for _, w := range words {
+			n += value + len(w)
+		}
+	}
+	f := d.Facts
+	add(f.Run, f.Sandbox, f.Path, f.Cwd, f.User, f.Group, f.Containerd, f.Bundle, f.Image.Name, f.Executable.Path)
+	add(f.Args...)
+	add(f.Rootfs...)
+	add(d.Notes...)
+	for _, labels := range []map[string]string{f.Annotations, f.Image.Labels} {
+		for k, v := range labels {
+			add(k, v)
+		}
+	}
+	for _, source := range d.Sources {
+		add(source.Name, source.Reason)
+	}
+	for _, field := range d.Effective.Fields {
+		add(string(field.Key), field.Source, field.Reason)
+		add(field.Names...)
+		for _, lost := range field.Lost {
+			add(lost.Source, lost.Reason, lost.Why)
+		}
+	}
+	add(d.Prediction.Hot...)
+	add(d.Prediction.Destinations...)
+	return n + 2*value*len(d.Prediction.Seen)
+}
