@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/log"
+	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -26,28 +28,36 @@ const maxLog = 8 << 20
 // errBusy says that another daemon of the same config serves already.
 var errBusy = errors.New("another forefend daemon of this configuration is running")
 
-func newDaemonCommand() *cobra.Command {
-	var detach bool
+func newDaemonCommand(a *app) *cobra.Command {
+	var detach, takeover, stop bool
 	var timeout time.Duration
 	var ready int
 	c := &cobra.Command{
 		Use:   "daemon",
 		Short: "Run the node daemon (the shim starts it when there is none)",
 		Long: "Run the Policy Orchestration Service of this node in the foreground, or with --detach in the\n" +
-			"background. One daemon serves one configuration; a second one says so and ends.",
+			"background. One daemon serves one configuration; a second one says so and ends, or with --takeover\n" +
+			"ends the first and takes its place. Containers are not affected by any of that.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := config.FromEnv()
 			if err != nil {
 				return err
 			}
-			if detach {
-				return detachDaemon(cmd.Context(), cfg, timeout)
+			switch {
+			case stop && (detach || takeover):
+				return usage(cmd, errors.New("--stop goes with no other flag"))
+			case stop:
+				return a.stopDaemon(cmd.Context(), cfg)
+			case detach:
+				return detachDaemon(cmd.Context(), cfg, timeout, takeover)
 			}
-			return runDaemon(cmd.Context(), cfg, ready)
+			return runDaemon(cmd.Context(), cfg, ready, takeover)
 		},
 	}
 	c.Flags().BoolVar(&detach, "detach", false, "start the daemon in the background and return once it serves")
+	c.Flags().BoolVar(&takeover, "takeover", false, "end the daemon that runs already, if there is one, and take its place")
+	c.Flags().BoolVar(&stop, "stop", false, "end the running daemon; the next container starts another")
 	c.Flags().DurationVar(&timeout, "ready-timeout", 10*time.Second, "with --detach: how long to wait for it")
 	c.Flags().IntVar(&ready, "ready-fd", 0, "write \"ready\" to this descriptor once serving")
 	_ = c.Flags().MarkHidden("ready-fd") // it exists: registered the line above
@@ -57,11 +67,11 @@ func newDaemonCommand() *cobra.Command {
 // detachDaemon starts the daemon in the background and waits until it, or another
 // one, serves. One that holds the lock and does not serve may be about to end, so
 // it tries again.
-func detachDaemon(ctx context.Context, cfg *config.Config, timeout time.Duration) error {
+func detachDaemon(ctx context.Context, cfg *config.Config, timeout time.Duration, takeover bool) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	for {
-		err := startDetached(ctx, cfg)
+		err := startDetached(ctx, cfg, takeover)
 		if !errors.Is(err, errBusy) {
 			return err
 		}
@@ -75,7 +85,7 @@ func detachDaemon(ctx context.Context, cfg *config.Config, timeout time.Duration
 }
 
 // startDetached starts the daemon in a session of its own and waits for its word.
-func startDetached(ctx context.Context, cfg *config.Config) error {
+func startDetached(ctx context.Context, cfg *config.Config, takeover bool) error {
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find my own binary: %w", err)
@@ -97,6 +107,9 @@ func startDetached(ctx context.Context, cfg *config.Config) error {
 	}
 	defer mine.Close()
 	cmd := exec.Command(self, "daemon", "--ready-fd", "3")
+	if takeover {
+		cmd.Args = append(cmd.Args, "--takeover")
+	}
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", logFile, logFile
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/"}
 	if cfg.Path != "" {
@@ -167,8 +180,9 @@ func answers(ctx context.Context, socket string) error {
 }
 
 // runDaemon is the daemon itself. Its readiness, or the reason it cannot
-// serve, goes to the ready descriptor when there is one.
-func runDaemon(ctx context.Context, cfg *config.Config, readyFD int) error {
+// serve, goes to the ready descriptor when there is one, and its readiness to the
+// service manager that started it.
+func runDaemon(ctx context.Context, cfg *config.Config, readyFD int, takeover bool) error {
 	say := func(string) {}
 	if readyFD > 2 {
 		pipe := os.NewFile(uintptr(readyFD), "ready")
@@ -183,7 +197,7 @@ func runDaemon(ctx context.Context, cfg *config.Config, readyFD int) error {
 	if err := setLogging(cfg); err != nil {
 		return err
 	}
-	d, err := openDaemon(ctx, cfg)
+	d, err := openDaemon(ctx, cfg, takeover)
 	if err != nil {
 		say(strings.ReplaceAll(err.Error(), "\n", "; "))
 		if errors.Is(err, errBusy) && readyFD > 2 {
@@ -192,5 +206,23 @@ func runDaemon(ctx context.Context, cfg *config.Config, readyFD int) error {
 		return err
 	}
 	say("ready")
+	tellManager(ctx, systemd.SdNotifyReady)
 	return d.run(ctx)
+}
+
+// underManager tells whether a service manager started this process: it has put it into a cgroup and wants a word.
+func underManager() bool { return os.Getenv("NOTIFY_SOCKET") != "" }
+
+func tellManager(ctx context.Context, state string) {
+	if _, err := systemd.SdNotify(false, state); err != nil {
+		log.G(ctx).WithError(err).Warn("forefend daemon: the service manager was not told " + state)
+	}
+}
+
+func (a *app) stopDaemon(ctx context.Context, cfg *config.Config) error {
+	was, err := stopDaemon(ctx, cfg)
+	if err == nil && !was {
+		_, err = fmt.Fprintln(a.stdout, "no forefend daemon is running")
+	}
+	return err
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
+	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/cmd/forefend/meter"
@@ -61,14 +62,18 @@ type daemon struct {
 
 // openDaemon takes the lock, loads the history and listens. On error all of it
 // is released.
-func openDaemon(ctx context.Context, cfg *config.Config) (_ *daemon, err error) {
+func openDaemon(ctx context.Context, cfg *config.Config, takeover bool) (_ *daemon, err error) {
 	d := &daemon{cfg: cfg, started: time.Now(), door: newDoor()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.close())
 		}
 	}()
-	if d.lock, err = takeLock(cfg); err != nil {
+	lock := func() (*os.File, error) { return takeLock(cfg) }
+	if takeover {
+		lock = func() (*os.File, error) { return takeOver(ctx, cfg) }
+	}
+	if d.lock, err = lock(); err != nil {
 		return nil, err
 	}
 	d.settle(ctx)
@@ -117,14 +122,16 @@ func takeLock(cfg *config.Config) (*os.File, error) {
 // kernel refuses is degraded, not fatal.
 func (d *daemon) settle(ctx context.Context) {
 	debug.SetMemoryLimit(daemonHeap)
-	d.settled = true
 	degrade := func(what string, err error) {
 		if err != nil {
 			d.degraded = append(d.degraded, fmt.Sprintf("%s: %v", what, err))
 			log.G(ctx).WithError(err).Info("forefend daemon: " + what)
 		}
 	}
-	degrade("no cgroup of its own", cgroup.Join(d.cgroup(), os.Getpid()))
+	if !underManager() { // else it has one already, and leaving that would lose it
+		d.settled = true
+		degrade("no cgroup of its own", cgroup.Join(d.cgroup(), os.Getpid()))
+	}
 	degrade("no raised priority", unix.Setpriority(unix.PRIO_PROCESS, 0, daemonNice))
 	degrade("no protection from the OOM killer", os.WriteFile("/proc/self/oom_score_adj", fmt.Appendf(nil, "%d", daemonOOMScore), 0))
 }
@@ -192,6 +199,7 @@ func (d *daemon) run(ctx context.Context) error {
 	select {
 	case err = <-served:
 	case <-ctx.Done():
+		tellManager(ctx, systemd.SdNotifyStopping)
 		shutdown, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 		if server.Shutdown(shutdown) != nil {
 			err = server.Close()

@@ -65,7 +65,7 @@ func newRoot(a *app) *cobra.Command {
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.PersistentFlags().StringVar(&a.configPath, "config", "", "config `file` (default: FOREFEND_CONFIG, else "+config.DefaultPath+")")
 	root.AddCommand(newPsCommand(a), newExplainCommand(a), newHistoryCommand(a), newEventsCommand(a), newPolicyCommand(a),
-		newDoctorCommand(a), newDaemonCommand(), newVersionCommand(a), newCompletionCommand(a))
+		newDoctorCommand(a), newDaemonCommand(a), newVersionCommand(a), newCompletionCommand(a))
 	asUsage(root)
 	return root
 }
