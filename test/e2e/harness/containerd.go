@@ -20,7 +20,8 @@ const (
 	pollInterval = 10 * time.Millisecond
 )
 
-// unusedPlugins are switched off for a quick start, under all the names they had. The CRI ones stay with WithCRI.
+// unusedPlugins are switched off for a quick start, under all the names they had. The CRI ones stay with WithCRI, the restart
+// monitor with WithRestarts.
 var (
 	unusedPlugins = []string{
 		"io.containerd.nri.v1.nri", "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp",
@@ -28,9 +29,9 @@ var (
 		"io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.btrfs",
 		"io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.erofs",
 		"io.containerd.snapshotter.v1.native", "io.containerd.snapshotter.v1.zfs",
-		"io.containerd.internal.v1.restart", "io.containerd.monitor.container.v1.restart",
 	}
-	criPlugins = []string{
+	restartPlugins = []string{"io.containerd.internal.v1.restart", "io.containerd.monitor.container.v1.restart"}
+	criPlugins     = []string{
 		"io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime",
 		"io.containerd.podsandbox.controller.v1.podsandbox",
 	}
@@ -45,7 +46,7 @@ func (e *Env) writeConfigs() error {
 }
 
 func (e *Env) writeContainerdConfig() error {
-	text := e.engine.config(e.Dir, e.Address, e.options.cri) + e.options.containerd
+	text := e.engine.config(e.Dir, e.Address, e.options) + e.options.containerd
 	return os.WriteFile(filepath.Join(e.Dir, "containerd.toml"), []byte(text), 0o600)
 }
 

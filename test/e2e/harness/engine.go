@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -69,16 +70,19 @@ func CRITable(version, sub string) string {
 
 // unused lists the plugins that a containerd of this version is to leave out for a quick start: names it does not know
 // do no harm.
-func (g engine) unused(cri bool) []string {
-	off := unusedPlugins
-	if !cri {
-		off = append(off[:len(off):len(off)], criPlugins...)
+func (g engine) unused(o options) []string {
+	off := slices.Clone(unusedPlugins)
+	if !o.cri {
+		off = append(off, criPlugins...)
+	}
+	if !o.restarts {
+		off = append(off, restartPlugins...)
 	}
 	return off
 }
 
 // config is the configuration of a containerd of this version. dir and address are the environment's.
-func (g engine) config(dir, address string, cri bool) string {
+func (g engine) config(dir, address string, o options) string {
 	var b strings.Builder
 	table := func(name string, lines ...string) {
 		fmt.Fprintf(&b, "[%s]\n  %s\n", name, strings.Join(lines, "\n  "))
@@ -87,13 +91,18 @@ func (g engine) config(dir, address string, cri bool) string {
 		return key + " = " + strconv.Quote(filepath.Join(path...))
 	}
 	fmt.Fprintf(&b, "version = %d\n%s\n%s\ndisabled_plugins = [\"%s\"]\n", g.schema, quoted("root", dir, "root"),
-		quoted("state", dir, "state"), strings.Join(g.unused(cri), `", "`))
+		quoted("state", dir, "state"), strings.Join(g.unused(o), `", "`))
 	table("grpc", quoted("address", address))
 	table("plugins.'io.containerd.internal.v1.opt'", quoted("path", dir, "opt"))
 	if g.socketDir {
 		table("plugins.'io.containerd.shim.v1.manager'", quoted("socket_dir", dir, "s"))
 	}
-	if cri {
+	if o.restarts {
+		for _, name := range restartPlugins {
+			table("plugins.'"+name+"'", `interval = "1s"`)
+		}
+	}
+	if o.cri {
 		table("plugins.'"+g.cri+"'", "restrict_oom_score_adj = true")
 		table("plugins.'"+g.cri+"'.cni", quoted("conf_dir", dir, "cni"))
 	}

@@ -10,6 +10,7 @@ type options struct {
 	containerd string
 	env        []string
 	cri        bool
+	restarts   bool
 	version    string
 	oci        string
 }
@@ -43,6 +44,12 @@ func WithEnv(vars ...string) Option {
 // WithCRI leaves containerd's CRI plugin on.
 func WithCRI() Option {
 	return func(o *options) { o.cri = true }
+}
+
+// WithRestarts leaves containerd's restart monitor on, which brings containers up again that nerdctl gave a restart
+// policy, and lets it look every second.
+func WithRestarts() Option {
+	return func(o *options) { o.restarts = true }
 }
 
 // WithContainerd runs another containerd than the default, with its own ctr and stock shim: a version of Engines.
