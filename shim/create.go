@@ -63,12 +63,18 @@ func (s *Service) prepare(ctx context.Context, r *taskv3.CreateTaskRequest) (_ *
 	if err := id.Validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
+	lost := lostOptions(r.Options)
 	if r.Options, err = runcOptions(r.Options, s.cfg.RuncOptions); err != nil {
 		return nil, err
 	}
 	b, err := bundle.Load(r.Bundle)
 	if err != nil {
 		return nil, err
+	}
+	if lost {
+		if r.Options, err = driverOfPath(b.Spec()); err != nil {
+			return nil, err
+		}
 	}
 	c := &container{
 		id:     id,

@@ -1,22 +1,28 @@
 package shim
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/log"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/workload"
+	"forefend.dev/forefend/shim/internal/bootstrap"
 	"forefend.dev/forefend/shim/internal/upstream"
 )
 
@@ -41,7 +47,44 @@ func (m manager) Start(ctx context.Context, p *bootapi.BootstrapParams) (*bootap
 	} else {
 		m.warmDaemon(ctx)
 	}
+	m.shareOptions(p)
 	return m.Shim.Start(ctx, p)
+}
+
+// shareOptions adds runc's options to the parameters where they came in another
+// form, for what upstream does before there is a task: the shim's cgroup. Those that
+// cannot be read are Create's to refuse.
+func (m manager) shareOptions(p *bootapi.BootstrapParams) {
+	for _, e := range p.GetExtensions() {
+		if converted, err := runcOptions(e.GetValue(), m.cfg.RuncOptions); err == nil && converted != nil && converted != e.GetValue() {
+			_ = p.AddExtension(converted) // of an Any it has no error
+			return
+		}
+	}
+}
+
+// Info tells what this runtime can do, given the options in in any form that
+// Create takes: containerd's CRI plugin asks it to know what to offer.
+func (m manager) Info(ctx context.Context, in io.Reader) (*types.RuntimeInfo, error) {
+	body, err := io.ReadAll(io.LimitReader(in, maxOptions))
+	if err != nil {
+		return nil, fmt.Errorf("read runtime options: %w", err)
+	}
+	var asked anypb.Any
+	if err := proto.Unmarshal(body, &asked); err != nil {
+		return nil, fmt.Errorf("runtime options: %w", err)
+	}
+	converted, err := runcOptions(&asked, m.cfg.RuncOptions)
+	if err != nil {
+		return nil, err
+	}
+	if converted == nil {
+		return m.Shim.Info(ctx, bytes.NewReader(nil))
+	}
+	if body, err = proto.Marshal(converted); err != nil {
+		return nil, fmt.Errorf("runtime options: %w", err)
+	}
+	return m.Shim.Info(ctx, bytes.NewReader(body))
 }
 
 // warmDaemon starts the daemon without waiting for it, unless another shim is
@@ -77,7 +120,7 @@ func (m manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	if rmerr := m.cfg.Containers.Remove(wid); rmerr != nil {
 		log.G(ctx).WithError(rmerr).Warn("forefend: record not removed")
 	}
-	if rmerr := removeDeadSocket("bootstrap.json"); rmerr != nil {
+	if rmerr := removeDeadSocket(); rmerr != nil {
 		log.G(ctx).WithError(rmerr).Warn("forefend: socket of the dead shim not removed")
 	}
 	if err != nil {
@@ -86,28 +129,38 @@ func (m manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	return status, nil
 }
 
-// removeDeadSocket removes the socket on which a killed shim listened; containerd
-// wrote its address into the bundle, which is the delete process's directory. One
+// removeDeadSocket removes the socket on which a killed shim listened. Its address
+// is in the bundle, which is the delete process's directory. One
 // that still answers belongs to a pod's shim that lives on.
-func removeDeadSocket(bootstrap string) error {
-	body, err := os.ReadFile(bootstrap)
+func removeDeadSocket() error {
+	address, err := deadAddress()
+	if err != nil || !strings.HasPrefix(address, "unix://") || shim.CanConnect(address) {
+		return err
+	}
+	if err := shim.RemoveSocket(address); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// deadAddress is the address that containerd wrote into the bundle, or, for one
+// before 2.0, this shim itself; "" when neither came to it.
+func deadAddress() (string, error) {
+	body, err := os.ReadFile("bootstrap.json")
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		if body, err = os.ReadFile(bootstrap.AddressFile); errors.Is(err, os.ErrNotExist) {
+			return "", nil
+		}
+		return string(body), err
 	}
 	if err != nil {
-		return err
+		return "", err
 	}
 	var params struct {
 		Address string `json:"address"`
 	}
 	if err := json.Unmarshal(body, &params); err != nil {
-		return fmt.Errorf("%s: %w", bootstrap, err)
+		return "", fmt.Errorf("bootstrap.json: %w", err)
 	}
-	if !strings.HasPrefix(params.Address, "unix://") || shim.CanConnect(params.Address) {
-		return nil
-	}
-	if err := shim.RemoveSocket(params.Address); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
+	return params.Address, nil
 }

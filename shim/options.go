@@ -3,24 +3,35 @@ package shim
 import (
 	"fmt"
 	"os"
+	"regexp"
+	"strings"
 
 	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
 // maxOptions bounds a runtime's options file.
 const maxOptions = 1 << 20
 
-// runcOptions turns the options of a task into those of runc. containerd's CRI plugin knows
-// no other runtime's options than runc's by type and hands ours on as TOML; what
-// is not converted makes upstream panic, and a lost SystemdCgroup breaks a node.
-// decode reads that TOML.
+// runcOptions turns the options of a task into those of runc. containerd's clients and its CRI plugin know
+// no other runtime's options than runc's by type and hand ours on as TOML, or as the options of a runtime long gone;
+// what is not converted makes upstream panic, and a lost SystemdCgroup breaks a node.
+// decode reads that TOML. Options that say nothing become none.
 func runcOptions(asked *anypb.Any, decode func([]byte) (*options.Options, error)) (*anypb.Any, error) {
-	if asked == nil || len(asked.Value) == 0 {
-		return asked, nil
+	if asked == nil || asked.TypeUrl == "" || len(asked.Value) == 0 {
+		return nil, nil
+	}
+	if typeName(asked) == legacyOptions {
+		converted, err := fromLegacy(asked.Value)
+		if err != nil {
+			return nil, err
+		}
+		return typeurl.MarshalAnyToProto(converted)
 	}
 	v, err := typeurl.UnmarshalAny(asked)
 	if err != nil {
@@ -42,6 +53,76 @@ func runcOptions(asked *anypb.Any, decode func([]byte) (*options.Options, error)
 		return nil, fmt.Errorf("runtime options: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	return typeurl.MarshalAnyToProto(converted)
+}
+
+// typeName is the name of the type in a type URL.
+func typeName(a *anypb.Any) string { return a.TypeUrl[strings.LastIndexByte(a.TypeUrl, '/')+1:] }
+
+// A CRI plugin before 1.7 reads the options of a runtime it does not know into
+// this type, which has no place for runc's: nothing of them arrives.
+func lostOptions(asked *anypb.Any) bool {
+	return asked != nil && typeName(asked) == "runtimeoptions.v1.Options" && len(asked.Value) == 0
+}
+
+// slicePath is a cgroup path of the systemd driver: slice, prefix and name.
+var slicePath = regexp.MustCompile(`^[^/:]+\.slice:[^/:]*:[^/:]+$`)
+
+// driverOfPath replaces options that were lost by what the spec tells of them:
+// the CRI plugin writes cgroup paths of this form for the systemd driver alone, and the
+// other would take one for a name.
+func driverOfPath(spec *specs.Spec) (*anypb.Any, error) {
+	if spec.Linux == nil || !slicePath.MatchString(spec.Linux.CgroupsPath) {
+		return nil, nil
+	}
+	return typeurl.MarshalAnyToProto(&options.Options{SystemdCgroup: true})
+}
+
+// legacyOptions is what clients of containerd 1.x send to every runtime whose name does not begin with
+// io.containerd.runc, for a user namespace or --no-pivot, say.
+const legacyOptions = "containerd.linux.runc.CreateOptions"
+
+// fromLegacy reads the fields of legacyOptions that the runc shim has an option for; no module that
+// containerd 2 uses defines the type any more. The others are for restoring checkpoints and had no effect here.
+func fromLegacy(body []byte) (*options.Options, error) {
+	var o options.Options
+	for len(body) > 0 {
+		field, kind, n := protowire.ConsumeTag(body)
+		if n < 0 {
+			return nil, fmt.Errorf("runtime options of type %s: %w: %w", legacyOptions, protowire.ParseError(n), errdefs.ErrInvalidArgument)
+		}
+		body = body[n:]
+		var number uint64
+		var text []byte
+		switch kind {
+		case protowire.VarintType:
+			number, n = protowire.ConsumeVarint(body)
+		case protowire.BytesType:
+			text, n = protowire.ConsumeBytes(body)
+		default:
+			n = protowire.ConsumeFieldValue(field, kind, body)
+		}
+		if n < 0 {
+			return nil, fmt.Errorf("runtime options of type %s: %w: %w", legacyOptions, protowire.ParseError(n), errdefs.ErrInvalidArgument)
+		}
+		body = body[n:]
+		switch field {
+		case 1:
+			o.NoPivotRoot = number != 0
+		case 8:
+			o.NoNewKeyring = number != 0
+		case 9:
+			o.ShimCgroup = string(text)
+		case 10:
+			o.IoUid = uint32(number)
+		case 11:
+			o.IoGid = uint32(number)
+		case 12:
+			o.CriuWorkPath = string(text)
+		case 13:
+			o.CriuImagePath = string(text)
+		}
+	}
+	return &o, nil
 }
 
 // optionsBody is the TOML of runtime options: in a file, or as it came.

@@ -10,7 +10,7 @@ import (
 
 // RuntimeOptions reads runc's options from the TOML that containerd hands to
 // runtimes it does not know: [plugins.….runtimes.forefend.options]. Keys are those of
-// the runc runtime, such as SystemdCgroup; another key is an error.
+// the runc runtime, such as SystemdCgroup, and those that containerd itself reads there; another key is an error.
 func RuntimeOptions(body []byte) (*options.Options, error) {
 	var known struct {
 		NoPivotRoot, NoNewKeyring   bool
@@ -20,6 +20,8 @@ func RuntimeOptions(body []byte) (*options.Options, error) {
 		SystemdCgroup               bool
 		CriuImagePath, CriuWorkPath string
 		CriuPath                    string // of containerd 1.x, without effect since
+		TypeUrl                     string // containerd's own: with this it names what the table holds
+		ConfigPath, ConfigBody      string // and with these hands on something else instead of the table
 	}
 	meta, err := toml.Decode(string(body), &known)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 )
 
 func TestRuntimeOptions(t *testing.T) {
-	o, err := RuntimeOptions([]byte("SystemdCgroup = true\nBinaryName = \"/usr/bin/crun\"\nRoot = \"/run/r\"\nIoUid = 7\n"))
+	o, err := RuntimeOptions([]byte("TypeUrl = \"io.containerd.runc.v1.options\"\nSystemdCgroup = true\nBinaryName = \"/usr/bin/crun\"\nRoot = \"/run/r\"\nIoUid = 7\n"))
 	if err != nil || !o.SystemdCgroup || o.BinaryName != "/usr/bin/crun" || o.Root != "/run/r" || o.IoUid != 7 {
 		t.Errorf("got %v %v", o, err)
 	}

@@ -1,13 +1,16 @@
 // Package bootstrap lets a shim built on containerd 2.4 be started by older
 // daemons. Since 2.3 a daemon writes bootstrap parameters, a protobuf, to the
-// shim's standard input and reads one back; before that it passes flags and the
-// runtime options, and reads the bare address of the shim's socket.
+// shim's standard input and reads one back. Before that it passes flags and the
+// runtime options; 2.0 to 2.2 read JSON, 1.x the bare address of the shim's
+// socket, which the shim has to leave in the bundle too.
 //
 // Translate stands in front of the shim's main. It touches standard input and
-// output of the process, for the start command only, and is for main packages.
+// output of the process, and its working directory (the bundle), for the start
+// command only, and is for main packages.
 package bootstrap
 
 import (
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -15,7 +18,6 @@ import (
 	"os"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
-	"github.com/containerd/containerd/api/types/runc/options"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -102,12 +104,8 @@ func (v invocation) params(input []byte) ([]byte, error) {
 		p.LogLevel = bootapi.LogLevel_LOG_LEVEL_DEBUG
 	}
 	var sent anypb.Any
-	var runc options.Options
-	if len(input) > 0 && proto.Unmarshal(input, &sent) == nil && sent.TypeUrl == string(runc.ProtoReflect().Descriptor().FullName()) {
-		if err := proto.Unmarshal(sent.Value, &runc); err != nil {
-			return nil, fmt.Errorf("runtime options: %w", err)
-		}
-		if err := p.AddExtension(&runc); err != nil {
+	if len(input) > 0 && proto.Unmarshal(input, &sent) == nil && sent.TypeUrl != "" {
+		if err := p.AddExtension(&sent); err != nil {
 			return nil, fmt.Errorf("runtime options: %w", err)
 		}
 	}
@@ -118,7 +116,8 @@ func (v invocation) params(input []byte) ([]byte, error) {
 	return body, nil
 }
 
-// answer runs main and prints the bare address it came up with.
+// answer runs main and prints the address it came up with, as the daemon that
+// asked expects it.
 func (v invocation) answer(main func()) error {
 	stdout := os.Stdout
 	captured, err := memoryFile("stdout", nil)
@@ -140,8 +139,19 @@ func (v invocation) answer(main func()) error {
 	if result.Address == "" {
 		return errors.New("the shim's answer has no address")
 	}
-	_, err = io.WriteString(stdout, result.Address)
-	return err
+	if err := writeAddress(result.Address); err != nil {
+		return err
+	}
+	reply := []byte(result.Address)
+	if readsJSON() {
+		if reply, err = json.Marshal(jsonResult{Version: int(result.Version), Address: result.Address, Protocol: result.Protocol}); err != nil {
+			return fmt.Errorf("answer the daemon: %w", err)
+		}
+	}
+	if _, err = stdout.Write(reply); err != nil {
+		return fmt.Errorf("answer the daemon: %w", err)
+	}
+	return nil
 }
 
 // memoryFile is a file without a name, positioned at its start.

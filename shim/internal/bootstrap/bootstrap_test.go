@@ -3,6 +3,7 @@ package bootstrap
 import (
 	"io"
 	"os"
+	"runtime/debug"
 	"slices"
 	"testing"
 
@@ -19,6 +20,7 @@ var start = []string{"-namespace", "ns", "-address", "/c.sock", "-publish-binary
 // reads, and what main was given.
 func translate(t *testing.T, args []string, input []byte, main func(*bootapi.BootstrapParams)) (output string, given []byte) {
 	t.Helper()
+	t.Chdir(t.TempDir())
 	stdin, err := memoryFile("in", input)
 	if err != nil {
 		t.Fatal(err)
@@ -84,6 +86,59 @@ func TestOlderDaemonGetsTheBareAddress(t *testing.T) {
 	if output != "unix:///s" {
 		t.Errorf("the daemon reads %q, want the bare address", output)
 	}
+	if left, err := os.ReadFile(AddressFile); err != nil || string(left) != "unix:///s" {
+		t.Errorf("left in the bundle: %q %v", left, err)
+	}
+	if files, err := os.ReadDir("."); err != nil || len(files) != 1 {
+		t.Errorf("%v %v in the bundle", files, err)
+	}
+}
+
+// TestContainerd2GetsJSON: 2.0 to 2.2 start a shim as 1.x does and read another answer.
+func TestContainerd2GetsJSON(t *testing.T) {
+	before := readsJSON
+	defer func() { readsJSON = before }()
+	readsJSON = func() bool { return true }
+	output, _ := translate(t, start, nil, func(*bootapi.BootstrapParams) { answer(t) })
+	if output != `{"version":3,"address":"unix:///s","protocol":"ttrpc"}` {
+		t.Errorf("the daemon reads %q", output)
+	}
+}
+
+func TestOfContainerd2(t *testing.T) {
+	module := func(path string) *debug.Module { return &debug.Module{Path: path} }
+	for name, test := range map[string]struct {
+		info debug.BuildInfo
+		want bool
+	}{
+		"1.7":          {debug.BuildInfo{Path: "github.com/containerd/containerd/cmd/containerd", Main: *module("github.com/containerd/containerd")}, false},
+		"2.x":          {debug.BuildInfo{Path: containerd2 + "/cmd/containerd", Main: *module(containerd2)}, true},
+		"no modules":   {debug.BuildInfo{Path: containerd2 + "/cmd/containerd"}, true},
+		"not far from": {debug.BuildInfo{Path: containerd2 + "x/cmd/containerd"}, false},
+		"built in":     {debug.BuildInfo{Path: "example.org/k", Deps: []*debug.Module{module("example.org/a"), module(containerd2)}}, true},
+		"1.7 built in": {debug.BuildInfo{Path: "example.org/k", Deps: []*debug.Module{module("github.com/containerd/containerd")}}, false},
+	} {
+		if got := ofContainerd2(&test.info); got != test.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	if readsJSON() {
+		t.Error("the parent of a test is no containerd")
+	}
+}
+
+// TestForeignOptionsArrive: the shim's manager converts them.
+func TestForeignOptionsArrive(t *testing.T) {
+	input, err := proto.Marshal(&anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: []byte("x")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	translate(t, start, input, func(p *bootapi.BootstrapParams) {
+		if e := p.GetExtensions(); len(e) != 1 || e[0].Value.TypeUrl != "runtimeoptions.v1.Options" || string(e[0].Value.Value) != "x" {
+			t.Errorf("extensions %v", e)
+		}
+		answer(t)
+	})
 }
 
 func TestOlderDaemonWithoutOptions(t *testing.T) {

@@ -124,10 +124,13 @@ func (e *Env) connect(ctx context.Context) error {
 }
 
 // RestartContainerd ends containerd with sig, waits for its end and starts it again; shims live on meanwhile.
-// No other method may run at the same time.
-func (e *Env) RestartContainerd(ctx context.Context, sig syscall.Signal) error {
+// What is to happen in between is done by the functions. No other method may run at the same time.
+func (e *Env) RestartContainerd(ctx context.Context, sig syscall.Signal, meanwhile ...func()) error {
 	if err := e.stopContainerd(sig); err != nil {
 		return err
+	}
+	for _, f := range meanwhile {
+		f()
 	}
 	return e.startContainerd(ctx)
 }

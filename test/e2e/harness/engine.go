@@ -41,8 +41,14 @@ func Engines() []string {
 	return all
 }
 
+// versionVariable names the default containerd of a whole test run, where the last of Engines is not meant.
+const versionVariable = "FOREFEND_TEST_CONTAINERD"
+
 // engineOf looks a version up; "" means the default.
 func engineOf(version string) (engine, error) {
+	if version == "" {
+		version = os.Getenv(versionVariable)
+	}
 	if version == "" {
 		return engines[len(engines)-1], nil
 	}
