@@ -10,12 +10,14 @@ SHELL       := /bin/bash
 
 GO       ?= go
 PREFIX   ?= /usr/local
+SYSCONF  ?= /etc
 DESTDIR  ?=
 FUZZTIME ?= 60s
 BASE     ?=
 COUNT    ?=
 
 BIN    := bin
+DIST   := dist
 IMAGES := .cache/images
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
@@ -39,11 +41,46 @@ build: ## Build Forefend's binaries into ./bin
 	@mkdir -p $(BIN)
 	$(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
 
+# Where install puts what; uninstall and the packages go by the same lines.
+SHARE := $(DESTDIR)$(PREFIX)/share
+UNIT  := $(DESTDIR)$(PREFIX)/lib/systemd/system/forefend.service
+BASH_COMPLETION := $(SHARE)/bash-completion/completions/forefend
+ZSH_COMPLETION  := $(SHARE)/zsh/site-functions/_forefend
+FISH_COMPLETION := $(SHARE)/fish/vendor_completions.d/forefend.fish
+
 .PHONY: install
-install: build ## Install the binaries where containerd finds them (PREFIX, DESTDIR)
-	install -d '$(DESTDIR)$(PREFIX)/bin'
+install: build ## Install binaries where containerd finds them, unit, completions, docs, config (PREFIX, SYSCONF, DESTDIR)
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(SHARE)/doc/forefend/decisions'
 	for main in cmd/*/main.go; do \
 	  install -m 0755 "$(BIN)/$$(basename "$${main%/main.go}")" '$(DESTDIR)$(PREFIX)/bin/'; done
+	sed 's#@bindir@#$(PREFIX)/bin#; s#@docdir@#$(PREFIX)/share/doc/forefend#' packaging/systemd/forefend.service | install -D -m 0644 /dev/stdin '$(UNIT)'
+	$(BIN)/forefend completion bash | install -D -m 0644 /dev/stdin '$(BASH_COMPLETION)'
+	$(BIN)/forefend completion zsh | install -D -m 0644 /dev/stdin '$(ZSH_COMPLETION)'
+	$(BIN)/forefend completion fish | install -D -m 0644 /dev/stdin '$(FISH_COMPLETION)'
+	install -m 0644 README.md LICENSE config.toml.example docs/*.md '$(SHARE)/doc/forefend/'
+	install -m 0644 docs/decisions/*.md '$(SHARE)/doc/forefend/decisions/'
+	[ -e '$(DESTDIR)$(SYSCONF)/forefend/config.toml' ] || \
+	  sed 's#@docdir@#$(PREFIX)/share/doc/forefend#' packaging/config.toml | install -D -m 0644 /dev/stdin '$(DESTDIR)$(SYSCONF)/forefend/config.toml'
+
+.PHONY: uninstall
+uninstall: ## Remove what install has installed, except the configuration; history and state stay too
+	for main in cmd/*/main.go; do rm -f "$(DESTDIR)$(PREFIX)/bin/$$(basename "$${main%/main.go}")"; done
+	rm -f '$(UNIT)' '$(BASH_COMPLETION)' '$(ZSH_COMPLETION)' '$(FISH_COMPLETION)'
+	rm -rf '$(SHARE)/doc/forefend'
+
+# A package's version begins with a digit and has no dash: a tag without its v, else the number of commits orders builds.
+PKG_VERSION ?= $(shell n=$$(git rev-list --count HEAD 2>/dev/null || echo 0); \
+  echo '$(VERSION)' | sed -e 's/-/./g' -e '/^v[0-9]/{s/^v//;q}' -e "s/^/0.0.$$n+/")
+
+.PHONY: packages
+packages: ## Build dist/*.deb and dist/*.rpm
+	@[ -x $(BIN)/nfpm ] || GO='$(GO)' test/tools/setup $(BIN) nfpm
+	rm -rf '$(DIST)'
+	$(MAKE) --no-print-directory install PREFIX=/usr SYSCONF=/etc DESTDIR='$(abspath $(DIST))/stage'
+	install -D -m 0644 LICENSE '$(DIST)/stage/usr/share/doc/forefend/copyright'
+	for format in deb rpm; do \
+	  PKG_STAGE='$(DIST)/stage' PKG_VERSION='$(PKG_VERSION)' PKG_ARCH="$$($(GO) env GOARCH)" \
+	    $(BIN)/nfpm package -f packaging/nfpm.yaml -p $$format -t '$(DIST)/'; done
 
 .PHONY: setup
 setup: ## Install Debian packages and pinned tools (containerd, ctr, shim, runc) that tests need
