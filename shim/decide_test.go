@@ -1,14 +1,18 @@
 package shim
 
 import (
+	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/ttrpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"forefend.dev/forefend/runtime/orchestrator/api"
@@ -94,5 +98,46 @@ func TestDecidingAloneIsTold(t *testing.T) {
 	if e.Kind != api.EventAdmitted || e.ID != d.Facts.ID || e.Run != d.Facts.Run || e.Fields["availability"] != "site-default" ||
 		e.Fields["mode"] != "adaptive" || e.Fields["sealed"] != "false" {
 		t.Errorf("%+v", e)
+	}
+}
+
+// olderDaemon understands nothing that a shim of this build asks.
+type olderDaemon struct{ api.Orchestrator }
+
+func (olderDaemon) Admit(context.Context, api.AdmitRequest) (api.Decision, error) {
+	return api.Decision{}, api.Understood(api.Version+1, 0)
+}
+
+func (olderDaemon) Update(context.Context, api.UpdateRequest) (api.Decision, error) {
+	return api.Decision{}, api.Understood(api.Version+1, 0)
+}
+
+// TestDaemonTooOld: a daemon that does not understand the shim is as good as none. Containers go on starting.
+func TestDaemonTooOld(t *testing.T) {
+	s := newFixture(t, testSpec, "last-known").service
+	server, err := ttrpc.NewServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	api.Register(server, olderDaemon{})
+	if err := os.MkdirAll(filepath.Dir(s.cfg.Socket), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", s.cfg.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var served sync.WaitGroup
+	served.Go(func() { _ = server.Serve(t.Context(), l) })
+	t.Cleanup(func() { _ = server.Close(); served.Wait() })
+	d, err := s.decide(t.Context(), alone("/layers/3"))
+	if err != nil || d.Availability != api.BySiteDefault || len(d.Notes) == 0 || !strings.Contains(d.Notes[0], "restart the daemon") {
+		t.Fatalf("%q %q: %v", d.Availability, d.Notes, err)
+	}
+	c := &container{id: d.Facts.ID, decision: d}
+	memory := int64(64 << 20)
+	after, err := s.readjust(t.Context(), c, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &memory}})
+	if got, _ := after.Effective.Limit(policy.KeyMemory); err != nil || got != memory {
+		t.Errorf("memory %d: %v", got, err)
 	}
 }

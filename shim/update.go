@@ -46,7 +46,7 @@ func (s *Service) readjust(ctx context.Context, c *container, r *specs.LinuxReso
 		d, err = client.Update(ctx, api.UpdateRequest{Version: api.Version, ID: c.id, Resources: *asked, Before: before})
 		return err
 	})
-	if err == nil || !errdefs.IsUnavailable(err) && !errdefs.IsDeadlineExceeded(err) {
+	if err == nil || !errdefs.IsUnavailable(err) && !errdefs.IsDeadlineExceeded(err) && !errdefs.IsNotImplemented(err) {
 		return d, err
 	}
 	why := err

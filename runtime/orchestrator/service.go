@@ -119,7 +119,7 @@ func (s *Service) Admit(ctx context.Context, req api.AdmitRequest) (d api.Decisi
 			s.decided(ctx, OperationAdmit, req.Facts, d, s.cfg.Now().Sub(arrived), err)
 		}
 	}()
-	if err := understood(req.Version); err != nil {
+	if err := api.Understood(req.Version, req.Oldest); err != nil {
 		return api.Decision{}, err
 	}
 	if err := req.Facts.ID.Validate(); err != nil {
@@ -146,15 +146,6 @@ func (s *Service) Admit(ctx context.Context, req api.AdmitRequest) (d api.Decisi
 	}
 	s.admitted(d)
 	return d, nil
-}
-
-// understood refuses a version of the API that is newer than this daemon.
-func understood(v int) error {
-	if v > api.Version {
-		return fmt.Errorf("the shim speaks version %d of the API, this daemon %d: restart the daemon of the new release: %w",
-			v, api.Version, errdefs.ErrFailedPrecondition)
-	}
-	return nil
 }
 
 func historySource(p workload.Prediction, took time.Duration) api.Source {
@@ -208,7 +199,7 @@ func (s *Service) Update(ctx context.Context, req api.UpdateRequest) (after api.
 		operation = OperationRevert
 	}
 	defer func() { s.decided(ctx, operation, req.Before.Facts, after, s.cfg.Now().Sub(arrived), err) }()
-	if err := understood(req.Version); err != nil {
+	if err := api.Understood(req.Version, req.Oldest); err != nil {
 		return api.Decision{}, err
 	}
 	if err := req.ID.Validate(); err != nil || req.Before.Facts.ID != req.ID {
@@ -238,7 +229,7 @@ func (s *Service) Update(ctx context.Context, req api.UpdateRequest) (after api.
 func (s *Service) Observe(ctx context.Context, req api.ObserveRequest) (err error) {
 	arrived := s.cfg.Now()
 	defer func() { s.meter.Observed(len(req.Observations), req.Lost, s.cfg.Now().Sub(arrived), err) }()
-	if err := understood(req.Version); err != nil {
+	if err := api.Understood(req.Version, req.Oldest); err != nil {
 		return err
 	}
 	var errs []error

@@ -112,7 +112,7 @@ func TestAdmitRefusals(t *testing.T) {
 		is     func(error) bool
 		says   string
 	}{
-		"a newer API":          {func(r *api.AdmitRequest) { r.Version = api.Version + 1 }, errdefs.IsFailedPrecondition, "restart the daemon"},
+		"a newer API":          {func(r *api.AdmitRequest) { r.Version = api.Version + 1 }, errdefs.IsNotImplemented, "restart the daemon"},
 		"an id with a slash":   {func(r *api.AdmitRequest) { r.Facts.ID.Container = "../x" }, errdefs.IsInvalidArgument, "container id"},
 		"no namespace":         {func(r *api.AdmitRequest) { r.Facts.ID.Namespace = "" }, errdefs.IsInvalidArgument, "namespace is empty"},
 		"malformed annotation": {func(r *api.AdmitRequest) { r.Facts.Annotations = map[string]string{"forefend.dev/pids": "x"} }, errdefs.IsInvalidArgument, "forefend.dev/pids"},
@@ -128,6 +128,27 @@ func TestAdmitRefusals(t *testing.T) {
 				t.Error("something of it was kept")
 			}
 		})
+	}
+}
+
+// TestNewerShim: a shim of the next release, which says that this daemon does right by what it writes.
+func TestNewerShim(t *testing.T) {
+	n := newNode(t, nil)
+	req := request(t, "newer")
+	req.Version, req.Oldest = api.Version+1, api.Version
+	d, err := n.Admit(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Update(t.Context(), api.UpdateRequest{Version: api.Version + 1, Oldest: api.Version, ID: req.Facts.ID, Before: d}); err != nil {
+		t.Error(err)
+	}
+	if err := n.Observe(t.Context(), api.ObserveRequest{Version: api.Version + 1, Oldest: api.Version}); err != nil {
+		t.Error(err)
+	}
+	req.Oldest = api.Version + 1
+	if _, err := n.Admit(t.Context(), req); !errdefs.IsNotImplemented(err) {
+		t.Error(err)
 	}
 }
 
@@ -220,7 +241,7 @@ func TestObserveRefusals(t *testing.T) {
 	if err := n.Observe(t.Context(), api.ObserveRequest{Observations: []workload.Observation{hostile}}); !errdefs.IsInvalidArgument(err) {
 		t.Error(err)
 	}
-	if err := n.Observe(t.Context(), api.ObserveRequest{Version: api.Version + 1}); !errdefs.IsFailedPrecondition(err) {
+	if err := n.Observe(t.Context(), api.ObserveRequest{Version: api.Version + 1}); !errdefs.IsNotImplemented(err) {
 		t.Error(err)
 	}
 	if len(n.history.observations()) != 0 {
@@ -257,7 +278,7 @@ func TestUpdateRefusals(t *testing.T) {
 		req api.UpdateRequest
 		is  func(error) bool
 	}{
-		"a newer API":        {api.UpdateRequest{Version: api.Version + 1, ID: before.Facts.ID, Before: before}, errdefs.IsFailedPrecondition},
+		"a newer API":        {api.UpdateRequest{Version: api.Version + 1, ID: before.Facts.ID, Before: before}, errdefs.IsNotImplemented},
 		"no id":              {api.UpdateRequest{}, errdefs.IsInvalidArgument},
 		"another's decision": {api.UpdateRequest{ID: containerID("other"), Before: before}, errdefs.IsInvalidArgument},
 		"malformed annotation": {func() api.UpdateRequest {

@@ -19,6 +19,7 @@ const (
 func (r *ObserveRequest) UnmarshalJSON(text []byte) error {
 	var lists struct {
 		Version      int               `json:"version"`
+		Oldest       int               `json:"oldest"`
 		Observations []json.RawMessage `json:"observations"`
 		Events       []json.RawMessage `json:"events"`
 		Lost         uint64            `json:"lost"`
@@ -30,7 +31,7 @@ func (r *ObserveRequest) UnmarshalJSON(text []byte) error {
 		return fmt.Errorf("%d events and %d observations, the most are %d and %d",
 			len(lists.Events), len(lists.Observations), MaxEvents, MaxObservations)
 	}
-	*r = ObserveRequest{Version: lists.Version, Lost: lists.Lost}
+	*r = ObserveRequest{Version: lists.Version, Oldest: lists.Oldest, Lost: lists.Lost}
 	for _, raw := range lists.Observations {
 		var o workload.Observation
 		if err := json.Unmarshal(raw, &o); err != nil {

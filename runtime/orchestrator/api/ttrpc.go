@@ -134,16 +134,19 @@ func call[Req, Resp any](ctx context.Context, c *Client, name string, req Req) (
 
 // Admit implements Orchestrator.
 func (c *Client) Admit(ctx context.Context, r AdmitRequest) (Decision, error) {
+	r.Oldest = Oldest
 	return call[AdmitRequest, Decision](ctx, c, "Admit", r)
 }
 
 // Update implements Orchestrator.
 func (c *Client) Update(ctx context.Context, r UpdateRequest) (Decision, error) {
+	r.Oldest = Oldest
 	return call[UpdateRequest, Decision](ctx, c, "Update", r)
 }
 
 // Observe implements Orchestrator.
 func (c *Client) Observe(ctx context.Context, r ObserveRequest) error {
+	r.Oldest = Oldest
 	_, err := call[ObserveRequest, none](ctx, c, "Observe", r)
 	return err
 }

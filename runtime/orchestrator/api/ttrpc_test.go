@@ -128,7 +128,7 @@ func dial(t *testing.T, socket string) *Client {
 func admitRequest() AdmitRequest {
 	errno := uint(38)
 	return AdmitRequest{
-		Version: Version, ListenerPath: "/run/forefend/n/x", DryRun: true,
+		Version: Version, Oldest: Oldest, ListenerPath: "/run/forefend/n/x", DryRun: true,
 		Facts: workload.Facts{ID: id, Run: "r", Args: []string{"a\x00b", "\u2028<&>"}, Annotations: map[string]string{"forefend.dev/pids": "1"}},
 		Spec: specs.Spec{Version: "1.3.0", Linux: &specs.Linux{Seccomp: &specs.LinuxSeccomp{
 			DefaultAction: specs.ActErrno, DefaultErrnoRet: &errno,
@@ -145,8 +145,8 @@ func TestRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	update := UpdateRequest{Version: Version, ID: id, Before: decision, Refused: true}
-	observe := ObserveRequest{Version: Version, Lost: 1<<64 - 1, Observations: []workload.Observation{{ID: id, Started: clock, Usage: workload.Usage{CPUPeak: 0.1}}}}
+	update := UpdateRequest{Version: Version, Oldest: Oldest, ID: id, Before: decision, Refused: true}
+	observe := ObserveRequest{Version: Version, Oldest: Oldest, Lost: 1<<64 - 1, Observations: []workload.Observation{{ID: id, Started: clock, Usage: workload.Usage{CPUPeak: 0.1}}}}
 	events := EventsRequest{After: 1<<53 + 1, Wait: time.Minute, Tail: true, ID: id}
 	for name, call := range map[string]func(Orchestrator) (any, error){
 		"Admit":   func(o Orchestrator) (any, error) { return o.Admit(t.Context(), admitRequest()) },

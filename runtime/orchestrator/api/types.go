@@ -8,12 +8,10 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Version is the version of this contract. A daemon refuses a newer major one.
-const Version = 1
-
 // AdmitRequest asks what a container that is about to be created may do.
 type AdmitRequest struct {
 	Version int            `json:"version"`
+	Oldest  int            `json:"oldest,omitempty"` // see Understood; the client fills it in
 	Facts   workload.Facts `json:"facts"`
 	// Spec is the requested OCI spec without what no decision needs (environment,
 	// hooks, most mounts): secrets stay out of the daemon.
@@ -78,6 +76,7 @@ type Source struct {
 // update`, nerdctl update and the kubelet do.
 type UpdateRequest struct {
 	Version   int                  `json:"version"`
+	Oldest    int                  `json:"oldest,omitempty"` // see Understood; the client fills it in
 	ID        workload.ID          `json:"id"`
 	Resources specs.LinuxResources `json:"resources"` // the whole request: the update laid over what was asked before
 	Before    Decision             `json:"before"`    // the decision in force, as the shim has it
@@ -90,6 +89,7 @@ type UpdateRequest struct {
 // MaxObservations of them.
 type ObserveRequest struct {
 	Version      int                    `json:"version"`
+	Oldest       int                    `json:"oldest,omitempty"` // see Understood; the client fills it in
 	Observations []workload.Observation `json:"observations,omitempty"`
 	Events       []Event                `json:"events,omitempty"`
 	Lost         uint64                 `json:"lost,omitempty"` // events the shim had to drop
