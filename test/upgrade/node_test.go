@@ -75,15 +75,16 @@ func build(t *testing.T, source, version string) binaries {
 // node is a machine whose Forefend can be replaced.
 type node struct {
 	*harness.Env
-	t    *testing.T
-	bin  string // where containerd finds the shim
+	top  *testing.T // owns the environment
+	t    *testing.T // runs now
+	bin  string     // where containerd finds the shim
 	next int
 }
 
 func newNode(t *testing.T, first binaries) *node {
 	t.Helper()
 	bin := t.TempDir()
-	n := &node{t: t, bin: bin}
+	n := &node{top: t, t: t, bin: bin}
 	n.install(first)
 	repo, err := filepath.Abs("../../bin")
 	if err != nil {
@@ -91,6 +92,15 @@ func newNode(t *testing.T, first binaries) *node {
 	}
 	n.Env = harness.New(t, harness.WithImages("busybox"), harness.WithEnv("PATH="+bin+":"+repo+":"+os.Getenv("PATH")))
 	return n
+}
+
+// step runs a part of the test.
+func (n *node) step(name string, do func(t *testing.T)) {
+	n.top.Run(name, func(t *testing.T) {
+		n.t = t
+		defer func() { n.t = n.top }()
+		do(t)
+	})
 }
 
 // install replaces the binaries on disk as a package manager does: a new file takes the old one's name.
@@ -210,7 +220,7 @@ func (n *node) run(script string, flags ...string) harness.Result {
 func (n *node) start(id string) {
 	n.t.Helper()
 	n.ctr("run", "-d", "--runtime", runtime, harness.Image("busybox"), id, "sh", "-c", ": "+id+"; while :; do sleep 1; done")
-	n.t.Cleanup(func() { n.remove(id) })
+	n.top.Cleanup(func() { n.remove(id) })
 }
 
 func (n *node) remove(id string) {
@@ -239,10 +249,19 @@ func (n *node) works(id string, mebibytes int64) {
 // ends stops a container, whose run must then be in the history, with its end.
 func (n *node) ends(id string) {
 	n.t.Helper()
-	before := n.history(": " + id).Runs
 	n.ctr("task", "rm", "-f", id)
 	n.ctr("container", "rm", id)
-	n.eventually("the end of "+id+" in the history", func() bool { return n.history(": "+id).Runs == before+1 })
+	n.eventually("the end of "+id+" in the history", func() bool {
+		var said struct {
+			Runs []struct {
+				ID    struct{ Container string }
+				Final bool
+				Exit  struct{ Status int }
+			}
+		}
+		n.says(&said, "history", ": "+id+";")
+		return len(said.Runs) == 1 && said.Runs[0].ID.Container == id && said.Runs[0].Final && said.Runs[0].Exit.Status == 137
+	})
 }
 
 // shim returns the process of a container's shim.

@@ -55,7 +55,7 @@ func TestUpgradeAndRollback(t *testing.T) {
 		t.Fatalf("learned %+v", learned)
 	}
 
-	t.Run("upgrade", func(t *testing.T) {
+	n.step("upgrade", func(t *testing.T) {
 		pid := n.row("a").PID
 		n.install(after)
 		if d := n.daemon(); d.Version != past { // the new CLI understands the old daemon
@@ -89,7 +89,7 @@ func TestUpgradeAndRollback(t *testing.T) {
 		n.start("d")
 	})
 
-	t.Run("rollback", func(t *testing.T) {
+	n.step("rollback", func(t *testing.T) {
 		n.install(before)
 		n.endDaemon()
 		if err := n.run(known).Check(); err != nil { // starts the old daemon
@@ -113,9 +113,9 @@ func TestUpgradeAndRollback(t *testing.T) {
 		n.ends("c")
 	})
 
-	t.Run("rollback with a newer configuration", func(t *testing.T) { n.rollbackWithNewerConfig(t) })
+	n.step("rollback with a newer configuration", func(t *testing.T) { n.rollbackWithNewerConfig(t) })
 
-	t.Run("forward again", func(t *testing.T) {
+	n.step("forward again", func(t *testing.T) {
 		n.install(after)
 		if _, err := n.forefend("daemon", "--detach", "--takeover", "--ready-timeout", "60s"); err != nil {
 			t.Fatal(err)
