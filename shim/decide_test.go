@@ -112,6 +112,10 @@ func (olderDaemon) Update(context.Context, api.UpdateRequest) (api.Decision, err
 	return api.Decision{}, api.Understood(api.Version+1, 0)
 }
 
+func (olderDaemon) Observe(context.Context, api.ObserveRequest) error {
+	return api.Understood(api.Version+1, 0)
+}
+
 // TestDaemonTooOld: a daemon that does not understand the shim is as good as none. Containers go on starting.
 func TestDaemonTooOld(t *testing.T) {
 	s := newFixture(t, testSpec, "last-known").service
