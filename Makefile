@@ -34,7 +34,7 @@ export CGO_ENABLED := 0
 .PHONY: help
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z-]+:.*##/ {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	  /^[a-z-]+:.*##/ {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build Forefend's binaries into ./bin
@@ -116,14 +116,35 @@ check: ## Format, vet, lint, unit tests, import law: no root, no network, under 
 	@echo '== unit tests and import law'; FOREFEND_ROOT_TESTS= $(GO) test -short ./...
 
 .PHONY: test
-test: ## Set everything up, then every test, root parts included
-	@$(MAKE) --no-print-directory setup-test build images
-	@$(MAKE) --no-print-directory check cover test-root
+test: ## Set everything up, then every test, root parts and a smoke test in the VM included
+	@$(MAKE) --no-print-directory setup-test vm-setup build images
+	@$(MAKE) --no-print-directory check cover test-root test-vm-smoke
 
 # Never from go's cache: it does not see that a binary in ./bin changed.
 .PHONY: test-root
 test-root: ## The tests that need root, containerd and the images (after: setup-test build images)
 	FOREFEND_ROOT_TESTS=1 $(GO) test -p 1 -count=1 -timeout 30m ./...
+
+# In the VM: tests that touch cgroups and the kernel. Compiled here, since emulation is twenty times as slow; with one
+# processor, since the emulator loses interrupts with more.
+VM          := .cache/vm/vm
+VM_CPUS     ?= 1
+VM_SMOKE    := ^(TestRoot.*|TestCgroup|TestUpdate|TestObservation|TestDaemonIsApart)$$|^TestLifecycle$$/^(pause|oom)$$
+VM_PACKAGES := ./runtime/cgroup ./runtime/bundle ./runtime/rootfs ./runtime/seccomp ./test/e2e/harness ./test/e2e
+
+.PHONY: vm-setup
+vm-setup: ## Fetch the test VM's kernel and emulator (once, into ./.cache/vm)
+	@mkdir -p $(dir $(VM))
+	$(GO) build -o $(VM) ./test/vm
+	@$(VM) setup
+
+.PHONY: test-vm
+test-vm: ## The core suite in a VM: cgroup v2, a stock kernel (an hour; after: setup vm-setup build images)
+	$(VM) test -cpus $(VM_CPUS) -timeout 90m $(VM_PACKAGES)
+
+.PHONY: test-vm-smoke
+test-vm-smoke: ## What differs between cgroup v1 and v2, in the VM (minutes; after the same)
+	$(VM) test -cpus $(VM_CPUS) -timeout 15m -run '$(VM_SMOKE)' ./runtime/cgroup ./test/e2e
 
 .PHONY: race
 race: ## Unit tests under the race detector
