@@ -120,6 +120,7 @@ func recommender(cfg *config.Config) func(workload.Prediction, workload.Facts) [
 		mode := policy.Merge(cfg.Site.Input(profile, amendments)).Mode()
 		return recommend.Claims(p, recommend.Input{
 			Cores: processors(), NodeMemory: memory, Enforce: mode == policy.ModeEnforce,
+			Unified:           cgroup.CurrentMode() == cgroup.V2,
 			AllowReadonlyRoot: cfg.ReadonlyRoot,
 			Hot:               class(seccomp.ClassHot), Sensitive: class(seccomp.ClassSensitive), Dangerous: class(seccomp.ClassDangerous),
 		})

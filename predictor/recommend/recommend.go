@@ -3,8 +3,8 @@
 //
 // Recommendations are proposals of the weakest author but the defaults. What a
 // request says wins over them, guardrails bound them, and none of them kills a
-// healthy container: memory is recommended as a soft limit only, and nothing is
-// denied here. What happens to calls no run has made is the defaults' business.
+// healthy container: memory is recommended as a soft limit only (on cgroup v2 not
+// at all), and nothing is denied here. What happens to calls no run has made is the defaults' business.
 //
 // The package is pure and keeps no state: any goroutine may call it.
 package recommend
@@ -24,6 +24,7 @@ type Input struct {
 	Cores      float64 // of the node
 	NodeMemory int64   // bytes of the node; 0: not known
 	Enforce    bool    // the container's mode is enforce
+	Unified    bool    // the node uses cgroup v2
 
 	// AllowReadonlyRoot: the site wants read-only roots where history shows no writes.
 	AllowReadonlyRoot bool
@@ -49,9 +50,11 @@ func Claims(p workload.Prediction, in Input) []policy.Claim {
 		return nil
 	}
 	r := recommender{p: p, in: in, source: fmt.Sprintf("history %s, %s", p.Level, runs(p.Runs))}
-	r.memory()
-	r.pids()
-	r.cpus()
+	if itself(p.Level) { // what the same binary used with other arguments bounds nothing
+		r.memory()
+		r.pids()
+		r.cpus()
+	}
 	r.syscalls()
 	r.sealed()
 	r.readonlyRoot()
@@ -82,10 +85,12 @@ func (r *recommender) claim(k policy.Key, v policy.Value, reason string, args ..
 }
 
 // memory is a soft limit only: a predicted hard limit could kill a healthy container.
+// cgroup v2 has no such limit: memory.high holds a program that outgrows its
+// history almost still, see decision 0020. There the bound is only shown.
 func (r *recommender) memory() {
 	const page = 1 << 20 // whole MiB are easier to read, and no kernel counts finer in earnest
 	b := r.p.Memory
-	if !(b.Value > 0) || r.in.NodeMemory > 0 && b.Value >= float64(r.in.NodeMemory) {
+	if r.in.Unified || !(b.Value > 0) || r.in.NodeMemory > 0 && b.Value >= float64(r.in.NodeMemory) {
 		return
 	}
 	v, ok := whole(b.Value, page)
