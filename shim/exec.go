@@ -78,6 +78,10 @@ func (s *Service) Update(ctx context.Context, r *taskv3.UpdateTaskRequest) (*typ
 	if err != nil {
 		return nil, grpcError(fmt.Errorf("forefend: update of %s: %w", r.ID, err))
 	}
+	if err := possible(c, before.Effective, after.Effective); err != nil {
+		s.retract(ctx, c, before)
+		return nil, grpcError(fmt.Errorf("forefend: update of %s: %w", r.ID, err))
+	}
 	body, err := encodeResources(rewrite.Resources(resources, after.Effective, unified()))
 	if err != nil {
 		return nil, grpcError(err)

@@ -11,8 +11,10 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"forefend.dev/forefend/runtime/cgroup"
 	"forefend.dev/forefend/runtime/orchestrator/admit"
 	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/rewrite"
 )
 
@@ -56,15 +58,41 @@ func (s *Service) readjust(ctx context.Context, c *container, r *specs.LinuxReso
 	return d, err
 }
 
-// revert puts the limits of a decision back in force after a failed update:
-// runc may have applied half of it, and the daemon believes it was applied.
-func (s *Service) revert(ctx context.Context, c *container, d api.Decision) {
+// possible reports a memory limit that would kill the container. Under cgroup v2
+// the kernel takes any limit: it reclaims what it can and then kills, which nobody
+// who lowers a limit asks for; under v1 it refuses by itself. See decision 0019.
+func possible(c *container, before, after policy.Effective) error {
+	limit, limited := after.Lookup(policy.KeyMemory)
+	old, wasLimited := before.Lookup(policy.KeyMemory)
+	if !limited || limit.Value == policy.Unlimited || wasLimited && limit.Value >= old.Value {
+		return nil
+	}
+	floor, err := cgroup.FromMap(c.cgroup).Floor()
+	if err != nil {
+		return nil // the container is just ending, or runc will say what is wrong
+	}
+	if int64(limit.Value) < floor {
+		return fmt.Errorf("a memory limit of %s is below the %s in use that the kernel cannot reclaim: the container would be killed; its limit stays: %w",
+			policy.KeyMemory.Format(limit.Value), policy.KeyMemory.Format(policy.Value(floor)), errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+// retract tells the daemon, which believes that d's successor is in force, that
+// d still is.
+func (s *Service) retract(ctx context.Context, c *container, d api.Decision) {
 	if err := s.link.call(ctx, s.cfg.AdmitDeadline, func(ctx context.Context, client *api.Client) error {
 		_, err := client.Update(ctx, api.UpdateRequest{Version: api.Version, ID: c.id, Before: d, Refused: true})
 		return err
 	}); err != nil {
 		log.G(ctx).WithError(err).WithField("id", c.id.Container).Warn("forefend: the daemon was not told that an update failed")
 	}
+}
+
+// revert puts the limits of a decision back in force after a failed update: runc
+// may have applied half of it.
+func (s *Service) revert(ctx context.Context, c *container, d api.Decision) {
+	s.retract(ctx, c, d)
 	body, err := encodeResources(rewrite.Resources(&specs.LinuxResources{}, d.Effective, unified()))
 	if err == nil {
 		_, err = s.TTRPCTaskService.Update(ctx, &taskv3.UpdateTaskRequest{

@@ -212,3 +212,28 @@ func FuzzParsers(f *testing.F) {
 		}
 	})
 }
+
+func TestFloor(t *testing.T) {
+	const stat = "anon 40\nfile 60\nactive_file 20\ninactive_file 10\nslab_reclaimable 5\nslab_unreclaimable 3\n"
+	for _, c := range []struct {
+		name     string
+		files    map[string][]byte
+		swapFree int64
+		want     int64
+	}{
+		{"no swap in the kernel", map[string][]byte{"memory.current": []byte("100\n")}, 50, 65},
+		{"no swap space", map[string][]byte{"memory.current": []byte("100\n"), "memory.swap.max": []byte("max\n"), "memory.swap.current": []byte("0\n")}, 0, 65},
+		{"swap space", map[string][]byte{"memory.current": []byte("100\n"), "memory.swap.max": []byte("max\n"), "memory.swap.current": []byte("0\n")}, 50, 15},
+		{"swap limited", map[string][]byte{"memory.current": []byte("100\n"), "memory.swap.max": []byte("30\n"), "memory.swap.current": []byte("10\n")}, 50, 45},
+		{"swap used up", map[string][]byte{"memory.current": []byte("100\n"), "memory.swap.max": []byte("10\n"), "memory.swap.current": []byte("12\n")}, 50, 65},
+		{"all reclaimable", map[string][]byte{"memory.current": []byte("30\n")}, 0, 0},
+	} {
+		c.files["memory.stat"] = []byte(stat)
+		if got := floor(c.files, c.swapFree); got != c.want {
+			t.Errorf("%s: %d, want %d", c.name, got, c.want)
+		}
+	}
+	if got := floor(map[string][]byte{"memory.current": []byte("100")}, 0); got != 100 {
+		t.Errorf("without statistics: %d", got)
+	}
+}

@@ -45,6 +45,13 @@ func (h *host) limit(t testing.TB, id, what string) int64 {
 	return n
 }
 
+// cgroupVersion is the version of the hierarchy that limits a running container's memory.
+func (h *host) cgroupVersion(t testing.TB, id string) int {
+	t.Helper()
+	_, version := cgroupOf(t, int(h.task(t, id).Pid()), "memory")
+	return version
+}
+
 // cgroupOf finds the directory of a process's cgroup for a controller.
 func cgroupOf(t testing.TB, pid int, controller string) (dir string, version int) {
 	t.Helper()

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"forefend.dev/forefend/test/e2e/harness"
@@ -16,6 +17,8 @@ func TestUpdate(t *testing.T) {
 	t.Run("merged", func(t *testing.T) { updateIsMerged(t, h) })
 	t.Run("guardrail", func(t *testing.T) { updateIsClamped(t, h) })
 	t.Run("refused", func(t *testing.T) { refusedUpdateLeavesNothing(t, h) })
+	t.Run("below use on v2", func(t *testing.T) { stockKillsBelowUse(t, h) })
+	t.Run("cache", func(t *testing.T) { cacheIsNoObstacle(t, h) })
 	t.Run("annotation", func(t *testing.T) { annotationHoldsAcrossUpdate(t, h) })
 }
 
@@ -81,7 +84,8 @@ func updateIsClamped(t *testing.T, h *host) {
 	}
 }
 
-// refusedUpdateLeavesNothing asks for less memory than is in use: runc returns an error, and may have applied half.
+// refusedUpdateLeavesNothing asks for less memory than is in use. On cgroup v1 runc returns an error, and may have
+// applied half; on v2 Forefend does, because the kernel would kill the container.
 func refusedUpdateLeavesNothing(t *testing.T, h *host) {
 	id := h.start(t, probe("grow", "80", "0", "1000s").with("--memory-limit=134217728", "--cpus=1"))
 	eventually(t, "80 MiB in use", func() bool { return h.limit(t, id, "memory.used") > 80<<20 })
@@ -91,6 +95,8 @@ func refusedUpdateLeavesNothing(t *testing.T, h *host) {
 	before := h.limit(t, id, "cpu.quota")
 	if err := h.update(t, id, r); err == nil {
 		t.Fatal("a limit below usage is accepted")
+	} else if version := h.cgroupVersion(t, id); version == 2 && !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("the error is not one that a client can tell from others: %v", err)
 	}
 	if n := h.limit(t, id, "memory"); n != 128<<20 {
 		t.Errorf("the kernel has %d", n)
@@ -102,6 +108,47 @@ func refusedUpdateLeavesNothing(t *testing.T, h *host) {
 	d.want(t, "memory", "128 MiB", "request")
 	if d.Revision != 1 {
 		t.Errorf("revision %d", d.Revision)
+	}
+}
+
+// stockKillsBelowUse shows what decision 0019 is about, and that it is about cgroup v2 alone.
+func stockKillsBelowUse(t *testing.T, h *host) {
+	id := h.start(t, probe("grow", "80", "0", "1000s").with("--memory-limit=134217728").under(stock))
+	eventually(t, "80 MiB in use", func() bool { return h.limit(t, id, "memory.used") > 80<<20 })
+	version := h.cgroupVersion(t, id)
+	err := h.update(t, id, memory(16<<20))
+	if version == 1 {
+		if err == nil {
+			t.Error("the kernel accepts a limit below usage")
+		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the stock shim's container is killed", func() bool {
+		status, err := h.task(t, id).Status(h.context(t))
+		return err == nil && status.Status == client.Stopped && status.ExitStatus == 137
+	})
+}
+
+// cacheIsNoObstacle: what is in use but can be reclaimed does not stand in the way of a limit, under either shim.
+func cacheIsNoObstacle(t *testing.T, h *host) {
+	for _, runtime := range []string{stock, forefend} {
+		id := h.start(t, sh("dd if=/dev/zero of=/file bs=1M count=96 2>/dev/null; sync; echo > /dev/shm/done; exec sleep 1000",
+			"--memory-limit=134217728").under(runtime))
+		eventually(t, "96 MiB of cache", func() bool {
+			return h.exec(id, "test", "-e", "/dev/shm/done").Code == 0 && h.limit(t, id, "memory.used") > 90<<20
+		})
+		if err := h.update(t, id, memory(48<<20)); err != nil {
+			t.Errorf("%s: %v", runtime, err)
+		}
+		if n := h.limit(t, id, "memory"); n != 48<<20 {
+			t.Errorf("%s: the kernel has %d", runtime, n)
+		}
+		if r := h.exec(id, "true"); r.Code != 0 {
+			t.Errorf("%s: the container did not live on: %v", runtime, r.Check())
+		}
 	}
 }
 
