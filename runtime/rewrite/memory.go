@@ -78,10 +78,11 @@ func writeSoft(r *specs.LinuxResources, v policy.Value, unified bool) {
 // orderMemory makes the limits fit each other after one of them changed. runc
 // and the kernel refuse memory+swap under memory: the stronger author's limit
 // stays and the other one follows; between equals memory stays, which leaves no
-// swap. A soft limit over the hard one would never be reached.
-func orderMemory(r *specs.LinuxResources, eff policy.Effective, unified bool) {
+// swap. A soft limit over the hard one would never be reached. A request, asked,
+// that contradicts itself and is as it was is left for runc to refuse.
+func orderMemory(r, asked *specs.LinuxResources, eff policy.Effective, unified bool) {
 	m := r.Memory
-	if m == nil {
+	if m == nil || contradicts(asked) && *m.Limit == *asked.Memory.Limit && *m.Swap == *asked.Memory.Swap {
 		return
 	}
 	limit, limited := readMemory(r, unified)
@@ -96,13 +97,21 @@ func orderMemory(r *specs.LinuxResources, eff policy.Effective, unified bool) {
 		case stronger(eff, policy.KeyMemorySwap, policy.KeyMemory):
 			limit = swap
 			writeMemory(r, limit, unified)
-		case decided: // else the spec contradicts itself, which is runc's to say
+		case decided:
 			m.Swap = limitOf(limit)
 		}
 	}
 	if soft, ok := limitValue(m.Reservation); ok && !unified && soft > limit && soft != policy.Unlimited {
 		m.Reservation = limitOf(limit)
 	}
+}
+
+// contradicts reports whether a request limits memory and swap to less than memory alone.
+func contradicts(r *specs.LinuxResources) bool {
+	if r == nil || r.Memory == nil || r.Memory.Limit == nil || r.Memory.Swap == nil {
+		return false
+	}
+	return *r.Memory.Swap > 0 && *r.Memory.Swap < *r.Memory.Limit
 }
 
 // stronger reports whether the author of a outranks that of b. An undecided key

@@ -58,7 +58,7 @@ func resources(spec *specs.Spec, in Input) error {
 		}
 	}
 	if changed {
-		orderMemory(r, in.Effective, in.Unified)
+		orderMemory(r, before, in.Effective, in.Unified)
 		linux(spec).Resources = r
 	}
 	return nil
@@ -69,13 +69,14 @@ func resources(spec *specs.Spec, in Input) error {
 // names also what does not change, because runc knows no better. r is not changed;
 // the result shares what no policy governs with it.
 func Resources(r *specs.LinuxResources, eff policy.Effective, unified bool) *specs.LinuxResources {
+	asked := r
 	r = ownResources(r)
 	for _, k := range knobs {
 		if f, ok := eff.Lookup(k.key); ok {
 			k.write(r, f.Value, unified)
 		}
 	}
-	orderMemory(r, eff, unified)
+	orderMemory(r, asked, eff, unified)
 	return r
 }
 
