@@ -25,8 +25,8 @@ import (
 	"syscall"
 	"time"
 
+	"forefend.dev/forefend/test/vm/debian"
 	"forefend.dev/forefend/test/vm/guest"
-	"forefend.dev/forefend/test/vm/image"
 	"forefend.dev/forefend/test/vm/machine"
 	"forefend.dev/forefend/test/vm/wire"
 )
@@ -84,13 +84,13 @@ func command(ctx context.Context, args []string) (int, error) {
 	cache := filepath.Join(repo, ".cache", "vm")
 	verb, args := args[0], args[1:]
 	if verb == "setup" {
-		return 0, image.Setup(ctx, filepath.Join(cache, "image"), func(s string) { fmt.Println("vm:", s) })
+		return 0, debian.Setup(ctx, filepath.Join(cache, "image"), func(s string) { fmt.Println("vm:", s) })
 	}
 	o, rest, err := parse(verb, args)
 	if err != nil {
 		return 0, err
 	}
-	if o.machine.Image, err = image.Open(filepath.Join(cache, "image")); err != nil {
+	if o.machine.Image, err = debian.Open(filepath.Join(cache, "image")); err != nil {
 		return 0, fmt.Errorf("%w: run make vm-setup", err)
 	}
 	if o.machine.Self, err = os.Executable(); err != nil {

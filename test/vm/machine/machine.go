@@ -14,13 +14,13 @@ import (
 	"path/filepath"
 	"time"
 
-	"forefend.dev/forefend/test/vm/image"
+	"forefend.dev/forefend/test/vm/debian"
 	"forefend.dev/forefend/test/vm/wire"
 )
 
 // Machine is how a virtual machine is to be made.
 type Machine struct {
-	Image   image.Image
+	Image   debian.Image
 	Self    string // the binary that is the guest's first process and, on the host, shares the root: see Share
 	Dir     string // where each run has a directory of its own while it lasts
 	Visible string // a path that the guest must see, whatever file system it is on

@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"forefend.dev/forefend/test/vm/image"
+	"forefend.dev/forefend/test/vm/debian"
 	"forefend.dev/forefend/test/vm/wire"
 )
 
@@ -129,7 +129,7 @@ func fake(dir string, out *bytes.Buffer) Machine {
 		panic(err)
 	}
 	return Machine{
-		Image: image.Image{Initrd: initrd, Emulator: []string{self}}, Self: self,
+		Image: debian.Image{Initrd: initrd, Emulator: []string{self}}, Self: self,
 		Dir: filepath.Join(dir, "runs"), CPUs: 1, Memory: 256, Boot: time.Minute, Silence: time.Minute, Tries: 3,
 		Stdout: out, Stderr: out, Log: func(string) {},
 	}

@@ -13,8 +13,8 @@ import (
 	"sync"
 	"syscall"
 
+	"forefend.dev/forefend/test/vm/debian"
 	"forefend.dev/forefend/test/vm/guest"
-	"forefend.dev/forefend/test/vm/image"
 )
 
 // processes are the emulator and the file server of one boot.
@@ -90,7 +90,7 @@ func (m Machine) initrd(path string) error {
 	if err != nil {
 		return err
 	}
-	archive, err := image.Archive([]image.Entry{
+	archive, err := debian.Archive([]debian.Entry{
 		{Name: "dev", Mode: os.ModeDir | 0o755},
 		{Name: "dev/console", Mode: os.ModeDevice | os.ModeCharDevice | 0o600, Major: 5, Minor: 1},
 		{Name: "dev/null", Mode: os.ModeDevice | os.ModeCharDevice | 0o666, Major: 1, Minor: 3},

@@ -1,9 +1,9 @@
-// Package image makes and finds what a virtual machine is started from: a stock Debian kernel with its modules, and
+// Package debian makes and finds what a virtual machine is started from: a stock Debian kernel with its modules, and
 // the emulator and file server that run it. All of it comes from Debian packages, by the sources this machine uses,
 // and lives below one directory; of the machine itself only a few libraries and tools are installed.
 //
 // It knows nothing of what runs in the guest.
-package image
+package debian
 
 import (
 	"errors"

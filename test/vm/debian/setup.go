@@ -1,4 +1,4 @@
-package image
+package debian
 
 import (
 	"context"
@@ -138,7 +138,7 @@ func kernelOf(shown string) (string, error) {
 			name, _, _ := strings.Cut(strings.TrimSpace(dep), " ")
 			if ok && strings.HasPrefix(name, "linux-image-") {
 				if !strings.HasPrefix(name, series) {
-					return "", fmt.Errorf("the kernel of %s-backports is %s: this project tests on %s*; raise series in test/vm/image", suite, name, series)
+					return "", fmt.Errorf("the kernel of %s-backports is %s: this project tests on %s*; raise series in test/vm/debian", suite, name, series)
 				}
 				return name, nil
 			}
