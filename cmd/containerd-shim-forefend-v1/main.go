@@ -9,10 +9,18 @@ import (
 	"os"
 	"slices"
 
+	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/shim"
 )
 
+// version is set by the linker.
+var version = "unknown"
+
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == "--version" { // for people and forefend doctor; containerd never asks like that
+		fmt.Printf("containerd-shim-forefend-v1 %s (api %d)\n", version, api.Version)
+		return
+	}
 	cfg, err := configure()
 	if err != nil && !slices.Contains(os.Args[1:], "delete") { // cleaning up must work without a valid config
 		fail(err)

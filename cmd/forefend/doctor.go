@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -12,6 +11,7 @@ import (
 	"forefend.dev/forefend/cmd/forefend/output"
 	"forefend.dev/forefend/cmd/internal/config"
 	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/record"
 )
 
 // diagnosis is what `forefend doctor --json` prints.
@@ -26,8 +26,9 @@ func newDoctorCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Say what this node offers Forefend, what is degraded, why, and what to do",
-		Long: "Tries kernel features, looks for tools, checks the configuration and asks the daemon. Exits with 1\n" +
-			"when something that is needed is missing; what is merely degraded is no failure.",
+		Long: "Tries kernel features, looks for tools, checks the configuration, asks the daemon and looks at the\n" +
+			"disk. What is not in order comes with what that costs and what to do about it. Exits with 1 when\n" +
+			"something that is needed is missing; what is merely degraded is no failure.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			progress := output.NewProgress(a.stderr)
@@ -55,57 +56,40 @@ func (a *app) diagnose(ctx context.Context, progress *output.Progress) diagnosis
 		progress.Step("trying " + p.Name)
 		d.Rows = append(d.Rows, p.Look(ctx)...)
 	}
-	d.Rows = append(d.Rows, a.configRow())
+	progress.Step("looking at the shim")
+	d.Rows = append(d.Rows, doctor.Shim(ctx, version), a.configRow())
 	progress.Step("asking the daemon")
 	rows, status := a.daemonRows(ctx)
 	d.Rows, d.Daemon = append(d.Rows, rows...), status
+	if c, err := a.config(); err == nil {
+		progress.Step("looking at the directories")
+		site := doctor.Site{Root: c.Root, State: c.State, Store: c.StoreDir(), Spool: c.SpoolDir(),
+			Containers: record.Dir(c.ContainersDir()), Daemon: status != nil}
+		d.Rows = append(d.Rows, site.Rows(a.now())...)
+	}
 	for _, r := range d.Rows {
 		d.OK = d.OK && r.State != doctor.Missing
 	}
 	return d
 }
 
+// unconfigured is what a configuration that cannot be read costs.
+const unconfigured = "no container can be created, and a daemon that ends does not start again"
+
 func (a *app) configRow() doctor.Row {
 	c, err := a.config()
 	if problems, ok := errors.AsType[config.Problems](err); ok {
 		return doctor.Row{Feature: "config", State: doctor.Missing, Found: a.configFile() + " has " + plural(len(problems), "problem"),
-			Fix: "forefend policy check " + a.configFile()}
+			Cost: unconfigured, Fix: "forefend policy check " + a.configFile()}
 	}
 	switch {
 	case err != nil:
-		return doctor.Row{Feature: "config", State: doctor.Missing, Found: err.Error()}
+		return doctor.Row{Feature: "config", State: doctor.Missing, Found: err.Error(), Cost: unconfigured,
+			Fix: "write that file, or name another one with " + config.EnvPath}
 	case c.Path == "":
 		return doctor.Row{Feature: "config", State: doctor.OK, Found: "defaults, there is no " + a.configFile()}
 	}
 	return doctor.Row{Feature: "config", State: doctor.OK, Found: c.Path}
-}
-
-func (a *app) daemonRows(ctx context.Context) ([]doctor.Row, *api.Status) {
-	var s api.Status
-	err := a.withDaemon(ctx, func(ctx context.Context, daemon api.Orchestrator) (err error) {
-		s, err = ask(ctx, daemon.Status)
-		return err
-	})
-	if errors.Is(err, errNoDaemon) {
-		return []doctor.Row{{Feature: "daemon", State: doctor.OK, Found: "not running; it starts with the first container"}}, nil
-	}
-	if err != nil {
-		return []doctor.Row{{Feature: "daemon", State: doctor.Missing, Found: strings.ReplaceAll(err.Error(), "\n", "; ")}}, nil
-	}
-	row := doctor.Row{Feature: "daemon", State: doctor.OK, Found: fmt.Sprintf("%s, pid %d, up %s, %s resident, %s, %s of %s, loaded in %s",
-		s.Version, s.PID, output.Age(a.now().Sub(s.Started)), output.Bytes(s.RSS), plural(s.Containers, "container"),
-		plural(s.Runs, "run"), plural(s.Workloads, "workload"), output.Took(s.Load))}
-	if s.Version != version {
-		row.State, row.Fix = doctor.Degraded, "this binary is "+version+": restart the daemon (containers keep running)"
-	}
-	rows := []doctor.Row{row}
-	for _, why := range s.Degraded {
-		rows = append(rows, doctor.Row{Feature: "daemon", State: doctor.Degraded, Found: why})
-	}
-	for _, what := range s.SetAside {
-		rows = append(rows, doctor.Row{Feature: "history", State: doctor.Degraded, Found: "damaged record set aside: " + what})
-	}
-	return rows, &s
 }
 
 // Where the columns of doctor begin.
@@ -120,6 +104,9 @@ func (a *app) printDiagnosis(d diagnosis) error {
 	missing, degraded := 0, 0
 	for _, r := range d.Rows {
 		page.Item(0, fmt.Sprintf("%-*s%s", stateAt, r.Feature, r.State), foundAt, r.Found)
+		if r.State != doctor.OK && r.Cost != "" {
+			page.Item(foundAt, "costs", foundAt+6, r.Cost)
+		}
 		if r.State != doctor.OK && r.Fix != "" {
 			page.Item(foundAt, "->", foundAt+3, r.Fix)
 		}

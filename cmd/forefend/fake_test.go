@@ -34,8 +34,19 @@ type fakeDaemon struct {
 
 var _ api.Orchestrator = (*fakeDaemon)(nil)
 
+// startBroken serves a daemon that answers every question with an error.
+func startBroken(t testing.TB) (*says, string) {
+	broken := &says{err: errdefs.ErrUnknown}
+	return broken, serveFake(t, broken)
+}
+
 // startFake serves a fake daemon whose configuration is the returned file.
 func startFake(t testing.TB) (*fakeDaemon, string) {
+	fake := &fakeDaemon{followed: make(chan struct{})}
+	return fake, serveFake(t, fake)
+}
+
+func serveFake(t testing.TB, fake api.Orchestrator) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ffcli") // short: a socket's path has to fit
 	if err != nil {
@@ -54,7 +65,6 @@ func startFake(t testing.TB) (*fakeDaemon, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fake := &fakeDaemon{followed: make(chan struct{})}
 	api.Register(server, fake)
 	done := make(chan struct{})
 	go func() {
@@ -66,7 +76,7 @@ func startFake(t testing.TB) (*fakeDaemon, string) {
 		<-done
 		_ = os.RemoveAll(dir)
 	})
-	return fake, config
+	return config
 }
 
 func (f *fakeDaemon) Admit(_ context.Context, r api.AdmitRequest) (api.Decision, error) {

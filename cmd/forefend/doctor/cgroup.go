@@ -40,22 +40,31 @@ func cgroupMode() (mode, unified string) {
 func cgroupRows(context.Context) []Row {
 	mode, unified := cgroupMode()
 	if mode == "" {
-		return []Row{{"cgroups", Missing, "nothing is mounted on " + cgroupRoot, "mount cgroup2 there"}}
-	}
-	row := Row{"cgroups", OK, mode, ""}
-	if mode != "v2" {
-		row.State, row.Fix = Degraded, "boot with systemd.unified_cgroup_hierarchy=1 for v2"
-		row.Found += ": soft memory limits are reclaim hints, not memory.high"
+		return cgroupReport("", nil, nil)
 	}
 	have, err := controllers(mode, unified)
+	return cgroupReport(mode, have, err)
+}
+
+func cgroupReport(mode string, have []string, err error) []Row {
+	const ungoverned = "limits cannot be set and usage cannot be read: containers do not start"
+	if mode == "" {
+		return []Row{missing("cgroups", "nothing is mounted on "+cgroupRoot, ungoverned, "mount cgroup2 there")}
+	}
+	row := ok("cgroups", mode)
+	if mode != "v2" {
+		row = degraded("cgroups", mode, "soft memory limits are reclaim hints, not memory.high",
+			"boot with systemd.unified_cgroup_hierarchy=1 for v2")
+	}
 	if err != nil {
-		return []Row{row, {"cgroup controllers", Missing, err.Error(), ""}}
+		return []Row{row, missing("cgroup controllers", err.Error(), ungoverned, "mount the controllers, or cgroup2")}
 	}
-	missing := slices.DeleteFunc(slices.Clone(wanted), func(c string) bool { return slices.Contains(have, c) })
-	if len(missing) > 0 {
-		return []Row{row, {"cgroup controllers", Missing, "without " + strings.Join(missing, ", "), "enable them on the kernel command line (cgroup_enable=memory)"}}
+	without := slices.DeleteFunc(slices.Clone(wanted), func(c string) bool { return slices.Contains(have, c) })
+	if len(without) > 0 {
+		return []Row{row, missing("cgroup controllers", "without "+strings.Join(without, ", "),
+			"limits of that kind cannot be set, and its usage is not learned", "enable them on the kernel command line (cgroup_enable=memory)")}
 	}
-	return []Row{row, {"cgroup controllers", OK, strings.Join(wanted, ", "), ""}}
+	return []Row{row, ok("cgroup controllers", strings.Join(wanted, ", "))}
 }
 
 func controllers(mode, unified string) ([]string, error) {

@@ -12,14 +12,14 @@ import (
 func kernel() Row {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
-		return Row{"kernel", Degraded, "uname: " + err.Error(), ""}
+		return degraded("kernel", "uname: "+err.Error(), "doctor cannot name the kernel", "look for a filter that denies uname")
 	}
-	return Row{"kernel", OK, fmt.Sprintf("Linux %s %s", unix.ByteSliceToString(u.Release[:]), unix.ByteSliceToString(u.Machine[:])), ""}
+	return ok("kernel", fmt.Sprintf("Linux %s %s", unix.ByteSliceToString(u.Release[:]), unix.ByteSliceToString(u.Machine[:])))
 }
 
-// capabilities returns this process's effective capabilities.
+// capabilities returns this thread's effective capabilities.
 func capabilities() (uint64, error) {
-	status, err := os.ReadFile("/proc/self/status")
+	status, err := os.ReadFile("/proc/thread-self/status")
 	if err != nil {
 		return 0, err
 	}
@@ -28,7 +28,7 @@ func capabilities() (uint64, error) {
 			return strconv.ParseUint(strings.TrimSpace(hex), 16, 64)
 		}
 	}
-	return 0, fmt.Errorf("/proc/self/status has no CapEff")
+	return 0, fmt.Errorf("/proc/thread-self/status has no CapEff")
 }
 
 func has(capability int) bool {
@@ -37,20 +37,19 @@ func has(capability int) bool {
 }
 
 func privileges() Row {
-	r := Row{Feature: "privileges", State: OK, Found: "root with CAP_SYS_ADMIN"}
-	if os.Geteuid() != 0 || !has(unix.CAP_SYS_ADMIN) {
-		r.State, r.Found = Missing, fmt.Sprintf("uid %d without CAP_SYS_ADMIN", os.Geteuid())
-		r.Fix = "run doctor as root, as containerd and the daemon run; the rows below tell what this user may do"
+	if os.Geteuid() == 0 && has(unix.CAP_SYS_ADMIN) {
+		return ok("privileges", "root with CAP_SYS_ADMIN")
 	}
-	return r
+	return missing("privileges", fmt.Sprintf("uid %d without CAP_SYS_ADMIN", os.Geteuid()), "containers cannot be created, and this report is of little use",
+		"run doctor as root, as containerd and the daemon run; the rows below tell what this user may do")
 }
 
 func sysResource() Row {
 	if has(unix.CAP_SYS_RESOURCE) {
-		return Row{"CAP_SYS_RESOURCE", OK, "held", ""}
+		return ok("CAP_SYS_RESOURCE", "held")
 	}
-	return Row{"CAP_SYS_RESOURCE", Degraded, "not held: no negative oom_score_adj, hard rlimits cannot be raised",
-		"give it to containerd; without it CRI needs restrict_oom_score_adj = true"}
+	return degraded("CAP_SYS_RESOURCE", "not held", "no negative oom_score_adj, hard rlimits cannot be raised, the daemon is not protected from the OOM killer",
+		"give it to containerd; without it CRI needs restrict_oom_score_adj = true")
 }
 
 // landlockVersion asks for the interface version instead of making a ruleset.
@@ -59,8 +58,8 @@ const landlockVersion = 1
 func landlock() Row {
 	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, landlockVersion)
 	if errno != 0 {
-		return Row{"Landlock", Degraded, "not offered by this kernel: " + errno.Error(),
-			"boot with lsm=landlock,…; nothing in this version needs it"}
+		return degraded("Landlock", "not offered by this kernel: "+errno.Error(), "nothing in this version; scans of images will lose a wall",
+			"boot with lsm=landlock,…")
 	}
-	return Row{"Landlock", OK, fmt.Sprintf("interface version %d", abi), ""}
+	return ok("Landlock", fmt.Sprintf("interface version %d", abi))
 }

@@ -13,17 +13,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+const unused = "nothing in this version; egress by tunnel will need it"
+
 // bpfAttach loads a program that lets everything pass and attaches it to an empty cgroup of its own.
 func bpfAttach() Row {
-	const feature, unused = "BPF on cgroups", "nothing in this version needs it"
+	const feature = "BPF on cgroups"
 	_, unified := cgroupMode()
 	if unified == "" {
-		return Row{feature, Degraded, "no cgroup v2 hierarchy to attach to", unused}
+		return degraded(feature, "no cgroup v2 hierarchy to attach to", unused, "mount cgroup2, hybrid or alone")
 	}
 	if err := attach(unified); err != nil {
-		return Row{feature, Degraded, err.Error(), unused}
+		return degraded(feature, err.Error(), unused, "a kernel with CONFIG_CGROUP_BPF, and CAP_BPF or root")
 	}
-	return Row{feature, OK, "a program attaches to a cgroup of " + unified, ""}
+	return ok(feature, "a program attaches to a cgroup of "+unified)
 }
 
 func attach(unified string) (err error) {
@@ -57,7 +59,7 @@ func wireGuard() Row {
 		return netlink.LinkAdd(&netlink.Wireguard{LinkAttrs: netlink.LinkAttrs{Name: "forefend0"}})
 	})
 	if err != nil {
-		return Row{feature, Degraded, err.Error(), "modprobe wireguard; nothing in this version needs it"}
+		return degraded(feature, err.Error(), "nothing in this version; tunnels will run in user space, slower", "modprobe wireguard, or a kernel with CONFIG_WIREGUARD")
 	}
-	return Row{feature, OK, "a device can be made", ""}
+	return ok(feature, "a device can be made")
 }

@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"context"
 	"fmt"
 	"runtime"
 	"unsafe"
@@ -21,30 +20,42 @@ const (
 	ioctlNotifSetFlag = 0x40082104 // _IOW('!', 4, __u64)
 )
 
-// seccompRows tries system call supervision on threads that end with the probe.
-func seccompRows(context.Context) []Row {
-	notify := Row{"seccomp supervision", OK, "user notification works", ""}
+// seccompTrial is how each part of system call supervision fared: nil is well.
+type seccompTrial struct{ notify, listener, wake, killable error }
+
+// trySeccomp tries system call supervision on threads that end with the probe.
+func trySeccomp() (t seccompTrial) {
 	action := uint32(retUserNotif)
 	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, getActionAvail, 0, uintptr(unsafe.Pointer(&action))); errno != 0 {
-		notify = Row{"seccomp supervision", Missing, "no user notification: " + errno.Error(), "Linux 5.9 or newer with CONFIG_SECCOMP_FILTER"}
-		return []Row{notify}
+		t.notify = errno
+		return t
 	}
-	wake := Row{"seccomp SYNC_WAKE_UP", OK, "a watched call costs a few microseconds", ""}
-	err := withListener(0, func(fd uintptr) error {
+	t.listener = withListener(0, func(fd uintptr) error {
 		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, ioctlNotifSetFlag, syncWakeUp); errno != 0 {
-			wake = Row{"seccomp SYNC_WAKE_UP", Degraded, "not offered: " + errno.Error() + "; watched calls cost about three times as much", "Linux 6.6 or newer"}
+			t.wake = errno
 		}
 		return nil
 	})
-	if err != nil {
-		notify = Row{"seccomp supervision", Missing, err.Error(), "run as root, outside of a container that filters seccomp"}
-		return []Row{notify}
+	t.killable = withListener(flagWaitKillable, func(uintptr) error { return nil })
+	return t
+}
+
+func seccompRows(t seccompTrial) []Row {
+	const supervision, unsupervised = "seccomp supervision", "system calls cannot be watched: containers with a watched call do not start"
+	switch {
+	case t.notify != nil:
+		return []Row{missing(supervision, "no user notification: "+t.notify.Error(), unsupervised, "Linux 5.9 or newer with CONFIG_SECCOMP_FILTER")}
+	case t.listener != nil:
+		return []Row{missing(supervision, t.listener.Error(), unsupervised, "run as root, outside of a container that filters seccomp")}
 	}
-	killable := Row{"seccomp WAIT_KILLABLE", OK, "offered by the kernel", ""}
-	if err := withListener(flagWaitKillable, func(uintptr) error { return nil }); err != nil {
-		killable = Row{"seccomp WAIT_KILLABLE", Degraded, "kernel: " + err.Error() + "; a signal can restart a watched call", "Linux 5.19 or newer"}
+	wake, killable := ok("seccomp SYNC_WAKE_UP", "a watched call costs a few microseconds"), ok("seccomp WAIT_KILLABLE", "offered by the kernel")
+	if t.wake != nil {
+		wake = degraded("seccomp SYNC_WAKE_UP", "not offered: "+t.wake.Error(), "a watched call costs about three times as much", "Linux 6.6 or newer")
 	}
-	return []Row{notify, wake, killable}
+	if t.killable != nil {
+		killable = degraded("seccomp WAIT_KILLABLE", "not offered: "+t.killable.Error(), "a signal can restart a watched call", "Linux 5.19 or newer")
+	}
+	return []Row{ok(supervision, "user notification works"), wake, killable}
 }
 
 // withListener installs a filter with a listener on a thread of its own and calls do with the listener. No other thread
