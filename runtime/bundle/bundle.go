@@ -32,7 +32,7 @@ const MaxSize = 16 << 20
 type Bundle struct {
 	dir    string
 	raw    []byte // what the file holds
-	before []byte // its typed view
+	before []byte // its typed view; nil after a Commit, until the next one needs it
 	spec   *specs.Spec
 	info   fs.FileInfo
 }
@@ -70,11 +70,14 @@ func decode(path string, raw []byte) (*specs.Spec, error) {
 func (b *Bundle) Spec() *specs.Spec { return b.spec }
 
 // Commit makes the changes of the typed view in config.json. The new file is
-// complete and on disk before it takes the old one's place, has its owner and mode, and
+// complete before it takes the old one's place, has its owner and mode, and
 // the file of the first Load stays as OriginalName, readable by its owner only.
 // Without a change nothing is written.
 func (b *Bundle) Commit() error {
 	path := filepath.Join(b.dir, configName)
+	if err := b.view(); err != nil {
+		return err
+	}
 	out, err := rawjson.Edit(b.raw, b.before, b.spec)
 	if err != nil {
 		return fmt.Errorf("change %s: %w: %w", path, err, errdefs.ErrInvalidArgument)
@@ -88,8 +91,20 @@ func (b *Bundle) Commit() error {
 	if err := replace(path, out, b.info); err != nil {
 		return fmt.Errorf("replace %s: %w", path, err)
 	}
-	b.raw = out
-	b.before, err = rawjson.Text(b.spec)
+	b.raw, b.before = out, nil
+	return nil
+}
+
+// view makes sure that before is the typed view of what the file holds.
+func (b *Bundle) view() error {
+	if b.before != nil {
+		return nil
+	}
+	spec, err := decode(filepath.Join(b.dir, configName), b.raw)
+	if err != nil {
+		return err
+	}
+	b.before, err = rawjson.Text(spec)
 	return err
 }
 
@@ -123,7 +138,7 @@ func Restore(dir string) error {
 	if err := os.Rename(original, path); err != nil {
 		return fmt.Errorf("restore %s: %w", path, err)
 	}
-	return syncDir(dir)
+	return nil
 }
 
 // read reads a regular file of at most MaxSize bytes. Opening does not block on

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -68,6 +69,8 @@ type Service struct {
 	seal     chan api.Decision
 	absent   map[string]time.Time // open runs without a container, since when; upkeep alone uses it
 	compiler admit.Compiler
+	seed     maphash.Seed
+	sealed   map[workload.Key]sealNote // sealPolicy alone uses it
 	meter    Meter
 
 	mu      sync.Mutex
@@ -91,7 +94,7 @@ var _ api.Orchestrator = (*Service)(nil)
 func New(cfg Config, h History, j Journal, id Identifier, recent []api.Event) *Service {
 	s := &Service{
 		cfg: cfg, history: h, journal: j, identity: id,
-		events: newFeed(recent), seal: make(chan api.Decision, sealQueue), running: make(map[workload.ID]*running), absent: make(map[string]time.Time),
+		events: newFeed(recent), seal: make(chan api.Decision, sealQueue), seed: maphash.MakeSeed(), sealed: make(map[workload.Key]sealNote), running: make(map[workload.ID]*running), absent: make(map[string]time.Time),
 		meter: cfg.Meter,
 	}
 	if s.meter == nil {

@@ -20,7 +20,6 @@ import (
 )
 
 const (
-	sealQueue    = 256
 	upkeepEvery  = 5 * time.Second // for the spool: a directory, mostly empty
 	collectEach  = 12              // rounds between readings of every record
 	maxSpooled   = 1 << 20         // bytes of one spooled observation
@@ -51,19 +50,6 @@ func (s *Service) Run(ctx context.Context) error {
 			}
 		}
 	}
-}
-
-// sealPolicy writes d under its most exact key, and under the one that a shim can
-// work out without the daemon.
-func (s *Service) sealPolicy(d api.Decision) error {
-	var err error
-	if key := d.Facts.Keys()[0]; key.Level <= workload.LevelExecutable { // more general ones are other workloads' too
-		err = s.cfg.Sealed.Write(key, d)
-	}
-	if key, ok := d.Facts.RootfsKey(); ok {
-		err = errors.Join(err, s.cfg.Sealed.Write(key, d))
-	}
-	return err
 }
 
 // upkeep is one round of everything Run does by the clock.

@@ -295,3 +295,44 @@ func TestSealedForTheTimeWithoutDaemon(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// The same rights are not written again and again; new ones are at once, and sizes within a minute.
+func TestSealedAgainOnlyForNews(t *testing.T) {
+	now := clock
+	n := newNode(t, func(c *Config) { c.Now = func() time.Time { return now } })
+	admitted := func(annotations map[string]string) api.Decision {
+		t.Helper()
+		req := request(t, "web")
+		req.Facts.Image, req.Facts.Annotations = workload.Image{Name: "web", Digest: "sha256:1"}, annotations
+		d, err := n.Admit(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.sealPolicy(<-n.seal); err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	onDisk := func(d api.Decision) bool {
+		t.Helper()
+		sealed, _, err := n.cfg.Sealed.Read(d.Facts.Keys())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sealed.Time.Equal(d.Time)
+	}
+	if !onDisk(admitted(nil)) {
+		t.Error("the first policy is not sealed")
+	}
+	now = now.Add(time.Second)
+	if onDisk(admitted(nil)) {
+		t.Error("the same rights are written again a second later")
+	}
+	if !onDisk(admitted(map[string]string{"forefend.dev/syscalls.deny": "chmod"})) {
+		t.Error("other rights are not sealed")
+	}
+	now = now.Add(resealAfter)
+	if !onDisk(admitted(map[string]string{"forefend.dev/syscalls.deny": "chmod"})) {
+		t.Error("sizes stay as they are for ever")
+	}
+}

@@ -32,6 +32,9 @@ type Request struct {
 	// ForeignArch keeps the kernel's 32-bit architecture, for a container whose
 	// program is a 32-bit one. Otherwise such calls kill the thread that makes them.
 	ForeignArch bool
+	// AllowUnknown lets calls pass that neither this program nor libseccomp knows,
+	// where nobody asked for a profile that denies by default. See open.go.
+	AllowUnknown bool
 	// ListenerPath is the socket of Supervisor.Attach; ListenerMetadata is passed on.
 	ListenerPath, ListenerMetadata string
 }
@@ -43,7 +46,7 @@ type Request struct {
 // A default action that allows is replaced by ENOSYS and every call known is
 // listed instead, because a default cannot be watched: calls newer than this
 // program or libseccomp then look like calls newer than the kernel, which
-// programs cope with.
+// programs cope with. AllowUnknown turns that round.
 //
 // It returns ErrOwnListener, ErrIndispensable or ErrUnsupportedProfile.
 func Compile(req Request) (*specs.LinuxSeccomp, *Table, error) {
@@ -63,6 +66,9 @@ func Compile(req Request) (*specs.LinuxSeccomp, *Table, error) {
 		}
 	}
 	p.showDenials()
+	if req.AllowUnknown {
+		p.open()
+	}
 	p.table.bound()
 	return p.profile(), p.table, nil
 }
@@ -88,6 +94,7 @@ type plan struct {
 	foreign  bool
 	out      []specs.LinuxSyscall
 	listed   map[listKey]int // index in out of rules without arguments
+	complete map[string]bool // calls whose conditional rules together cover every use
 	table    *Table
 }
 
@@ -100,6 +107,7 @@ func newPlan(req Request) (*plan, error) {
 	p := &plan{
 		req: req, rules: make(map[string][]rule), table: &Table{},
 		listed:   make(map[listKey]int),
+		complete: make(map[string]bool),
 		widest:   req.Requested.DefaultAction,
 		defaults: rule{action: req.Requested.DefaultAction, errno: req.Requested.DefaultErrnoRet},
 		foreign:  req.ForeignArch && slices.Contains(req.Requested.Architectures, foreignArch),

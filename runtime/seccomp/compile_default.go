@@ -28,6 +28,7 @@ func (p *plan) underAllowingDefault(name string, rules []rule) (rewritten []rule
 		for _, arg := range negate(denying[0].args[0]) {
 			rewritten = append(rewritten, rule{action: rest.action, args: []specs.LinuxSeccompArg{arg}})
 		}
+		p.complete[name] = true
 		return rewritten, false, nil
 	}
 	return nil, true, p.askAlways(name, denying)

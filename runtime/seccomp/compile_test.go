@@ -295,6 +295,7 @@ func TestNeverWiderThanRequested(t *testing.T) {
 			names = all
 		}
 		req := Request{Requested: requested, Verdicts: map[string]Verdict{}, Fallback: Verdict(r.IntN(4)), ListenerPath: "/x"}
+		req.AllowUnknown = permissive(requested.DefaultAction) && r.IntN(2) == 0
 		for _, name := range names {
 			if r.IntN(2) == 0 && !indispensable(name) {
 				req.Verdicts[name] = Verdict(r.IntN(4))

@@ -54,6 +54,7 @@ func (p *plan) clone(rules []rule) error {
 		out = append(out, rule{action: specs.ActNotify, args: []specs.LinuxSeccompArg{bit}})
 	}
 	p.emit("clone", out...)
+	p.complete["clone"] = true
 	e.verdict = min(e.verdict, Watch)
 	p.record("clone", e)
 	return nil

@@ -32,6 +32,9 @@ func (s *Store) Append(ctx context.Context, stream Stream, subject string, body 
 // travel together, which saves waiting between them. It returns when ctx ends,
 // also if the store is closed meanwhile. After an error some of them may have been added.
 func (s *Store) AppendAll(ctx context.Context, stream Stream, entries []Entry) (last uint64, err error) {
+	if len(entries) == 1 { // the connection has a subscription for single answers
+		return s.Append(ctx, stream, entries[0].Subject, entries[0].Body)
+	}
 	inbox := s.engine.conn.NewRespInbox()
 	replies := make(chan *nats.Msg, len(entries)) // a subscription's own queue would have room for 64 Ki
 	sub, err := s.engine.conn.ChanSubscribe(inbox, replies)

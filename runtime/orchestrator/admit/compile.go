@@ -94,6 +94,7 @@ func (p callPlan) compileCalls(v verdicts) (compiled, error) {
 	profile, table, err := seccomp.Compile(seccomp.Request{
 		Requested: p.widened(v), Verdicts: v.byName(), Fallback: p.fallback,
 		ForeignArch:  true, // docs/decisions/0005: refused by name like all calls, not by killing a thread
+		AllowUnknown: p.open,
 		ListenerPath: "to be named",
 	})
 	if err != nil {

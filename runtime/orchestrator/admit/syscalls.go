@@ -15,6 +15,7 @@ import (
 type callPlan struct {
 	profile  *specs.LinuxSeccomp // what the verdicts may only narrow; nil: calls are not governed
 	ours     bool                // profile is Forefend's default, not requested
+	open     bool                // calls that nobody has a name for may pass
 	fallback seccomp.Verdict     // of calls about which nobody decides
 	claims   []policy.Claim      // defaults by class
 	guards   []policy.Guard      // a requested profile is a ceiling
@@ -38,6 +39,9 @@ func newCallPlan(spec *specs.Spec, mode policy.Value, p workload.Prediction, unc
 		plan.profile, plan.ours = seccomp.DefaultProfile(spec), true
 		plan.notes = append(plan.notes, "no system call profile was requested: Forefend's default applies")
 	}
+	// Where the request filters nothing, or not by default, a call without a name is no surprise to deny: only
+	// enforce mode does.
+	plan.open = mode != policy.ModeEnforce && (plan.ours || permissive(plan.profile.DefaultAction))
 	table := calls()
 	plan.claims = make([]policy.Claim, 0, len(table.list))
 	allowed := table.allowedBy(plan.profile)
@@ -61,6 +65,7 @@ func (p *callPlan) onlyDecided(e policy.Effective) {
 		return
 	}
 	p.profile, p.fallback = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: seccomp.DefaultProfile(nil).Architectures}, seccomp.Native
+	p.open = true // unconfined is what was asked for
 	p.notes = append(p.notes, "unconfined but for the system calls that were decided by name")
 }
 

@@ -48,6 +48,7 @@ type Resolver struct {
 	late        sync.WaitGroup
 	life        context.Context // of late sources, which outlive the call that asked them; ended by Close
 	end         context.CancelFunc
+	ahead       ahead
 
 	mu    sync.Mutex
 	conns map[string]*grpc.ClientConn // by containerd address; guarded by mu
@@ -150,16 +151,24 @@ func (r *Resolver) image(ctx context.Context, f workload.Facts) answer {
 	return answer{api.Source{Status: api.SourceOK, Reason: image.Name}, func(f *workload.Facts) { f.Image = image }}
 }
 
-// lookup asks containerd for the container's image.
+// lookup finds the container's image: asked for ahead, or now.
 func (r *Resolver) lookup(ctx context.Context, f workload.Facts) (workload.Image, error) {
 	conn, err := r.connect(f.Containerd)
 	if err != nil {
 		return workload.Image{}, err
 	}
-	ctx = namespaces.WithNamespace(ctx, f.ID.Namespace)
-	image := workload.Image{Name: f.Image.Name}
+	if image, ok := r.early(ctx, f.ID); ok {
+		return image, nil
+	}
+	return r.fetch(ctx, conn, f.ID, f.Image.Name)
+}
+
+// fetch asks containerd for a container's image; name is what the bundle says it is, if anything.
+func (r *Resolver) fetch(ctx context.Context, conn *grpc.ClientConn, id workload.ID, name string) (workload.Image, error) {
+	ctx = namespaces.WithNamespace(ctx, id.Namespace)
+	image := workload.Image{Name: name}
 	var labels map[string]string
-	got, err := containersapi.NewContainersClient(conn).Get(ctx, &containersapi.GetContainerRequest{ID: f.ID.Container})
+	got, err := containersapi.NewContainersClient(conn).Get(ctx, &containersapi.GetContainerRequest{ID: id.Container})
 	if err != nil {
 		if image.Name == "" {
 			return image, fmt.Errorf("ask containerd for the container: %w", errgrpc.ToNative(err))
@@ -226,5 +235,6 @@ func (r *Resolver) connect(address string) (*grpc.ClientConn, error) {
 		return nil, fmt.Errorf("connect to containerd at %s: %w", address, err)
 	}
 	r.conns[address] = c
+	r.late.Go(func() { r.follow(c) })
 	return c, nil
 }

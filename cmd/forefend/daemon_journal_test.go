@@ -1,0 +1,69 @@
+package main
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/store"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+func openJournal(t *testing.T, dir string) (*journal, *store.Store) {
+	t.Helper()
+	s, err := store.Open(t.Context(), dir, store.Options{RunsPerSubject: 64, MaxAge: time.Hour, MaxBytes: 64 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newJournal(t.Context(), s, func() { t.Error("an entry was lost") }), s
+}
+
+func decided(container string, revision int) api.Decision {
+	return api.Decision{Version: api.Version, Revision: revision, Facts: workload.Facts{ID: workload.ID{Namespace: "n", Container: container}}}
+}
+
+// A decision can be read from the moment it was made, while it waits for the disk and after, and the newest one counts.
+func TestJournalReadsWhatWaits(t *testing.T) {
+	j, s := openJournal(t, t.TempDir())
+	for revision := range 3 {
+		for i := range 100 {
+			j.AppendDecision(decided(fmt.Sprint("c", i), revision+1))
+		}
+		for _, name := range []string{"c0", "c99"} {
+			d, err := j.Decision(t.Context(), decided(name, 0).Facts.ID)
+			if err != nil || d.Revision != revision+1 {
+				t.Errorf("%s: revision %d, %v; want %d", name, d.Revision, err, revision+1)
+			}
+		}
+	}
+	j.close()
+	j.newest.Range(func(subject, _ any) bool {
+		t.Errorf("%s is kept in memory after it was written", subject)
+		return true
+	})
+	d, err := j.Decision(t.Context(), decided("c7", 0).Facts.ID)
+	if err != nil || d.Revision != 3 {
+		t.Errorf("from disk: revision %d, %v", d.Revision, err)
+	}
+	if _, err := j.Decision(t.Context(), decided("nobody", 0).Facts.ID); !errdefs.IsNotFound(err) {
+		t.Errorf("an unknown container: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Entries that come together travel together.
+func TestJournalGathers(t *testing.T) {
+	j := &journal{queue: make(chan *entry, journalQueue)}
+	for i := range 5 {
+		j.queue <- &entry{stream: []store.Stream{store.Decisions, store.Events}[i%2]}
+	}
+	batch := j.gather(<-j.queue)
+	if len(batch[store.Decisions]) != 3 || len(batch[store.Events]) != 2 {
+		t.Errorf("%d decisions, %d events", len(batch[store.Decisions]), len(batch[store.Events]))
+	}
+}

@@ -1,0 +1,151 @@
+package identity
+
+import (
+	"context"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	eventsapi "github.com/containerd/containerd/api/events"
+	eventservice "github.com/containerd/containerd/api/services/events/v1"
+	"github.com/containerd/log"
+	"google.golang.org/grpc"
+
+	"forefend.dev/forefend/runtime/workload"
+)
+
+const (
+	createdTopic = "/containers/create"
+	// runtimeWord is in the name and in the path of the runtime whose containers are asked about ahead.
+	runtimeWord = "forefend"
+	// Between a container's creation and its task's lie the start of a shim and, with some clients, the user. An
+	// answer that is older is asked for again: names and images can have been given to others.
+	freshFor  = 10 * time.Second
+	maxAhead  = 1024            // answers that wait to be asked for
+	followGap = 2 * time.Second // between attempts to follow a containerd
+)
+
+// ahead asks containerd for the image of each container of ours as soon as
+// containerd says that it was created. Admit comes 10 ms later or more, when fifty
+// containers start at once much more, and finds the answer there: with every core busy two
+// questions to containerd take longer than the whole budget of a prediction.
+type ahead struct {
+	mu      sync.Mutex
+	answers map[workload.ID]*early // guarded by mu
+}
+
+// early is an answer that is there, or on its way.
+type early struct {
+	asked time.Time
+	done  chan struct{} // closed when the two below are set
+	image workload.Image
+	err   error
+}
+
+// take returns and forgets the answer about a container, if it was asked for and is fresh.
+func (a *ahead) take(id workload.ID) *early {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	e := a.answers[id]
+	delete(a.answers, id)
+	if e == nil || time.Since(e.asked) > freshFor {
+		return nil
+	}
+	return e
+}
+
+// begin makes a place for an answer; the newest container of a name counts.
+func (a *ahead) begin(id workload.ID) *early {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.answers == nil {
+		a.answers = make(map[workload.ID]*early)
+	}
+	if len(a.answers) >= maxAhead {
+		a.expireLocked()
+	}
+	e := &early{asked: time.Now(), done: make(chan struct{})}
+	a.answers[id] = e
+	return e
+}
+
+// expireLocked drops what is not fresh, or everything: what is missing is asked for when it is needed.
+func (a *ahead) expireLocked() {
+	for id, e := range a.answers {
+		if time.Since(e.asked) > freshFor {
+			delete(a.answers, id)
+		}
+	}
+	if len(a.answers) >= maxAhead {
+		clear(a.answers)
+	}
+}
+
+// follow listens to one containerd until the resolver is closed.
+func (r *Resolver) follow(conn *grpc.ClientConn) {
+	for r.life.Err() == nil {
+		if err := r.listen(conn); r.life.Err() == nil {
+			log.G(r.life).WithError(err).Debug("forefend daemon: containerd's events end; containers are identified when they are asked about")
+		}
+		select {
+		case <-r.life.Done():
+		case <-time.After(followGap):
+		}
+	}
+}
+
+// listen asks ahead until the stream of events ends, and returns why it did.
+func (r *Resolver) listen(conn *grpc.ClientConn) error {
+	stream, err := eventservice.NewEventsClient(conn).Subscribe(r.life, &eventservice.SubscribeRequest{
+		Filters: []string{`topic=="` + createdTopic + `"`},
+	})
+	if err != nil {
+		return err
+	}
+	for {
+		envelope, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		var created eventsapi.ContainerCreate
+		if envelope.Event == nil || envelope.Topic != createdTopic || envelope.Event.UnmarshalTo(&created) != nil || !ours(&created) {
+			continue
+		}
+		id := workload.ID{Namespace: envelope.Namespace, Container: created.ID}
+		if id.Validate() != nil {
+			continue
+		}
+		r.prefetch(conn, id)
+	}
+}
+
+// ours reports whether the container will be run by this runtime, as far as its name
+// says: containerd can be told to run any shim under the name of another.
+func ours(c *eventsapi.ContainerCreate) bool {
+	return c.Runtime != nil && strings.Contains(path.Base(c.Runtime.Name), runtimeWord)
+}
+
+func (r *Resolver) prefetch(conn *grpc.ClientConn, id workload.ID) {
+	e := r.ahead.begin(id)
+	r.late.Go(func() {
+		ctx, cancel := context.WithTimeout(r.life, afterthought)
+		defer cancel()
+		defer close(e.done)
+		e.image, e.err = r.fetch(ctx, conn, id, "")
+	})
+}
+
+// early waits for an answer that was asked for ahead. It reports false where there is none that helps.
+func (r *Resolver) early(ctx context.Context, id workload.ID) (workload.Image, bool) {
+	e := r.ahead.take(id)
+	if e == nil {
+		return workload.Image{}, false
+	}
+	select {
+	case <-e.done:
+		return e.image, e.err == nil && e.image.Name != ""
+	case <-ctx.Done():
+		return workload.Image{}, false
+	}
+}
