@@ -63,6 +63,9 @@ func (s *Service) prepare(ctx context.Context, r *taskv3.CreateTaskRequest) (_ *
 	if err := id.Validate(); err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
+	if s.container(r.ID) != nil { // before the daemon takes another decision for the one that is there
+		return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrAlreadyExists)
+	}
 	lost := lostOptions(r.Options)
 	if r.Options, err = runcOptions(r.Options, s.cfg.RuncOptions); err != nil {
 		return nil, err

@@ -35,8 +35,11 @@ func (s *Service) Start(ctx context.Context, r *taskv3.StartRequest) (*taskv3.St
 
 // Exec clips the process to the container's policy before upstream adds it.
 func (s *Service) Exec(ctx context.Context, r *taskv3.ExecProcessRequest) (*types.Empty, error) {
+	if r.Spec == nil { // upstream would panic, and the pod with it
+		return nil, grpcError(fmt.Errorf("forefend: exec %s in %s: no process: %w", r.ExecID, r.ID, errdefs.ErrInvalidArgument))
+	}
 	c := s.container(r.ID)
-	if c == nil || r.Spec == nil {
+	if c == nil {
 		return s.TTRPCTaskService.Exec(ctx, r)
 	}
 	d := c.current()
@@ -60,8 +63,11 @@ func (s *Service) Exec(ctx context.Context, r *taskv3.ExecProcessRequest) (*type
 // Update merges the requested resources like any other request and applies the result.
 // When runc refuses, the policy in force stays the one before.
 func (s *Service) Update(ctx context.Context, r *taskv3.UpdateTaskRequest) (*types.Empty, error) {
+	if r.Resources == nil { // upstream would panic
+		return nil, grpcError(fmt.Errorf("forefend: update of %s: no resources: %w", r.ID, errdefs.ErrInvalidArgument))
+	}
 	c := s.container(r.ID)
-	if c == nil || r.Resources == nil {
+	if c == nil {
 		return s.TTRPCTaskService.Update(ctx, r)
 	}
 	c.updating.Lock() // one after the other: each starts from the policy the one before left

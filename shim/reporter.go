@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -22,6 +23,7 @@ const (
 	reportDelay      = 50 * time.Millisecond // gathers a burst into one call
 	reportRetry      = 5 * time.Second
 	reportDeadline   = 2 * time.Second
+	maxSpooledRuns   = 10_000 // files of all shims while no daemon comes to take them
 )
 
 // reporter sends events and observations to the daemon in batches, never more
@@ -181,6 +183,9 @@ func spool(dir string, o workload.Observation) error {
 	if err != nil {
 		return fmt.Errorf("encode observation: %w", err)
 	}
+	if names, err := readSome(dir, maxSpooledRuns); err == nil && len(names) >= maxSpooledRuns {
+		return fmt.Errorf("spool observation: %d wait for the daemon already", len(names))
+	}
 	tmp, err := os.CreateTemp(dir, ".*")
 	if err != nil {
 		return fmt.Errorf("spool observation: %w", err)
@@ -194,4 +199,18 @@ func spool(dir string, o workload.Observation) error {
 		return errors.Join(fmt.Errorf("spool observation: %w", err), os.Remove(tmp.Name()))
 	}
 	return nil
+}
+
+// readSome returns at most n names in a directory.
+func readSome(dir string, n int) ([]string, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(n)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return names, err
 }

@@ -3,6 +3,7 @@ package shim
 import (
 	"errors"
 	"fmt"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,7 +18,10 @@ import (
 // A client cannot close the FIFO before upstream has opened the other end, so a
 // watch that begins before Create or Exec misses nothing. Closing after the
 // start is left alone: that may be a client that detaches.
-type stdinEnd struct{ inotify int }
+type stdinEnd struct {
+	mu      sync.Mutex
+	inotify int // guarded by mu; -1 once closed
+}
 
 // watchStdin begins to watch a FIFO; nil without error when there is none.
 func watchStdin(fifo string, terminal bool) (*stdinEnd, error) {
@@ -38,10 +42,15 @@ func watchStdin(fifo string, terminal bool) (*stdinEnd, error) {
 // reached reports whether the client has closed its end. The watch ends with
 // the first call; more are false.
 func (e *stdinEnd) reached() bool {
-	if e == nil || e.inotify < 0 {
+	if e == nil {
 		return false
 	}
-	defer e.close()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.inotify < 0 {
+		return false
+	}
+	defer e.closeLocked()
 	var event [unix.SizeofInotifyEvent + unix.NAME_MAX + 1]byte
 	for {
 		n, err := unix.Read(e.inotify, event[:])
@@ -53,7 +62,16 @@ func (e *stdinEnd) reached() bool {
 }
 
 func (e *stdinEnd) close() {
-	if e != nil && e.inotify >= 0 {
+	if e != nil {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.closeLocked()
+	}
+}
+
+// closeLocked needs mu: a descriptor that is closed twice may be another's.
+func (e *stdinEnd) closeLocked() {
+	if e.inotify >= 0 {
 		_ = unix.Close(e.inotify)
 		e.inotify = -1
 	}

@@ -41,6 +41,7 @@ type watch struct {
 	reportedAt time.Time
 	reports    int
 
+	begun   sync.Once
 	started chan struct{} // closed once the workload's first process was let go
 	last    chan struct{} // closed once the last sample has been taken
 	done    chan struct{} // closed once the final observation is with the daemon or in the spool
@@ -143,8 +144,8 @@ func (w *watch) close() {
 	}
 }
 
-// begin says that the workload has been started. It is called at most once.
-func (w *watch) begin() { close(w.started) }
+// begin says that the workload has been started. It may be called again.
+func (w *watch) begin() { w.begun.Do(func() { close(w.started) }) }
 
 // sampled waits, within ctx, until the last sample has been taken: before that
 // the cgroup must not go away.
