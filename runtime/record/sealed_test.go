@@ -1,6 +1,7 @@
 package record
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -156,6 +157,12 @@ func FuzzParseSealed(f *testing.F) {
 	body := `{"key":{"level":0,"value":"aa"},"decision":{"version":1}}`
 	f.Add(append(header([]byte(body)), body...))
 	f.Add([]byte("forefend-sealed 1 sha256:\n"))
+	for _, body := range []string{
+		`{"key":{"level":2,"value":"ab"},"decision":{"version":1,"facts":{"id":{"namespace":"a","container":"b"},"args":["x"]},"effective":{"version":1,"fields":[{"key":"memory","value":5,"author":3}]},"prediction":{"seen":{"read":1}}}}`,
+		`{"key":{},"decision":{"version":99}}`, `{"key":{"level":300},"decision":{"version":1}}`, `null`, `[]`, ``,
+	} {
+		f.Add(append(header([]byte(body)), body...))
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		before := string(data)
 		s, err := parseSealed(data)
@@ -164,6 +171,20 @@ func FuzzParseSealed(f *testing.F) {
 		}
 		if err == nil && (s.Decision.Version < 1 || s.Decision.Version > api.Version) {
 			t.Fatalf("accepted version %d", s.Decision.Version)
+		}
+		if err == nil { // what was read can be kept and read again
+			body, err := json.Marshal(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, err := parseSealed(append(header(body), body...))
+			if err != nil || again.Key != s.Key {
+				t.Fatalf("kept again: %v, %v instead of %v", err, again.Key, s.Key)
+			}
+		}
+		// A checksum is no secret: what is behind a right one is read as carefully.
+		if _, err := parseSealed(append(header(data), data...)); err == nil && !json.Valid(data) {
+			t.Fatalf("accepted %q", data)
 		}
 	})
 }

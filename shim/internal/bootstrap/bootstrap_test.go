@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"testing"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
@@ -187,17 +188,101 @@ func TestShimWithoutAnAnswerIsAnError(t *testing.T) {
 	}
 }
 
+// FuzzParams turns whatever an older daemon writes into parameters that upstream takes, with the identity of the flags.
 func FuzzParams(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte("\x0a\x03one\x12\x02ns"))
+	for _, m := range []proto.Message{
+		&anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: []byte("\x1a\x06/shims")},
+		&anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: []byte{0xff}},
+		&anypb.Any{TypeUrl: "runtimeoptions.v1.Options", Value: []byte("\x12\x01x")},
+		&bootapi.BootstrapParams{InstanceID: "one", Namespace: "other"},
+		&bootapi.BootstrapParams{InstanceID: "one", Namespace: "ns", LogLevel: 77},
+	} {
+		body, err := proto.Marshal(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(body)
+	}
 	f.Fuzz(func(t *testing.T, input []byte) {
-		v := invocation{id: "one", namespace: "ns"}
+		v := invocation{id: "one", namespace: "ns", address: "/c.sock", publisher: "/bin/containerd"}
 		if v.sent(input) {
 			return
 		}
 		body, err := v.params(input)
-		if err == nil && !v.sent(body) {
-			t.Errorf("%q became parameters that upstream would refuse", input)
+		if err != nil {
+			return
+		}
+		var p bootapi.BootstrapParams
+		if !v.sent(body) || proto.Unmarshal(body, &p) != nil || p.ContainerdGrpcAddress != v.address || p.ContainerdBinary != v.publisher {
+			t.Errorf("%q became parameters that upstream would refuse: %v", input, &p)
+		}
+		if v.sent(body) && len(body) > len(input)+4096 {
+			t.Errorf("%d bytes became %d", len(input), len(body))
+		}
+	})
+}
+
+// FuzzTranslate plays both ends of the start protocol: a daemon with any flags and input, and a shim with any answer.
+// A daemon reads what it understands or nothing: an older one a bare address, a newer one what main wrote.
+func FuzzTranslate(f *testing.F) {
+	reply := func(m *bootapi.BootstrapResult) []byte {
+		body, err := proto.Marshal(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		return body
+	}
+	newer, err := proto.Marshal(&bootapi.BootstrapParams{InstanceID: "one", Namespace: "ns"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	good := reply(&bootapi.BootstrapResult{Version: 3, Address: "unix:///s", Protocol: "ttrpc"})
+	flags := strings.Join(start, "\x00")
+	f.Add(flags, []byte{}, good)
+	f.Add(flags, newer, good)
+	f.Add(flags, newer, []byte("no protobuf"))
+	f.Add(flags, []byte("\x0a\x1acontainerd.runc.v1.Options\x12\x00"), reply(&bootapi.BootstrapResult{Version: 3}))
+	f.Add("-id\x00one\x00-debug\x00start\x00more", []byte{0xff}, []byte{})
+	f.Add("-v", []byte{}, []byte("version"))
+	f.Add("-no-such-flag\x00start", []byte{}, []byte("usage"))
+	f.Fuzz(func(t *testing.T, args string, input, reply []byte) {
+		stdin, err := memoryFile("in", input)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stdout, err := memoryFile("out", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, out := os.Stdin, os.Stdout
+		os.Stdin, os.Stdout = stdin, stdout
+		defer func() { os.Stdin, os.Stdout = in, out; stdin.Close(); stdout.Close() }()
+		calls := 0
+		var given []byte
+		err = Translate(strings.Split(args, "\x00"), func() {
+			calls++
+			given, _ = io.ReadAll(os.Stdin)
+			_, _ = os.Stdout.Write(reply)
+		})
+		said, rerr := io.ReadAll(io.NewSectionReader(stdout, 0, maxInput))
+		if rerr != nil {
+			t.Fatal(rerr)
+		}
+		v, perr := parse(strings.Split(args, "\x00"))
+		var result bootapi.BootstrapResult
+		switch asked := perr == nil && v.action == "start"; {
+		case calls > 1 || err == nil && calls == 0:
+			t.Errorf("main was called %d times: %v", calls, err)
+		case !asked && (err != nil || string(said) != string(reply)):
+			t.Errorf("another action's output %q became %q: %v", reply, said, err)
+		case asked && err != nil && len(said) > 0:
+			t.Errorf("failed with %v, and yet the daemon reads %q", err, said)
+		case asked && v.sent(input) && (err != nil || string(said) != string(reply) || string(given) != string(input)):
+			t.Errorf("a newer daemon's start was touched: %v", err)
+		case asked && !v.sent(input) && err == nil && (proto.Unmarshal(reply, &result) != nil || result.Address != string(said) || len(said) == 0):
+			t.Errorf("an older daemon reads %q of %q", said, reply)
 		}
 	})
 }
