@@ -263,7 +263,7 @@ func (s *script) any() *anypb.Any {
 	}
 	a, err := typeurl.MarshalAnyToProto(m)
 	if err != nil {
-		panic(err)
+		return nil // words that are no UTF-8 do not travel
 	}
 	return a
 }

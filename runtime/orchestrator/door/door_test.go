@@ -359,11 +359,11 @@ func TestLeavesNothing(t *testing.T) {
 		}
 	}()
 	eventually(t, "the end of all that", func() bool {
-		return descriptors() <= fds && runtime.NumGoroutine() <= routines && s.connections() <= 1
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return descriptors() <= fds && runtime.NumGoroutine() <= routines && len(s.conns) <= 1 &&
+			s.waiting == 0 && len(s.calls)+len(s.large)+len(s.classes["Wait"]) == 0
 	})
-	if s.waiting != 0 || len(s.calls) != 0 || len(s.large) != 0 || len(s.classes["Wait"]) != 0 {
-		t.Errorf("%d bytes waiting, turns taken: %d, %d, %d", s.waiting, len(s.calls), len(s.large), len(s.classes["Wait"]))
-	}
 }
 
 // FuzzServe lets a peer send anything, in pieces: it gets answers or is cut off, holds nothing afterwards, and another
@@ -388,9 +388,10 @@ func FuzzServe(f *testing.F) {
 		}
 		within(t, other, 30*time.Second, sent[:at])
 		_ = conn.Close()
-		eventually(t, "the end of the connection", func() bool { return s.connections() == 1 })
-		if s.waiting != 0 || len(s.calls)+len(s.large) != 0 {
-			t.Errorf("%d bytes and %d turns are still held", s.waiting, len(s.calls)+len(s.large))
-		}
+		eventually(t, "the end of the connection, and of all it held", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return len(s.conns) == 1 && s.waiting == 0 && len(s.calls)+len(s.large)+len(s.classes["Long"]) == 0
+		})
 	})
 }
