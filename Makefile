@@ -13,6 +13,7 @@ PREFIX   ?= /usr/local
 SYSCONF  ?= /etc
 DESTDIR  ?=
 FUZZTIME ?= 60s
+FUZZCI   ?= 240
 BASE     ?=
 COUNT    ?=
 
@@ -118,7 +119,7 @@ check: ## Format, vet, lint, unit tests, import law: no root, no network, under 
 .PHONY: test
 test: ## Set everything up, then every test, root parts and a smoke test in the VM included
 	@$(MAKE) --no-print-directory setup-test vm-setup build images
-	@$(MAKE) --no-print-directory check cover test-root test-vm-smoke
+	@$(MAKE) --no-print-directory check cover fuzz-ci test-root test-vm-smoke
 
 # Never from go's cache: it does not see that a binary in ./bin changed.
 .PHONY: test-root
@@ -153,6 +154,10 @@ race: ## Unit tests under the race detector
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME each
 	@GO='$(GO)' test/tools/fuzz '$(FUZZTIME)'
+
+.PHONY: fuzz-ci
+fuzz-ci: ## Run every fuzz target, FUZZCI seconds for all of them together
+	@GO='$(GO)' test/tools/fuzz '$(FUZZCI)' total
 
 .PHONY: cover
 cover: ## Check that the pure packages are covered completely

@@ -21,8 +21,8 @@ import (
 	"forefend.dev/forefend/runtime/workload"
 )
 
-// hostileScale multiplies the floods below: FOREFEND_HOSTILE=10 makes a million of most things and takes minutes
-// (docs/limits.md has its figures).
+// hostileScale multiplies the floods below: FOREFEND_HOSTILE=10 makes a million events and thousands of the rest, and
+// takes minutes (docs/limits.md has its figures).
 func hostileScale(t *testing.T) int {
 	t.Helper()
 	n := 1
@@ -187,11 +187,11 @@ func TestHostilePeers(t *testing.T) {
 			report(t, c, api.ObserveRequest{Events: events})
 		}
 	})
-	s.flood(t, "runs of distinct workloads", 400, func(t *testing.T) { s.distinct(t, 2_000*scale, true) })
-	s.flood(t, "runs without an end", 450, func(t *testing.T) { s.distinct(t, 2_000*scale, false) })
+	s.flood(t, "runs of distinct workloads", 400, func(t *testing.T) { s.distinct(t, 400*scale, true) })
+	s.flood(t, "runs without an end", 450, func(t *testing.T) { s.distinct(t, 400*scale, false) })
 	s.flood(t, "containers that never come to be", 450, func(t *testing.T) {
 		c := s.client(t)
-		for n := range 5_000 * scale {
+		for n := range 1_000 * scale {
 			req, _ := honest(0)
 			req.Facts.ID.Container = fmt.Sprint("never", n)
 			req.Facts.Args = []string{"x", strings.Repeat("y", 20_000)}
@@ -210,7 +210,7 @@ func TestHostilePeers(t *testing.T) {
 			}
 		}
 	})
-	s.flood(t, "slow and silent peers", 600, func(t *testing.T) { s.slowly(t, 500*scale) })
+	s.flood(t, "slow and silent peers", 600, func(t *testing.T) { s.slowly(t, min(500*scale, 2_000)) })
 	st := statusOf(t, s.client(t))
 	said := strings.Join(st.Degraded, "\n")
 	for _, want := range []string{"not journaled", "connections of callers were closed"} {
@@ -330,7 +330,7 @@ func TestPlateau(t *testing.T) {
 		}
 		return resident(t, pid), len(entries)
 	}
-	n := 500 * hostileScale(t)
+	n := 200 * hostileScale(t) // ten make ten thousand
 	round(0, n)
 	first, fds := round(1, n)
 	for r := range 3 {
