@@ -31,6 +31,7 @@ type model struct {
 	bytes     int                     // of summaries, about
 	runs      uint64                  // counted in all, forgotten workloads included
 	maxKeys   int
+	maxBytes  int
 }
 
 // Bounds of what a model remembers besides the number of its keys.
@@ -48,6 +49,7 @@ func newModel(coverage float64, maxKeys int) *model {
 		open:      make(map[string]*run),
 		live:      make(map[workload.Key][]*run),
 		maxKeys:   maxKeys,
+		maxBytes:  maxBytes,
 	}
 	for kind := range m.bounds {
 		m.bounds[kind] = estimate.NewCalibrator(floors[kind], coverage)
@@ -146,6 +148,7 @@ func (m *model) crowded() (oldest *run) {
 // heard notes the name and time of a run at its most exact key.
 func (m *model) heard(s *summary, o *workload.Observation, at time.Time) {
 	if s.name != o.Name && o.Name != "" {
+		m.bytes += len(o.Name) - len(s.name)
 		s.name = o.Name
 	}
 	s.last = max(s.last, at.UnixNano())

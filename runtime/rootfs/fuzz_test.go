@@ -41,7 +41,10 @@ func planted(t testing.TB, dir string, script *[]byte) {
 		case 0:
 			_ = os.MkdirAll(at, 0o755)
 		case 1, 2:
-			_ = os.WriteFile(at, []byte{next(), 'x'}, 0o755)
+			if f, err := os.OpenFile(at, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755); err == nil { // never into a FIFO
+				_, _ = f.Write([]byte{next(), 'x'})
+				_ = f.Close()
+			}
 		case 3, 4:
 			_ = os.Symlink(targets[int(next())%len(targets)], at)
 		case 5:
@@ -95,7 +98,7 @@ func FuzzTree(f *testing.F) {
 		if wrote, err := Wrote(entries, all[0]); err != nil || wrote == workload.Yes || wrote == workload.No && truncated {
 			t.Errorf("nothing was written, and yet: %q %v", wrote, err)
 		}
-		if os.WriteFile(filepath.Join(all[0], "new"), nil, 0o600) == nil && !truncated {
+		if os.WriteFile(filepath.Join(all[0], "new"), nil, 0o600) == nil && !truncated { // a name that planted does not use
 			if wrote, err := Wrote(entries, all[0]); err != nil || wrote != workload.Yes {
 				t.Errorf("a new file is missed: %q %v", wrote, err)
 			}

@@ -10,8 +10,12 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// maxCompiled bounds what a Compiler remembers, at about 30 KiB each.
-const maxCompiled = 64
+// maxCompiled bounds what a Compiler remembers, at about 30 KiB each; a profile
+// with more than maxRemembered names and conditions is not remembered.
+const (
+	maxCompiled   = 64
+	maxRemembered = 4096
+)
 
 // Compiler remembers the newest compiled profiles: the containers of a node ask
 // for few different ones, and compiling one takes as long as the rest of a
@@ -39,6 +43,9 @@ func (c *Compiler) compiled(p callPlan, v verdicts) (compiled, error) {
 	if err != nil {
 		return fresh, err
 	}
+	if entries(fresh.profile) > maxRemembered {
+		return fresh, nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.by == nil {
@@ -50,6 +57,14 @@ func (c *Compiler) compiled(p callPlan, v verdicts) (compiled, error) {
 		c.by[key] = fresh
 	}
 	return fresh, nil
+}
+
+// entries counts the names and conditions of a profile.
+func entries(p specs.LinuxSeccomp) (n int) {
+	for _, s := range p.Syscalls {
+		n += 1 + len(s.Names) + len(s.Args)
+	}
+	return n
 }
 
 // fingerprint hashes all that a compilation depends on. Each part is preceded by
