@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -120,7 +121,7 @@ func (m manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	if rmerr := m.cfg.Containers.Remove(wid); rmerr != nil {
 		log.G(ctx).WithError(rmerr).Warn("forefend: record not removed")
 	}
-	if rmerr := removeDeadSocket(); rmerr != nil {
+	if rmerr := removeDeadSocket(ctx, id); rmerr != nil {
 		log.G(ctx).WithError(rmerr).Warn("forefend: socket of the dead shim not removed")
 	}
 	if err != nil {
@@ -132,8 +133,8 @@ func (m manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 // removeDeadSocket removes the socket on which a killed shim listened. Its address
 // is in the bundle, which is the delete process's directory. One
 // that still answers belongs to a pod's shim that lives on.
-func removeDeadSocket() error {
-	address, err := deadAddress()
+func removeDeadSocket(ctx context.Context, id string) error {
+	address, err := deadAddress(ctx, id)
 	if err != nil || !strings.HasPrefix(address, "unix://") || shim.CanConnect(address) {
 		return err
 	}
@@ -143,24 +144,25 @@ func removeDeadSocket() error {
 	return nil
 }
 
-// deadAddress is the address that containerd wrote into the bundle, or, for one
-// before 2.0, this shim itself; "" when neither came to it.
-func deadAddress() (string, error) {
+// deadAddress is the address that containerd wrote into the bundle or, for one
+// before 2.0, this shim; and when neither came to it, where a shim of this
+// container alone listens by default.
+func deadAddress(ctx context.Context, id string) (string, error) {
 	body, err := os.ReadFile("bootstrap.json")
-	if errors.Is(err, os.ErrNotExist) {
-		if body, err = os.ReadFile(bootstrap.AddressFile); errors.Is(err, os.ErrNotExist) {
-			return "", nil
+	if err == nil {
+		var params struct {
+			Address string `json:"address"`
 		}
-		return string(body), err
+		if err := json.Unmarshal(body, &params); err != nil {
+			return "", fmt.Errorf("bootstrap.json: %w", err)
+		}
+		return params.Address, nil
 	}
-	if err != nil {
-		return "", err
+	if errors.Is(err, os.ErrNotExist) {
+		body, err = os.ReadFile(bootstrap.AddressFile)
 	}
-	var params struct {
-		Address string `json:"address"`
+	if containerd := flag.Lookup("address"); errors.Is(err, os.ErrNotExist) && containerd != nil {
+		return shim.SocketAddress(ctx, containerd.Value.String(), id, false)
 	}
-	if err := json.Unmarshal(body, &params); err != nil {
-		return "", fmt.Errorf("bootstrap.json: %w", err)
-	}
-	return params.Address, nil
+	return string(body), err
 }

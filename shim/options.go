@@ -23,7 +23,13 @@ const maxOptions = 1 << 20
 // what is not converted makes upstream panic, and a lost SystemdCgroup breaks a node.
 // decode reads that TOML. Options that say nothing become none.
 func runcOptions(asked *anypb.Any, decode func([]byte) (*options.Options, error)) (*anypb.Any, error) {
-	if asked == nil || asked.TypeUrl == "" || len(asked.Value) == 0 {
+	if asked == nil || asked.TypeUrl == "" {
+		return nil, nil
+	}
+	if len(asked.Value) == 0 {
+		if typeName(asked) == string((*options.Options)(nil).ProtoReflect().Descriptor().FullName()) {
+			return asked, nil
+		}
 		return nil, nil
 	}
 	if typeName(asked) == legacyOptions {

@@ -34,6 +34,10 @@ func TestRuncOptions(t *testing.T) {
 	if out, err := runcOptions(&anypb.Any{TypeUrl: "runtimeoptions.v1.Options"}, nil); out != nil || err != nil {
 		t.Errorf("options that say nothing became %v %v", out, err)
 	}
+	defaults := marshalAny(t, &options.Options{})
+	if out, err := runcOptions(defaults, nil); out != defaults || err != nil {
+		t.Errorf("runc's, all of them the defaults, became %v %v", out, err)
+	}
 	for name, test := range map[string]struct {
 		in   *anypb.Any
 		body string // what is to be decoded; empty: nothing

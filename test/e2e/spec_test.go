@@ -8,11 +8,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"forefend.dev/forefend/test/e2e/harness"
@@ -44,7 +44,7 @@ func (h *host) create(t testing.TB, runtime string, edit func(spec), args ...str
 }
 
 // createWith is create with options for the runtime, which ctr has flags for only where the runtime is the stock one.
-func (h *host) createWith(t testing.TB, runtime string, with *options.Options, edit func(spec), args ...string) (client.Container, error) {
+func (h *host) createWith(t testing.TB, runtime string, with proto.Message, edit func(spec), args ...string) (client.Container, error) {
 	t.Helper()
 	ctx := h.context(t)
 	image, err := h.Client().GetImage(ctx, harness.Image("busybox"))
@@ -95,7 +95,7 @@ func (h *host) runSpec(t testing.TB, runtime string, edit func(spec), args ...st
 	return h.runSpecWith(t, runtime, nil, edit, args...)
 }
 
-func (h *host) runSpecWith(t testing.TB, runtime string, with *options.Options, edit func(spec), args ...string) outcome {
+func (h *host) runSpecWith(t testing.TB, runtime string, with proto.Message, edit func(spec), args ...string) outcome {
 	t.Helper()
 	c, err := h.createWith(t, runtime, with, edit, args...)
 	if err != nil {
