@@ -1,7 +1,7 @@
 // Command vm runs commands and tests in a throw-away virtual machine: a stock Debian kernel with cgroup v2, over this
 // machine's files. The guest sees the same paths; what it writes is gone with it.
 //
-//	vm setup                                   once: kernel and emulator, from Debian packages
+//	vm setup [systemd]                         once: kernel and emulator, from Debian packages; a root with systemd
 //	vm run [flags] COMMAND [ARGUMENT...]       run a command, here and with this environment
 //	vm test [flags] PACKAGE...                 compile these packages' tests, and run them there as root
 //
@@ -38,7 +38,7 @@ const (
 )
 
 func main() {
-	if os.Getpid() == 1 && os.Args[0] == guest.Path {
+	if os.Args[0] == guest.Path {
 		guest.Main()
 	}
 	if len(os.Args) == 5 && os.Args[1] == machine.ShareCommand {
@@ -68,6 +68,7 @@ func fail(err error) {
 type options struct {
 	machine machine.Machine
 	timeout time.Duration
+	systemd bool
 	run     string
 	verbose bool
 }
@@ -84,7 +85,7 @@ func command(ctx context.Context, args []string) (int, error) {
 	cache := filepath.Join(repo, ".cache", "vm")
 	verb, args := args[0], args[1:]
 	if verb == "setup" {
-		return 0, debian.Setup(ctx, filepath.Join(cache, "image"), func(s string) { fmt.Println("vm:", s) })
+		return 0, setup(ctx, cache, args)
 	}
 	o, rest, err := parse(verb, args)
 	if err != nil {
@@ -108,11 +109,32 @@ func command(ctx context.Context, args []string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	request := wire.Request{
+		Steps: steps, Env: environment(os.Environ(), verb), Modules: o.machine.Image.Modules, Scratch: o.machine.Disk > 0,
+	}
+	if o.systemd {
+		request.Root, request.Visible = filepath.Join(cache, systemdRoot), repo
+		if _, err := os.Stat(request.Root); err != nil {
+			return 0, fmt.Errorf("%w: run %s setup systemd", err, os.Args[0])
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
-	return o.machine.Run(ctx, wire.Request{
-		Steps: steps, Env: environment(os.Environ(), verb), Modules: o.machine.Image.Modules, Scratch: o.machine.Disk > 0,
-	})
+	return o.machine.Run(ctx, request)
+}
+
+// systemdRoot is the directory of the cache that holds a root with systemd.
+const systemdRoot = "systemd"
+
+func setup(ctx context.Context, cache string, args []string) error {
+	say := func(s string) { fmt.Println("vm:", s) }
+	switch {
+	case len(args) == 0:
+		return debian.Setup(ctx, filepath.Join(cache, "image"), say)
+	case slices.Equal(args, []string{"systemd"}):
+		return errors.Join(debian.Setup(ctx, filepath.Join(cache, "image"), say), debian.SetupRoot(ctx, filepath.Join(cache, systemdRoot), say))
+	}
+	return fmt.Errorf("vm setup: no %q to set up", args)
 }
 
 func parse(verb string, args []string) (options, []string, error) {
@@ -124,6 +146,7 @@ func parse(verb string, args []string) (options, []string, error) {
 	f.Int64Var(&disk, "disk", 8192, "size in MiB of the disk under /tmp, 0 for none")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long all may take")
 	f.DurationVar(&o.machine.Boot, "boot", 2*time.Minute, "how long one boot may take; there are three tries")
+	f.BoolVar(&o.systemd, "systemd", false, "a root of its own with systemd as init; of the host's files only the repository is there, read-only")
 	if verb == "test" {
 		f.StringVar(&o.run, "run", "", "only the tests that match, as go test has it")
 		f.BoolVar(&o.verbose, "v", false, "say what each test does")

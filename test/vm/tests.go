@@ -14,14 +14,15 @@ import (
 // compile builds the tests of packages on this machine (the guest would take twenty times as long) and returns the
 // steps that run them, each in its package's directory.
 func (o options) compile(ctx context.Context, repo string, packages []string) ([]wire.Step, error) {
-	list := exec.CommandContext(ctx, goTool(), append([]string{"list", "-f", "{{.Dir}}"}, packages...)...)
+	list := exec.CommandContext(ctx, goTool(), append([]string{"list", "-f", "{{.Dir}} {{.ImportPath}}"}, packages...)...)
 	list.Stderr = os.Stderr
 	out, err := list.Output()
 	if err != nil {
 		return nil, fmt.Errorf("go list: %w", err)
 	}
 	var steps []wire.Step
-	for dir := range strings.FieldsSeq(string(out)) {
+	for line := range strings.Lines(string(out)) {
+		dir, name, _ := strings.Cut(strings.TrimSpace(line), " ")
 		binary, err := testBinary(repo, dir)
 		if err != nil {
 			return nil, err
@@ -35,7 +36,7 @@ func (o options) compile(ctx context.Context, repo string, packages []string) ([
 		if _, err := os.Stat(binary); err != nil {
 			return nil, fmt.Errorf("%s has no tests", dir)
 		}
-		steps = append(steps, wire.Step{Dir: dir, Args: append([]string{binary}, o.testFlags()...)})
+		steps = append(steps, wire.Step{Name: name, Dir: dir, Args: append([]string{binary}, o.testFlags()...)})
 	}
 	return steps, nil
 }

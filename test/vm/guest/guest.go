@@ -34,7 +34,11 @@ const alive = 5 * time.Second
 
 // Main does everything and never returns.
 func Main() {
-	if err := boot(); err != nil {
+	work := boot
+	if os.Getpid() != 1 {
+		work = continued
+	}
+	if err := work(); err != nil {
 		fmt.Fprintln(os.Stderr, "guest:", err)
 	}
 	unix.Sync()
@@ -55,13 +59,13 @@ func boot() error {
 		return err
 	}
 	c := wire.New(port)
-	if err := serve(c); err != nil {
+	if err := serve(c, port); err != nil {
 		return errors.Join(err, c.Write(wire.Failed, []byte(err.Error())))
 	}
 	return nil
 }
 
-func serve(c *wire.Conn) error {
+func serve(c *wire.Conn, port *os.File) error {
 	if err := c.Write(wire.Hello, nil); err != nil {
 		return err
 	}
@@ -76,6 +80,14 @@ func serve(c *wire.Conn) error {
 	if err := furnish(r); err != nil {
 		return err
 	}
+	if r.Root != "" {
+		return handOver(port, r)
+	}
+	return runAll(c, r)
+}
+
+// runAll runs every step and tells the result.
+func runAll(c *wire.Conn, r wire.Request) error {
 	go func() {
 		for range time.Tick(alive) {
 			_ = c.Write(wire.Alive, nil)
@@ -86,15 +98,28 @@ func serve(c *wire.Conn) error {
 	}
 	result := wire.Result{}
 	for _, step := range r.Steps {
+		begin := time.Now()
 		status, err := run(c, step, r.Env)
 		if err != nil {
 			return err
+		}
+		if step.Name != "" {
+			fmt.Fprint(c.Stream(wire.Out), closing(step.Name, status, time.Since(begin)))
 		}
 		if result.Status == 0 {
 			result.Status = status
 		}
 	}
 	return c.WriteJSON(wire.Exit, result)
+}
+
+// closing is the line that go test ends a package with.
+func closing(name string, status int, took time.Duration) string {
+	word := "ok  "
+	if status != 0 {
+		word = "FAIL"
+	}
+	return fmt.Sprintf("%s\t%s (in the VM)\t%.1fs\n", word, name, took.Seconds())
 }
 
 // loadModules loads every file of dir in the order of their names.
@@ -160,7 +185,7 @@ func run(c *wire.Conn, step wire.Step, env []string) (int, error) {
 		fmt.Fprintf(c.Stream(wire.Err), "vm: %v\n", err)
 		status = 127
 	}
-	if err := killGroup(); err != nil {
+	if err := killGroup(group); err != nil {
 		return 0, err
 	}
 	deadline := time.After(drain)

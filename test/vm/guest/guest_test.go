@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,6 +39,15 @@ func TestExitStatus(t *testing.T) {
 		if got := exitStatus(raw); got != want {
 			t.Errorf("%#x: %d, want %d", raw, got, want)
 		}
+	}
+}
+
+func TestClosing(t *testing.T) {
+	if got := closing("x/y", 0, 1500*time.Millisecond); got != "ok  \tx/y (in the VM)\t1.5s\n" {
+		t.Errorf("%q", got)
+	}
+	if got := closing("x/y", 2, time.Second); got != "FAIL\tx/y (in the VM)\t1.0s\n" {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -12,20 +12,23 @@ import (
 	"forefend.dev/forefend/test/vm/wire"
 )
 
-// stepGroup is the cgroup that steps run in: like a service of a real machine, and not in the root, which cannot be
-// looked at like any other.
-const stepGroup = cgroupRoot + "/vm"
-
+// newGroup makes the cgroup of one step: like that of a service of a real machine, and not the root, which cannot be
+// looked at like any other. Each step has its own: Linux 6.12 kills at once what is started directly in a group that was
+// killed once.
 func newGroup() (*os.File, error) {
-	if err := os.MkdirAll(stepGroup, 0o755); err != nil {
+	dir, err := os.MkdirTemp(cgroupRoot, "vm-")
+	if err != nil {
 		return nil, err
 	}
-	return os.Open(stepGroup)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return nil, err
+	}
+	return os.Open(dir)
 }
 
 // killGroup ends what a step has left in its group.
-func killGroup() error {
-	return os.WriteFile(filepath.Join(stepGroup, "cgroup.kill"), []byte("1"), 0)
+func killGroup(group *os.File) error {
+	return os.WriteFile(filepath.Join(group.Name(), "cgroup.kill"), []byte("1"), 0)
 }
 
 func forkExec(path string, step wire.Step, env []string, group, stdin, stdout, stderr *os.File) (int, error) {

@@ -70,7 +70,7 @@ func mount(p point) error {
 
 // furnish makes the machine one that r can be run on.
 func furnish(r wire.Request) error {
-	if err := switchRoot(); err != nil {
+	if err := switchRoot(r); err != nil {
 		return err
 	}
 	if err := mountAll(late); err != nil {
@@ -102,7 +102,7 @@ func furnish(r wire.Request) error {
 }
 
 // switchRoot makes the overlay of the host's files the root of this process, and of all it will start.
-func switchRoot() error {
+func switchRoot(r wire.Request) error {
 	if err := mountAll(root); err != nil {
 		return err
 	}
@@ -111,9 +111,14 @@ func switchRoot() error {
 			return err
 		}
 	}
-	overlay := point{"overlay", "/root", "overlay", "lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work,xino=off", 0}
+	overlay := point{"overlay", "/root", "overlay", "lowerdir=" + filepath.Join("/lower", r.Root) + ",upperdir=/upper/data,workdir=/upper/work,xino=off", 0}
 	if err := mount(overlay); err != nil {
 		return err
+	}
+	if r.Root != "" {
+		if err := mount(point{filepath.Join("/lower", r.Visible), filepath.Join("/root", r.Visible), "", "", unix.MS_BIND}); err != nil {
+			return err
+		}
 	}
 	// The initial RAM disk cannot be unmounted or pivoted from: the new root is moved over it.
 	if err := os.Chdir("/root"); err != nil {

@@ -189,6 +189,6 @@ func (m Machine) emulatorArgs(dir string) []string {
 }
 
 // kernelLine: what a stock Debian has on, cgroup v1 off, and nothing that only costs time under emulation. A panic
-// ends the machine at once.
-const kernelLine = "console=ttyS0 quiet panic=-1 oops=panic mitigations=off nokaslr cgroup_no_v1=all psi=1 " +
+// ends the machine at once. On a busy host the kernel's check of the timer fails and would panic.
+const kernelLine = "console=ttyS0 quiet panic=-1 oops=panic no_timer_check mitigations=off nokaslr cgroup_no_v1=all psi=1 " +
 	"lsm=landlock,lockdown,yama,apparmor,bpf"

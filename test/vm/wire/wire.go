@@ -34,10 +34,16 @@ type Request struct {
 	Env     []string
 	Modules string // directory of the kernel's modules, as the host names it
 	Scratch bool   // there is a disk for temporary files
+
+	// Root, if not empty, is a directory of the host that is to be the guest's root instead of the host's own, with
+	// systemd in it as the guest's init. Of the host's files only Visible is there, at its path, and cannot be written.
+	Root    string
+	Visible string
 }
 
 // Step is one command. All steps run, one after the other.
 type Step struct {
+	Name string // if not empty, its end is told like that of a package of go test
 	Dir  string
 	Args []string
 }
