@@ -13,7 +13,7 @@ PREFIX   ?= /usr/local
 SYSCONF  ?= /etc
 DESTDIR  ?=
 FUZZTIME ?= 60s
-FUZZCI   ?= 240
+FUZZCI   ?= 150
 BASE     ?=
 COUNT    ?=
 
