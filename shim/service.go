@@ -34,6 +34,9 @@ var _ shim.TTRPCService = (*Service)(nil)
 
 // NewService builds the decorated service of one shim process.
 func NewService(ctx context.Context, cfg Config, publisher shim.Publisher, sd shutdown.Service) (*Service, error) {
+	if err := fitProcessors(); err != nil {
+		return nil, err
+	}
 	settle := deferGarbage()
 	sd.RegisterCallback(func(context.Context) error {
 		settle.Stop()
