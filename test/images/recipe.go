@@ -45,6 +45,11 @@ var recipes = []recipe{
 		config: imageConfig{Cmd: []string{"/probe", "serve"}},
 	},
 	{
+		name:   "pause", // the first container of a pod under CRI
+		files:  staticFiles,
+		config: imageConfig{Cmd: []string{"/probe", "pause"}},
+	},
+	{
 		name:   "busybox",
 		files:  busyboxFiles,
 		config: imageConfig{Env: searchPath, Cmd: []string{"sh"}},

@@ -26,7 +26,7 @@ func (e *Env) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), teardownTimeout)
 	defer cancel()
 	o := e.owner()
-	failed := []error{e.removeContainers(ctx)}
+	failed := []error{e.removePods(ctx), e.removeContainers(ctx)}
 	failed = append(failed, o.endDaemons(ctx))
 	failed = append(failed, e.stopContainerd(unix.SIGTERM))
 	left, err := o.settled(ctx)
@@ -35,6 +35,7 @@ func (e *Env) Close() error {
 		failed = append(failed, fmt.Errorf("left behind:\n  %s", strings.Join(left, "\n  ")))
 	}
 	failed = append(failed, o.remove(ctx))
+	failed = append(failed, e.network.close())
 	_ = e.lock.Close()
 	e.Dir = ""
 	if err := errors.Join(failed...); err != nil {
@@ -118,6 +119,9 @@ func (o owner) remove(ctx context.Context) error {
 	failed = append(failed, o.removeOwnCgroups(ctx))
 	for _, path := range o.defaultSockets() {
 		_ = os.Remove(path)
+	}
+	for _, path := range o.criStates() {
+		failed = append(failed, os.RemoveAll(path))
 	}
 	if o.namespace != "" {
 		failed = append(failed, os.RemoveAll(filepath.Join(runcRoot, o.namespace)))

@@ -80,7 +80,7 @@ func (e *Env) startContainerd(ctx context.Context) error {
 	cmd.Stdout, cmd.Stderr = log, log
 	// A group of its own: an interrupt from the terminal ends the test, whose Close then ends containerd in order.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
+	if err := e.InNetwork(cmd.Start); err != nil {
 		return fmt.Errorf("start containerd: %w", err)
 	}
 	d := &containerd{cmd: cmd, exited: make(chan struct{})}

@@ -109,8 +109,7 @@ func (g engine) config(dir, address string, o options) string {
 		}
 	}
 	if o.cri {
-		table("plugins.'"+g.cri+"'", "restrict_oom_score_adj = true")
-		table("plugins.'"+g.cri+"'.cni", quoted("conf_dir", dir, "cni"))
+		g.criTables(dir, table)
 	}
 	return b.String()
 }

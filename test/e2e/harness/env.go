@@ -36,6 +36,7 @@ type Env struct {
 	before  baseline
 	daemon  *containerd
 	client  *client.Client
+	network *privateNetwork // nil: the machine's
 
 	ids     containerIDs
 	stopIDs context.CancelFunc
@@ -80,6 +81,19 @@ func Start(ctx context.Context, opts ...Option) (*Env, error) {
 func (e *Env) start(ctx context.Context) error {
 	if err := errors.Join(e.writeConfigs(), e.linkOCI()); err != nil {
 		return err
+	}
+	if e.options.cri {
+		// A container in a user namespace reaches its root file system through this directory.
+		if err := os.Chmod(e.Dir, 0o711); err != nil {
+			return err
+		}
+		if err := e.writeCNI(); err != nil {
+			return err
+		}
+		var err error
+		if e.network, err = newPrivateNetwork(); err != nil {
+			return err
+		}
 	}
 	if err := e.startContainerd(ctx); err != nil {
 		return err

@@ -130,6 +130,11 @@ func (o owner) files() ([]string, error) {
 			lines = append(lines, what+" "+path)
 		}
 	}
+	for _, path := range o.criStates() {
+		if _, err := os.Lstat(path); err == nil {
+			lines = append(lines, "runc state "+path)
+		}
+	}
 	for _, path := range o.defaultSockets() {
 		if _, err := os.Lstat(path); err == nil {
 			lines = append(lines, "shim socket "+path)
@@ -149,6 +154,15 @@ func (o owner) defaultSockets() []string {
 				paths = append(paths, fmt.Sprintf("%s/%x", defaultSockets, sha256.Sum256([]byte(p))))
 			}
 		}
+	}
+	return paths
+}
+
+// criStates are the places of runc's state of our containers in CRI's namespace, which all environments share.
+func (o owner) criStates() []string {
+	paths := make([]string, 0, len(o.ids))
+	for _, id := range o.ids {
+		paths = append(paths, filepath.Join(runcRoot, criNamespace, id))
 	}
 	return paths
 }

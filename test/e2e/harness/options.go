@@ -41,9 +41,14 @@ func WithEnv(vars ...string) Option {
 	return func(o *options) { o.env = append(o.env, vars...) }
 }
 
-// WithCRI leaves containerd's CRI plugin on.
+// WithCRI turns containerd's CRI plugin on, with the runtime handlers runc and forefend. Containers are in CRI's own
+// namespace then, and containerd in a network namespace of its own (see InNetwork), where the pods' bridge is.
 func WithCRI() Option {
-	return func(o *options) { o.cri = true }
+	return func(o *options) {
+		o.cri = true
+		o.namespace = criNamespace
+		o.images = append(o.images, SandboxImage)
+	}
 }
 
 // WithRestarts leaves containerd's restart monitor on, which brings containers up again that nerdctl gave a restart

@@ -41,7 +41,9 @@ func commandList() []command {
 		{"exec", "exec PATH [ARG...]                         replace this process", execute},
 		{"env", "env                                        print the environment", environment},
 		{"sleep", "sleep DURATION                             wait, or end by a signal", sleep},
+		{"pause", "pause                                      wait for SIGTERM or SIGINT and reap orphans", pause},
 		{"signals", "signals                                    print each signal; SIGTERM ends with 0", signals},
+		{"euid", "euid                                       print the effective user id", euid},
 		{"exit", "exit CODE                                  end with CODE", exit},
 	}
 }

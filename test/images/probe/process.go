@@ -114,6 +114,11 @@ func signalName(s syscall.Signal) string {
 	return fmt.Sprintf("signal %d", int(s))
 }
 
+func euid([]string) error {
+	fmt.Println("Effective uid:", os.Geteuid())
+	return nil
+}
+
 func exit(args []string) error {
 	if len(args) != 1 {
 		return errUsage

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"forefend.dev/forefend/test/e2e/harness"
+)
+
+// suite runs a test binary against an environment and reads how its tests ended.
+type suite struct {
+	run func(ctx context.Context, e *harness.Env, o options, handler string) (results, error)
+}
+
+var suites = map[string]suite{
+	"critest": {runCritest},
+}
+
+func runCritest(ctx context.Context, e *harness.Env, o options, handler string) (results, error) {
+	report := filepath.Join(o.out, handler+".json")
+	args := []string{
+		"-test.timeout=0", "-config=" + os.DevNull,
+		"-runtime-endpoint=unix://" + e.Address, "-image-endpoint=unix://" + e.Address, "-runtime-handler=" + handler,
+		"-ginkgo.json-report=" + report, "-ginkgo.no-color", "-ginkgo.seed=1", "-ginkgo.timeout=2h", // the same order for all
+	}
+	if o.focus != "" {
+		args = append(args, "-ginkgo.focus="+o.focus)
+	}
+	if o.skip != "" {
+		args = append(args, "-ginkgo.skip="+o.skip)
+	}
+	if err := runBinary(ctx, e, filepath.Join(e.BinDir, "critest"), filepath.Join(o.out, handler+".log"), args...); err != nil {
+		return nil, err
+	}
+	return readGinkgo(report)
+}
+
+// runBinary runs a test binary in the environment's network, its output going to a file. That tests of it fail is no
+// error.
+func runBinary(ctx context.Context, e *harness.Env, binary, log string, args ...string) error {
+	out, err := os.Create(log)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Dir = e.Dir
+	cmd.Env = append(os.Environ(), "PATH="+e.BinDir+string(os.PathListSeparator)+os.Getenv("PATH"))
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.WaitDelay = 10 * time.Second
+	if err := e.InNetwork(cmd.Start); err != nil {
+		return fmt.Errorf("%w (run make setup-conformance)", err)
+	}
+	err = cmd.Wait()
+	if _, ok := errors.AsType[*exec.ExitError](err); ok && ctx.Err() == nil {
+		return nil
+	}
+	return err
+}

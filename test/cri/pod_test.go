@@ -1,0 +1,84 @@
+package cri
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// pod is a running pod.
+type pod struct {
+	*node
+	id     string
+	config *cri.PodSandboxConfig
+}
+
+// podConfig is what a kubelet would ask for a pod without wishes, changed by mods.
+func (n *node) podConfig(t *testing.T, mods ...func(*cri.PodSandboxConfig)) *cri.PodSandboxConfig {
+	t.Helper()
+	name := fmt.Sprintf("pod-%d", n.next.Add(1))
+	c := &cri.PodSandboxConfig{
+		Metadata:     &cri.PodSandboxMetadata{Name: name, Uid: name + "-uid", Namespace: "default", Attempt: 1},
+		Hostname:     name,
+		LogDirectory: n.dir(t, "log"),
+		Labels:       map[string]string{"app": name},
+		Annotations:  map[string]string{},
+		Linux: &cri.LinuxPodSandboxConfig{
+			CgroupParent:    "/" + filepath.Base(n.Dir) + "/" + name,
+			SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER}},
+		},
+	}
+	for _, m := range mods {
+		m(c)
+	}
+	return c
+}
+
+// pod runs a pod and removes it when the test ends.
+func (n *node) pod(t *testing.T, handler string, mods ...func(*cri.PodSandboxConfig)) *pod {
+	t.Helper()
+	p := &pod{node: n, config: n.podConfig(t, mods...)}
+	resp, err := n.runtime.RunPodSandbox(within(t), &cri.RunPodSandboxRequest{Config: p.config, RuntimeHandler: handler})
+	if err != nil {
+		t.Fatalf("run pod: %v", err)
+	}
+	p.id = resp.PodSandboxId
+	t.Cleanup(func() { p.remove(t) })
+	return p
+}
+
+func (p *pod) stop(t *testing.T) {
+	t.Helper()
+	if _, err := p.runtime.StopPodSandbox(within(t), &cri.StopPodSandboxRequest{PodSandboxId: p.id}); err != nil {
+		t.Errorf("stop pod: %v", err)
+	}
+}
+
+func (p *pod) remove(t *testing.T) {
+	t.Helper()
+	p.stop(t)
+	if _, err := p.runtime.RemovePodSandbox(within(t), &cri.RemovePodSandboxRequest{PodSandboxId: p.id}); err != nil {
+		t.Errorf("remove pod: %v", err)
+	}
+}
+
+func (p *pod) status(t *testing.T) *cri.PodSandboxStatus {
+	t.Helper()
+	resp, err := p.runtime.PodSandboxStatus(within(t), &cri.PodSandboxStatusRequest{PodSandboxId: p.id})
+	if err != nil {
+		t.Fatalf("status of pod: %v", err)
+	}
+	return resp.Status
+}
+
+// namespaces sets how a pod shares its namespaces.
+func namespaces(network, pid, ipc cri.NamespaceMode) func(*cri.PodSandboxConfig) {
+	return func(c *cri.PodSandboxConfig) {
+		c.Linux.SecurityContext.NamespaceOptions = &cri.NamespaceOption{Network: network, Pid: pid, Ipc: ipc}
+		if network == cri.NamespaceMode_NODE {
+			c.Hostname = ""
+		}
+	}
+}
