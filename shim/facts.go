@@ -22,6 +22,9 @@ const (
 	criNamespace = criPrefix + "sandbox-namespace"
 )
 
+// namespaceOfCRI is where containerd's CRI plugin keeps its containers.
+const namespaceOfCRI = "k8s.io"
+
 // maxAnnotations bounds how many annotations are handed on; a spec with more
 // Forefend annotations than this is refused by the daemon's parser anyway.
 const maxAnnotations = 64
@@ -53,7 +56,7 @@ func factsOf(id workload.ID, spec *specs.Spec, r *taskv3.CreateTaskRequest, cont
 		}
 	}
 	f.Privileged = privileged(spec)
-	f.Unconfined = unconfined(spec)
+	f.Unconfined = unconfined(spec, id.Namespace)
 	f.HostNetwork = !hasNamespace(spec, specs.NetworkNamespace)
 	f.HostPID = !hasNamespace(spec, specs.PIDNamespace)
 	f.UserNS = hasNamespace(spec, specs.UserNamespace)
@@ -106,13 +109,17 @@ const nerdctlNamespace = "nerdctl/namespace"
 
 // unconfined names the client that left the seccomp profile out because its user
 // said so. ctr leaves it out unless told otherwise, which says nothing; nerdctl
-// has a profile of its own and leaves it out for --security-opt seccomp=unconfined alone.
-func unconfined(spec *specs.Spec) string {
+// has a profile of its own and leaves it out for --security-opt seccomp=unconfined alone;
+// in CRI no profile means unconfined, and a kubelet asks for that by name.
+func unconfined(spec *specs.Spec, namespace string) string {
 	if spec.Linux == nil || spec.Linux.Seccomp != nil {
 		return ""
 	}
 	if _, ok := spec.Annotations[nerdctlNamespace]; ok {
 		return "nerdctl"
+	}
+	if _, ok := spec.Annotations[criSandboxID]; ok && namespace == namespaceOfCRI {
+		return workload.ThroughCRI
 	}
 	return ""
 }

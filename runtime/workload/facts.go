@@ -16,6 +16,9 @@ type Executable struct {
 	Bits   int    `json:"bits,omitempty"`   // 32 or 64 by its ELF class, 0 when not an ELF file
 }
 
+// ThroughCRI is Facts.Unconfined of a container of CRI without a profile.
+const ThroughCRI = "CRI"
+
 // Facts is everything about a container that is known before it runs.
 // The shim fills what the bundle says; the daemon adds Image and Executable.
 type Facts struct {
@@ -34,8 +37,9 @@ type Facts struct {
 	UID   uint32 `json:"uid"`
 
 	Privileged bool `json:"privileged,omitempty"` // all capabilities and no seccomp profile
-	// Unconfined names the client whose user asked for no seccomp profile; "" when
-	// nobody is known to have: a spec without one says nothing by itself.
+	// Unconfined names the client whose user asked for no seccomp profile, or CRI,
+	// whose users cannot leave the question open; "" when nobody is known to have
+	// asked: a spec without one says nothing by itself.
 	Unconfined  string `json:"unconfined,omitempty"`
 	HostNetwork bool   `json:"host_network,omitempty"` // no network namespace of its own
 	HostPID     bool   `json:"host_pid,omitempty"`

@@ -56,13 +56,18 @@ func Decide(in Input) (api.Decision, error) {
 	d.Profile = profile.Name
 
 	spec := &in.Request.Spec
-	claims := slices.Concat(builtin(), rewrite.Claims(spec, in.Unified), unconfinedBy(facts), amendments, in.Predicted, in.Operator)
+	claims := slices.Concat(builtin(facts), rewrite.Claims(spec, in.Unified), unconfinedBy(facts), amendments, in.Predicted, in.Operator)
 	asAsked := facts.Privileged && in.Privileged != Govern
 	d.AsAsked = asAsked
 	if asAsked {
 		d.Notes = append(d.Notes, "privileged: system calls, capabilities and file system are as asked (the site's `privileged` is not \"govern\")")
 	}
 	mode, unconfined := preview(in.Site, profile, claims)
+	if unconfined && mode == policy.ModeEnforce && facts.Unconfined == workload.ThroughCRI {
+		facts.Unconfined = "" // who wants surprises denied wants a profile
+		claims = append(builtin(facts), claims[len(builtin(facts)):]...)
+		mode, unconfined = preview(in.Site, profile, claims)
+	}
 	plan := newCallPlan(spec, mode, in.Prediction, unconfined || asAsked)
 	input := in.Site.Input(profile, append(claims, plan.claims...))
 	if asAsked {
@@ -97,12 +102,17 @@ func preview(site policy.Site, profile policy.Profile, claims []policy.Claim) (m
 
 // builtin are Forefend's own defaults; that of the mode is part of every
 // configuration. A site's defaults of the same key replace them.
-func builtin() []policy.Claim {
+func builtin(facts workload.Facts) []policy.Claim {
 	origin := func(why string) policy.Origin {
 		return policy.Origin{Author: policy.Default, Source: "forefend", Reason: why}
 	}
+	profile := policy.Claim{Key: policy.KeySeccomp, Value: policy.Tight, Origin: origin("every container has a system call profile")}
+	if facts.Unconfined == workload.ThroughCRI { // docs/decisions/0016
+		profile.Value, profile.Origin = policy.Loose, origin("asked for through CRI without a profile, which there means unconfined; "+
+			"seccomp = \"profile\" among the site's defaults, or as annotation, changes that")
+	}
 	return []policy.Claim{
-		{Key: policy.KeySeccomp, Value: policy.Tight, Origin: origin("every container has a system call profile")},
+		profile,
 		{Key: policy.KeySealed, Value: policy.Loose, Origin: origin("history does not yet say what this workload needs")},
 	}
 }
@@ -110,7 +120,7 @@ func builtin() []policy.Claim {
 // unconfinedBy is the request for no system call profile that a client's own
 // option makes; like a capability in the spec it needs no grant.
 func unconfinedBy(facts workload.Facts) []policy.Claim {
-	if facts.Unconfined == "" {
+	if facts.Unconfined == "" || facts.Unconfined == workload.ThroughCRI {
 		return nil
 	}
 	return []policy.Claim{{Key: policy.KeySeccomp, Value: policy.Loose, Origin: policy.Origin{
@@ -161,7 +171,7 @@ func Readjust(before api.Decision, r *specs.LinuxResources, site policy.Site, un
 		family, _ := c.Key.Family() // no update changes them
 		return family != policy.KeyRlimits || strings.HasPrefix(c.Source, "annotation ")
 	})
-	claims := slices.Concat(builtin(), rlimits, fresh, amendments,
+	claims := slices.Concat(builtin(before.Facts), rlimits, fresh, amendments,
 		before.Effective.ClaimsBy(policy.Prediction), before.Effective.ClaimsBy(policy.Operator))
 	profile := site.Profile(before.Facts.User, before.Facts.Group)
 	in := site.Input(profile, claims)

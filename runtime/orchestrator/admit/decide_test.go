@@ -14,6 +14,7 @@ import (
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/seccomp"
+	"forefend.dev/forefend/runtime/workload"
 )
 
 type annotations = map[string]string
@@ -308,6 +309,36 @@ func TestUnconfinedByTheClient(t *testing.T) {
 	d = decide(t, at(in, policy.Site{Guards: []policy.Guard{atMost(policy.KeySeccomp, policy.Tight)}}))
 	if d.Seccomp == nil {
 		t.Error("a guardrail does not hold")
+	}
+}
+
+// In CRI no profile means unconfined, and a container through it runs so, unless
+// the site, the pod's annotations or the mode say otherwise.
+func TestUnconfinedThroughCRI(t *testing.T) {
+	in := asked(t, nil)
+	in.Request.Facts.Unconfined = workload.ThroughCRI
+	d := decide(t, in)
+	if d.Seccomp != nil || d.Table != nil {
+		t.Error("a profile all the same")
+	}
+	if f, _ := d.Effective.Lookup(policy.KeySeccomp); f.Author != policy.Default || !strings.Contains(f.Reason, "CRI") {
+		t.Errorf("%+v does not say why", f)
+	}
+	annotated := func(name, value string) Input {
+		in := asked(t, annotations{policy.Prefix + name: value})
+		in.Request.Facts.Unconfined = workload.ThroughCRI
+		return in
+	}
+	for name, in := range map[string]Input{
+		"default":        at(in, policy.Site{Claims: []policy.Claim{siteDefault(policy.KeySeccomp, policy.Tight)}}),
+		"guardrail":      at(in, policy.Site{Guards: []policy.Guard{atMost(policy.KeySeccomp, policy.Tight)}}),
+		"annotation":     annotated("seccomp", "profile"),
+		"enforce":        annotated("mode", "enforce"),
+		"a call by name": annotated("syscalls.deny", "mkdir"),
+	} {
+		if d := decide(t, in); d.Seccomp == nil {
+			t.Errorf("%s does not hold", name)
+		}
 	}
 }
 
