@@ -213,13 +213,27 @@ func TestReasonsOfDangerousCalls(t *testing.T) {
 	}
 	in := asked(t, nil)
 	in.Request.Spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow}
-	if got := reason(in, "bpf"); got != "dangerous, and nothing speaks for it" {
+	if got := reason(in, "bpf"); got != "dangerous, but the requested profile, which allows what it does not name, speaks for it" {
 		t.Errorf("in a profile that allows all: %q", got)
 	}
 	refused := decide(t, asked(t, annotations{"forefend.dev/syscalls.allow": "bpf"}))
 	f, _ := refused.Effective.Lookup(policy.KeySyscalls.Member("bpf"))
 	if len(f.Lost) != 1 || !strings.Contains(f.Lost[0].Why, `profile "default" grants no loosening of syscalls/bpf`) {
 		t.Errorf("an ungranted annotation: %+v", f.Lost)
+	}
+}
+
+// A requested profile that refuses by name leaves the rest to the container on purpose.
+func TestProfileThatRefusesByNameSpeaksForTheRest(t *testing.T) {
+	in := asked(t, nil)
+	in.Request.Spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{
+		{Names: []string{"chmod"}, Action: specs.ActErrno},
+	}}
+	d := decide(t, in)
+	for name, want := range map[string]policy.Value{"unshare": policy.SyscallWatch, "ptrace": policy.SyscallWatch, "chmod": policy.SyscallDeny} {
+		if f, _ := d.Effective.Lookup(policy.KeySyscalls.Member(name)); f.Value != want {
+			t.Errorf("%s: %+v, want %d", name, f, want)
+		}
 	}
 }
 

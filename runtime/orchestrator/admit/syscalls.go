@@ -83,7 +83,7 @@ func classVerdict(c call, mode policy.Value, p workload.Prediction, spec *specs.
 		return verdict{policy.SyscallNative, "benign and frequent: full speed"}
 	case c.class == seccomp.ClassDangerous:
 		if by := speaker(c.name, spec); by != "" && !surprise {
-			return verdict{policy.SyscallWatch, "dangerous, but the granted " + by + " speaks for it"}
+			return verdict{policy.SyscallWatch, "dangerous, but the " + by + " speaks for it"}
 		}
 		return verdict{policy.SyscallDeny, "dangerous, and nothing speaks for it"}
 	case surprise:
@@ -94,14 +94,19 @@ func classVerdict(c call, mode policy.Value, p workload.Prediction, spec *specs.
 	return verdict{policy.SyscallWatch, "benign, not yet learned"}
 }
 
-// speaker returns the capability of spec that speaks for a dangerous call.
+// speaker returns what of spec speaks for a dangerous call: a capability, or a requested profile that
+// refuses by name and lets everything else through. Whoever wrote that one made up their mind; a list of allowed calls is
+// mostly somebody else's default.
 func speaker(name string, spec *specs.Spec) string {
+	if l := spec.Linux; l != nil && l.Seccomp != nil && (l.Seccomp.DefaultAction == specs.ActAllow || l.Seccomp.DefaultAction == specs.ActLog) {
+		return "requested profile, which allows what it does not name,"
+	}
 	if spec.Process == nil || spec.Process.Capabilities == nil {
 		return ""
 	}
 	for _, c := range seccomp.Capabilities(name) {
 		if slices.Contains(spec.Process.Capabilities.Bounding, c) {
-			return c
+			return "granted " + c
 		}
 	}
 	return ""
