@@ -147,6 +147,17 @@ test-vm: ## The core suite in a VM: cgroup v2, a stock kernel (an hour; after: s
 test-vm-smoke: ## What differs between cgroup v1 and v2, in the VM (minutes; after the same)
 	$(VM) test -cpus $(VM_CPUS) -timeout 15m -run '$(VM_SMOKE)' ./runtime/cgroup ./test/e2e
 
+# Not in CI: other people's suites, half an hour for both.
+.PHONY: test-critest
+test-critest: ## Run critest and containerd's suite for CRI under Forefend and stock runc, fail on a difference
+	@$(MAKE) --no-print-directory setup-test build images
+	cd test/tools/cri-tools && $(GO) build -trimpath -o '$(CURDIR)/$(BIN)/' sigs.k8s.io/cri-tools/cmd/crictl
+	cd test/tools/cri-tools && $(GO) test -c -trimpath -o '$(CURDIR)/$(BIN)/critest' sigs.k8s.io/cri-tools/cmd/critest
+	cd test/tools/containerd-cri && $(GO) test -c -trimpath -o '$(CURDIR)/$(BIN)/containerd-cri.test' \
+	  github.com/containerd/containerd/v2/integration
+	$(GO) run ./test/conformance -suite critest
+	$(GO) run ./test/conformance -suite containerd
+
 .PHONY: race
 race: ## Unit tests under the race detector
 	CGO_ENABLED=1 FOREFEND_ROOT_TESTS= $(GO) test -short -race -timeout 20m ./...

@@ -74,11 +74,13 @@ func readArchive(file string) (image, error) {
 
 // change is what sets an image apart from the one it is made of.
 type change struct {
-	user  string
-	cmd   []string
-	label string            // makes it another image, with the same contents
-	files map[string]string // by path below the root; a name that ends in "/" is a directory
-	modes map[string]int64  // of files that are not 0644
+	user    string
+	cmd     []string
+	volumes []string
+	label   string            // makes it another image, with the same contents
+	files   map[string]string // by path below the root; a name that ends in "/" is a directory
+	owner   int               // user and group of the files
+	modes   map[string]int64  // of files that are not 0644
 }
 
 // with returns a new image that differs from i by c.
@@ -92,6 +94,12 @@ func (i image) with(c change) (image, error) {
 	}
 	if c.cmd != nil {
 		out.config.Config.Cmd = c.cmd
+	}
+	for _, v := range c.volumes {
+		if out.config.Config.Volumes == nil {
+			out.config.Config.Volumes = make(map[string]struct{})
+		}
+		out.config.Config.Volumes[v] = struct{}{}
 	}
 	if c.label != "" {
 		out.config.Config.Labels = map[string]string{"variant": c.label}
@@ -130,7 +138,7 @@ func layerOf(c change) ([]byte, error) {
 	tw := tar.NewWriter(&buf)
 	for _, name := range sortedKeys(c.files) {
 		body := c.files[name]
-		h := &tar.Header{Name: name, Mode: 0o644, Size: int64(len(body)), Typeflag: tar.TypeReg}
+		h := &tar.Header{Name: name, Mode: 0o644, Size: int64(len(body)), Typeflag: tar.TypeReg, Uid: c.owner, Gid: c.owner}
 		if m, ok := c.modes[name]; ok {
 			h.Mode = m
 		}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -14,10 +13,14 @@ func suiteImages(dir string) (map[string]image, error) {
 	busybox, nginx, pause, static := b.read("busybox"), b.read("nginx"), b.read("pause"), b.read("static")
 
 	const e2e, staging = "e2e-test-images/", "k8s-staging-cri-tools/"
+	// Debian's busybox has no pgrep and no ipcs, which the suite calls; of the latter it wants lines that tell segments apart.
+	busybox = b.changed(busybox, change{modes: map[string]int64{"bin/pgrep": 0o755, "bin/ipcs": 0o755}, files: map[string]string{
+		"bin/pgrep": "#!/bin/sh\nexec pidof \"$1\"\n", "bin/ipcs": "#!/bin/sh\nexec cat /proc/sysvipc/shm\n",
+	}})
 	b.add(busybox, e2e+"busybox:1.29-2")
 	b.add(nginx, e2e+"nginx:1.14-2")
 	b.add(pause, "pause:3.9", "pause:3.10.2")
-	b.variant(busybox, change{cmd: []string{"httpd", "-f", "-p", "80", "-h", "/www"},
+	b.variant(busybox, change{cmd: []string{"sh", "-c", "echo httpd: ready; exec httpd -f -p 80 -h /www"},
 		files: map[string]string{"www/": "", "www/index.html": "<html><body><h1>It works!</h1></body></html>\n"}}, e2e+"httpd:2.4.39-4")
 	b.variant(static, change{cmd: []string{"/nonewprivs", "euid"}, modes: map[string]int64{"nonewprivs": 0o4755},
 		files: map[string]string{"nonewprivs": b.file("probe")}}, e2e+"nonewprivs:1.3")
@@ -39,6 +42,15 @@ func suiteImages(dir string) (map[string]image, error) {
 	}
 	b.variant(busybox, change{label: "tags"}, staging+"test-image-tags:1", staging+"test-image-tags:2", staging+"test-image-tags:3")
 	b.variant(busybox, change{label: "tag"}, staging+"test-image-tag:test", staging+"test-image-tag:all")
+
+	const theirs = "containerd/"
+	b.add(busybox, theirs+"alpine:3.14.0", theirs+"busybox:1.36")
+	b.add(nginx, theirs+"nginx:1.27.0", e2e+"resource-consumer:1.10")
+	b.variant(busybox, change{volumes: []string{"/test_dir", "C:/weird_test_dir", "/:colon_prefixed"}, files: map[string]string{
+		"test_dir/": "", "test_dir/test_file": "test_content\n", "C:/": "", "C:/weird_test_dir/": "",
+		"C:/weird_test_dir/weird_test_file": "test_content\n", ":colon_prefixed/": "", ":colon_prefixed/colon_prefixed_file": "test_content\n",
+	}}, theirs+"volume-copy-up:2.2")
+	b.variant(busybox, change{volumes: []string{"/test_dir"}, files: map[string]string{"test_dir/": ""}, owner: 65534}, theirs+"volume-ownership:2.1")
 	return b.all, b.err
 }
 
@@ -61,12 +73,12 @@ func (b *builder) file(name string) string {
 	return string(body)
 }
 
-func (b *builder) variant(of image, c change, names ...string) {
+func (b *builder) variant(of image, c change, names ...string) { b.add(b.changed(of, c), names...) }
+
+func (b *builder) changed(of image, c change) image {
 	i, err := of.with(c)
-	if err != nil {
-		b.fail(fmt.Errorf("image %s: %w", names[0], err))
-	}
-	b.add(i, names...)
+	b.fail(err)
+	return i
 }
 
 func (b *builder) add(i image, names ...string) {

@@ -18,7 +18,27 @@ type suite struct {
 }
 
 var suites = map[string]suite{
-	"critest": {runCritest},
+	"critest":    {runCritest},
+	"containerd": {runContainerdSuite},
+}
+
+// notHere are tests of containerd's suite that look for the daemon by its name to kill it, or need plugins and shims
+// that its own build makes for them.
+const notHere = "TestContainerdRestart|TestReload100Pods|TestRunPodSandbox.*Rollback|TestRunPodSandbox.*Failpoint|TestNRI|TestNri|TestUpgrade|TestRelease|" +
+	"TestIssue|TestCRIImagePullTimeout|TestImageLoad|TestRunPodSandboxAndTeardownCNISlow"
+
+func runContainerdSuite(ctx context.Context, e *harness.Env, o options, handler string) (results, error) {
+	log := filepath.Join(o.out, handler+".log")
+	skip := notHere
+	if o.skip != "" {
+		skip += "|" + o.skip
+	}
+	args := []string{"tool", "test2json", "-t", filepath.Join(e.BinDir, "containerd-cri.test"), "-test.v=test2json", "-test.run=" + o.focus, "-test.skip=" + skip,
+		"-cri-endpoint=unix://" + e.Address, "-runtime-handler=" + handler, "-containerd-bin=none-by-this-name"}
+	if err := runBinary(ctx, e, "go", log, args...); err != nil {
+		return nil, err
+	}
+	return readGoTest(log)
 }
 
 func runCritest(ctx context.Context, e *harness.Env, o options, handler string) (results, error) {

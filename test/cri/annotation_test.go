@@ -24,6 +24,7 @@ func podAnnotated(name, value string) func(*cri.PodSandboxConfig) {
 // TestAnnotations proves that forefend.dev annotations reach containers through CRI and take effect.
 func TestAnnotations(t *testing.T) {
 	n := newNode(t)
+	plain := n.pod(t, forefend)
 
 	for _, where := range []struct {
 		name string
@@ -49,7 +50,10 @@ func TestAnnotations(t *testing.T) {
 			} {
 				t.Run(tc.name, func(t *testing.T) {
 					onPod, onContainer := where.set(tc.name, tc.value)
-					p := n.pod(t, forefend, onPod...)
+					p := plain
+					if onPod != nil {
+						p = n.pod(t, forefend, onPod...)
+					}
 					if out := p.run(t, append(onContainer, shell("exec 2>&1; "+tc.script))...); !strings.HasPrefix(out, tc.want) {
 						t.Errorf("got %q, want %q", out, tc.want)
 					}
@@ -59,16 +63,14 @@ func TestAnnotations(t *testing.T) {
 	}
 
 	t.Run("malformed", func(t *testing.T) {
-		p := n.pod(t, forefend)
-		out := p.run(t, annotated("memory", "much"), shell("true"))
+		out := plain.run(t, annotated("memory", "much"), shell("true"))
 		if !strings.Contains(out, "forefend.dev/memory") {
 			t.Errorf("got %s", out)
 		}
 	})
 
 	t.Run("loosening is not granted", func(t *testing.T) {
-		p := n.pod(t, forefend)
-		out := p.run(t, annotated("capabilities.add", "SYS_ADMIN"), shell("grep CapBnd /proc/self/status"))
+		out := plain.run(t, annotated("capabilities.add", "SYS_ADMIN"), shell("grep CapBnd /proc/self/status"))
 		if !strings.HasPrefix(out, "CapBnd:\t00000000a80425fb\n") {
 			t.Errorf("got %s", out)
 		}

@@ -84,7 +84,7 @@ func (p *pod) run(t *testing.T, mods ...containerMod) string {
 	t.Helper()
 	c, err := p.create(t, mods...)
 	if err != nil {
-		return fmt.Sprintf("create: %v\n", err)
+		return fmt.Sprintf("create: %s\n", p.anonymous(err.Error()))
 	}
 	if err := c.begin(t); err != nil {
 		return fmt.Sprintf("start: %s\n", c.anonymous(err.Error()))
@@ -107,11 +107,6 @@ func (c *container) ended(t *testing.T) *cri.ContainerStatus {
 		return s.State == cri.ContainerState_CONTAINER_EXITED
 	})
 	return s
-}
-
-// anonymous leaves out of a message what differs from one container to the next.
-func (c *container) anonymous(s string) string {
-	return strings.NewReplacer(c.id, "ID", c.pod.id, "POD", c.Dir, "DIR").Replace(s)
 }
 
 func (c *container) status(t *testing.T) *cri.ContainerStatus {

@@ -8,11 +8,11 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -107,8 +107,14 @@ func readFile(t *testing.T, path string) string {
 	return string(body)
 }
 
-// grpcMax lets one answer be larger than CRI's own are.
-func grpcMax(bytes int) grpc.CallOption { return grpc.MaxCallRecvMsgSize(bytes) }
+// anonymous leaves out of a message what differs from one pod to the next: ids, the environment's directory, and the
+// names of network namespaces.
+func (n *node) anonymous(s string) string {
+	s = ids.ReplaceAllString(strings.ReplaceAll(s, n.Dir, "DIR"), "ID")
+	return netns.ReplaceAllString(s, "cni-NETNS")
+}
 
-// anonymous leaves out of a message what differs from one pod to the next.
-func (p *pod) anonymous(s string) string { return strings.ReplaceAll(s, p.id, "POD") }
+var (
+	ids   = regexp.MustCompile(`[0-9a-f]{64}`)
+	netns = regexp.MustCompile(`cni-[0-9a-f-]{36}`)
+)

@@ -49,6 +49,16 @@ func (n *node) pod(t *testing.T, handler string, mods ...func(*cri.PodSandboxCon
 	return p
 }
 
+// pods runs one pod under each handler, for tests that need nothing of their own of it.
+func (n *node) pods(t *testing.T, mods ...func(*cri.PodSandboxConfig)) map[string]*pod {
+	t.Helper()
+	all := make(map[string]*pod)
+	for _, h := range handlers {
+		all[h] = n.pod(t, h, mods...)
+	}
+	return all
+}
+
 func (p *pod) stop(t *testing.T) {
 	t.Helper()
 	if _, err := p.runtime.StopPodSandbox(within(t), &cri.StopPodSandboxRequest{PodSandboxId: p.id}); err != nil {
@@ -72,6 +82,9 @@ func (p *pod) status(t *testing.T) *cri.PodSandboxStatus {
 	}
 	return resp.Status
 }
+
+// mayBePrivileged lets containers of a pod be privileged; those that are not are like anywhere else.
+func mayBePrivileged(c *cri.PodSandboxConfig) { c.Linux.SecurityContext.Privileged = true }
 
 // namespaces sets how a pod shares its namespaces.
 func namespaces(network, pid, ipc cri.NamespaceMode) func(*cri.PodSandboxConfig) {

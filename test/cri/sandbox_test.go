@@ -46,7 +46,7 @@ func TestSandbox(t *testing.T) {
 			p.remove(t)
 			p.remove(t)
 			_, err = n.runtime.PodSandboxStatus(within(t), &cri.PodSandboxStatusRequest{PodSandboxId: p.id})
-			return out + strings.ReplaceAll(fmt.Sprintln(listed(byLabel), err), p.id, "ID")
+			return out + n.anonymous(fmt.Sprintln(listed(byLabel), err))
 		})
 	})
 

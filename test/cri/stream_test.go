@@ -169,10 +169,11 @@ func (s *session) write(t *testing.T, text string) {
 // TestStreaming drives exec, attach and port-forward through the streaming server.
 func TestStreaming(t *testing.T) {
 	n := newNode(t)
+	pods := n.pods(t)
 
 	t.Run("exec", func(t *testing.T) {
 		underBoth(t, func(t *testing.T, handler string) string {
-			c := n.pod(t, handler).start(t, sleeper())
+			c := pods[handler].start(t, sleeper())
 			out := c.execSession(t, false, false, "sh", "-c", "echo out; echo err >&2; exit 5").end(t)
 			if !strings.HasPrefix(out, `stdout "out\n" stderr "err\n" Failure`) {
 				t.Errorf("got %s", out)
@@ -187,7 +188,7 @@ func TestStreaming(t *testing.T) {
 
 	t.Run("exec tty", func(t *testing.T) {
 		underBoth(t, func(t *testing.T, handler string) string {
-			c := n.pod(t, handler).start(t, sleeper())
+			c := pods[handler].start(t, sleeper())
 			s := c.execSession(t, true, true, "sh", "-c", "trap 'stty size; exit 0' WINCH; stty size; tty; echo ready; while :; do sleep 0.05; done")
 			eventually(t, "the shell is ready", func() bool { return strings.Contains(s.stdout.String(), "ready") })
 			if err := json.NewEncoder(s.resize).Encode(map[string]int{"Width": 100, "Height": 40}); err != nil {
@@ -203,7 +204,7 @@ func TestStreaming(t *testing.T) {
 
 	t.Run("attach", func(t *testing.T) {
 		underBoth(t, func(t *testing.T, handler string) string {
-			p := n.pod(t, handler)
+			p := pods[handler]
 			c := p.start(t, shell("read a; echo got $a; echo err >&2; read b; exit 4"), func(c *cri.ContainerConfig) { c.Stdin, c.StdinOnce = true, true })
 			s := c.attach(t, true, false)
 			s.write(t, "hello\n")
@@ -219,7 +220,7 @@ func TestStreaming(t *testing.T) {
 
 	t.Run("attach twice", func(t *testing.T) {
 		underBoth(t, func(t *testing.T, handler string) string {
-			p := n.pod(t, handler)
+			p := pods[handler]
 			c := p.start(t, shell("stty -echo; echo ready; while read a; do echo got $a; test $a = end && exit 0; done"),
 				func(c *cri.ContainerConfig) { c.Stdin, c.Tty = true, true })
 			c.prints(t, "ready")
@@ -235,7 +236,7 @@ func TestStreaming(t *testing.T) {
 
 	t.Run("port forward", func(t *testing.T) {
 		underBoth(t, func(t *testing.T, handler string) string {
-			p := n.pod(t, handler)
+			p := pods[handler]
 			p.start(t, probe("serve", "-addr", "127.0.0.1:8080")).prints(t, "ready")
 			resp, err := n.runtime.PortForward(within(t), &cri.PortForwardRequest{PodSandboxId: p.id, Port: []int32{8080}})
 			if err != nil {
@@ -257,7 +258,10 @@ func TestStreaming(t *testing.T) {
 // forward makes one HTTP request through a forwarded port.
 func forward(t *testing.T, conn httpstream.Connection, id, port int) string {
 	t.Helper()
-	header := http.Header{"port": {strconv.Itoa(port)}, "requestID": {strconv.Itoa(id)}, "streamType": {"error"}}
+	header := make(http.Header)
+	header.Set("port", strconv.Itoa(port))
+	header.Set("requestID", strconv.Itoa(id))
+	header.Set("streamType", "error")
 	failure, err := conn.CreateStream(header)
 	if err != nil {
 		t.Fatal(err)

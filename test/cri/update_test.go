@@ -17,7 +17,6 @@ func (c *container) limits(t *testing.T) string {
 		{"cpu", "cpu.shares", "cpu.weight"},
 		{"cpu", "cpu.cfs_quota_us", "cpu.max"},
 		{"cpuset", "cpuset.cpus", "cpuset.cpus"},
-		{"hugetlb", "hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max"},
 		{"pids", "pids.max", "pids.max"},
 	} {
 		fmt.Fprintf(&out, "%s %s\n", f.v1, c.cgroup(t, f.controller, f.v1, f.v2))
@@ -36,7 +35,6 @@ func TestResources(t *testing.T) {
 		c := p.start(t, sleeper(), func(c *cri.ContainerConfig) {
 			c.Linux.Resources = &cri.LinuxContainerResources{
 				CpuPeriod: 100000, CpuQuota: 50000, CpuShares: 512, MemoryLimitInBytes: 64 << 20, OomScoreAdj: 900, CpusetCpus: "0",
-				HugepageLimits: []*cri.HugepageLimit{{PageSize: "2MB", Limit: 4 << 20}},
 			}
 		})
 		c.prints(t, "ready")

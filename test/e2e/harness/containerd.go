@@ -47,6 +47,13 @@ func (e *Env) writeConfigs() error {
 
 func (e *Env) writeContainerdConfig() error {
 	text := e.engine.config(e.Dir, e.Address, e.options) + e.options.containerd
+	if e.options.cri {
+		snippet, err := e.handlerSnippet()
+		if err != nil {
+			return err
+		}
+		text += "\n" + snippet
+	}
 	return os.WriteFile(filepath.Join(e.Dir, "containerd.toml"), []byte(text), 0o600)
 }
 

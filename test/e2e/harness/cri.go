@@ -45,7 +45,7 @@ func (e *Env) writeCNI() error {
 	return os.WriteFile(filepath.Join(dir, "10-pods.conflist"), []byte(config), 0o600)
 }
 
-// criTables writes the part of containerd's configuration for CRI: handlers runc (the default) and forefend, and
+// criTables writes the part of containerd's configuration for CRI: handler runc, the default, and
 // nothing outside the environment's directory.
 func (g engine) criTables(dir string, table func(name string, lines ...string)) {
 	runtime, images := "plugins.'"+g.cri+"'", "plugins.'io.containerd.cri.v1.images'"
@@ -61,8 +61,17 @@ func (g engine) criTables(dir string, table func(name string, lines ...string)) 
 	table(runtime+".cni", fmt.Sprintf(bin, cniPlugins), "conf_dir = "+strconv.Quote(filepath.Join(dir, cniDir)))
 	table(runtime+".containerd", "default_runtime_name = 'runc'")
 	table(runtime+".containerd.runtimes.runc", "runtime_type = 'io.containerd.runc.v2'")
-	table(runtime+".containerd.runtimes.forefend", "runtime_type = 'io.containerd.forefend.v1'",
-		"pod_annotations = ['forefend.dev/*']", "container_annotations = ['forefend.dev/*']")
+}
+
+// handlerSnippet reads what we tell operators to add to this containerd's configuration: the handler forefend. Every
+// test of CRI is thereby one of that file, too.
+func (e *Env) handlerSnippet() (string, error) {
+	name := "containerd-2.toml"
+	if e.engine.cri == criOld {
+		name = "containerd-1.7.toml"
+	}
+	body, err := os.ReadFile(filepath.Join(filepath.Dir(e.BinDir), "deploy", "kubernetes", name))
+	return string(body), err
 }
 
 // Directories of an environment that containerd's configuration names.
