@@ -51,6 +51,9 @@ func (g engine) criTables(dir string, table func(name string, lines ...string)) 
 	runtime, images := "plugins.'"+g.cri+"'", "plugins.'io.containerd.cri.v1.images'"
 	settings := []string{"restrict_oom_score_adj = true", "netns_mounts_under_state_dir = true"}
 	image, registry, bin := Image(SandboxImage), strconv.Quote(filepath.Join(dir, registryDir)), "bin_dirs = [%q]"
+	if g.version == "2.0" {
+		bin = "bin_dir = %q"
+	}
 	if g.cri == criOld {
 		settings, images, bin = append(settings, "sandbox_image = "+strconv.Quote(image)), runtime, "bin_dir = %q"
 	} else {
