@@ -19,7 +19,7 @@ func suiteImages(dir string) (map[string]image, error) {
 	}})
 	b.add(busybox, e2e+"busybox:1.29-2")
 	b.add(nginx, e2e+"nginx:1.14-2")
-	b.add(pause, "pause:3.9", "pause:3.10.2")
+	b.add(pause, "pause:3.9", "pause:3.10.2", "library/pause:latest") // one that a suite removed is pulled again
 	b.variant(busybox, change{cmd: []string{"sh", "-c", "echo httpd: ready; exec httpd -f -p 80 -h /www"},
 		files: map[string]string{"www/": "", "www/index.html": "<html><body><h1>It works!</h1></body></html>\n"}}, e2e+"httpd:2.4.39-4")
 	b.variant(static, change{cmd: []string{"/nonewprivs", "euid"}, modes: map[string]int64{"nonewprivs": 0o4755},
@@ -44,7 +44,10 @@ func suiteImages(dir string) (map[string]image, error) {
 	b.variant(busybox, change{label: "tag"}, staging+"test-image-tag:test", staging+"test-image-tag:all")
 
 	const theirs = "containerd/"
-	b.add(busybox, theirs+"alpine:3.14.0", theirs+"busybox:1.36")
+	b.variant(busybox, change{files: map[string]string{
+		"etc/passwd": "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\n",
+		"etc/group":  "root:x:0:\ndaemon:x:1:\nwheel:x:10:root\n",
+	}}, theirs+"alpine:3.14.0", theirs+"busybox:1.36")
 	b.add(nginx, theirs+"nginx:1.27.0", e2e+"resource-consumer:1.10")
 	b.variant(busybox, change{volumes: []string{"/test_dir", "C:/weird_test_dir", "/:colon_prefixed"}, files: map[string]string{
 		"test_dir/": "", "test_dir/test_file": "test_content\n", "C:/": "", "C:/weird_test_dir/": "",

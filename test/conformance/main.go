@@ -1,7 +1,8 @@
 // Command conformance runs public conformance suites of the container runtime interface against a containerd of its
 // own, once with stock runc as the runtime handler and once with Forefend, and compares test by test; `make
-// test-critest` runs it. It ends with 1 when a test did not end the same under both. A test that fails under both says
-// something about this machine, or about the images that stand in for the suites' own, and is only listed.
+// test-critest` runs it. Tests that do not end the same are run again, twice: the suites have races, and a machine has
+// other work. It ends with 1 when a test never ended the same. A test that fails under both says something about this
+// machine, or about the images that stand in for the suites' own, and is only listed.
 //
 //	-suite critest|containerd   the suite of sigs.k8s.io/cri-tools, or containerd's own for CRI
 //	-focus RE, -skip RE         only some of its tests
@@ -65,27 +66,62 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 	if err := os.MkdirAll(o.out, 0o755); err != nil {
 		return err
 	}
-	all := make([]results, len(o.runtimes))
-	for i, handler := range o.runtimes {
-		if all[i], err = runSuite(ctx, s, o, handler); err != nil {
-			return fmt.Errorf("%s under %s: %w", o.suite, handler, err)
-		}
-		fmt.Fprintf(out, "%s under %s: %d passed, %d failed, %d skipped\n", o.suite, handler,
-			all[i].count(passed), all[i].count(failed), all[i].count(skipped))
+	all, err := runAll(ctx, out, s, o)
+	if err != nil {
+		return err
 	}
-	return compare(out, o, all)
-}
-
-func compare(out io.Writer, o options, all []results) error {
-	for name, r := range all[0] {
-		if r.outcome == failed && (len(all) < 2 || all[1][name].outcome == failed) {
-			fmt.Fprintf(out, "\nfails under both: %s\n  %s\n", name, indent(firstLines(r.why, 4)))
-		}
-	}
+	listFailures(out, all)
 	if len(all) < 2 {
 		return nil
 	}
 	found := differences(all[0], all[1])
+	for range again {
+		if len(found) == 0 {
+			break
+		}
+		repeated := o
+		repeated.focus = s.only(names(found))
+		repeated.out = filepath.Join(o.out, "again")
+		fmt.Fprintf(out, "\n%d tests did not end the same; once more:\n  %s\n", len(found), strings.Join(names(found), "\n  "))
+		if err := os.MkdirAll(repeated.out, 0o755); err != nil {
+			return err
+		}
+		if all, err = runAll(ctx, out, s, repeated); err != nil {
+			return err
+		}
+		found = both(found, differences(all[0], all[1]))
+	}
+	return report(out, o, found)
+}
+
+// again is how often tests that differed are run again.
+const again = 2
+
+// runAll runs a suite under every runtime handler.
+func runAll(ctx context.Context, out io.Writer, s suite, o options) ([]results, error) {
+	all := make([]results, len(o.runtimes))
+	for i, handler := range o.runtimes {
+		var err error
+		if all[i], err = runSuite(ctx, s, o, handler); err != nil {
+			return nil, fmt.Errorf("%s under %s: %w", o.suite, handler, err)
+		}
+		fmt.Fprintf(out, "%s under %s: %d passed, %d failed, %d skipped\n", o.suite, handler,
+			all[i].count(passed), all[i].count(failed), all[i].count(skipped))
+	}
+	return all, nil
+}
+
+// listFailures lists what failed everywhere.
+func listFailures(out io.Writer, all []results) {
+	for _, name := range sortedKeys(all[0]) {
+		if all[0][name].outcome == failed && (len(all) < 2 || all[1][name].outcome == failed) {
+			fmt.Fprintf(out, "\nfails under all: %s\n  %s\n", name, indent(firstLines(all[0][name].why, 4)))
+		}
+	}
+}
+
+// report says which tests never ended the same.
+func report(out io.Writer, o options, found []difference) error {
 	for _, d := range found {
 		why := d.forefend.why
 		if d.forefend.outcome != failed {

@@ -139,6 +139,26 @@ func differences(stock, forefend results) []difference {
 	return all
 }
 
+// names are those of the tests that differ.
+func names(found []difference) []string {
+	all := make([]string, 0, len(found))
+	for _, d := range found {
+		all = append(all, d.name)
+	}
+	return all
+}
+
+// both keeps of the newer differences those that an earlier run had too.
+func both(earlier, newer []difference) []difference {
+	var kept []difference
+	for _, d := range newer {
+		if slices.Contains(names(earlier), d.name) {
+			kept = append(kept, d)
+		}
+	}
+	return kept
+}
+
 // firstLines shortens a failure to what tells it from others.
 func firstLines(s string, n int) string {
 	lines := slices.Collect(strings.Lines(strings.TrimSpace(s)))

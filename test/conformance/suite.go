@@ -7,19 +7,44 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	"forefend.dev/forefend/test/e2e/harness"
 )
 
-// suite runs a test binary against an environment and reads how its tests ended.
+// suite runs a test binary against an environment and reads how its tests ended. only selects tests by their full
+// names, in the suite's own language.
 type suite struct {
-	run func(ctx context.Context, e *harness.Env, o options, handler string) (results, error)
+	run  func(ctx context.Context, e *harness.Env, o options, handler string) (results, error)
+	only func(names []string) string
 }
 
 var suites = map[string]suite{
-	"critest":    {runCritest},
-	"containerd": {runContainerdSuite},
+	"critest":    {runCritest, anyOf},
+	"containerd": {runContainerdSuite, topLevel},
+}
+
+// anyOf is a regular expression for exactly these names.
+func anyOf(names []string) string {
+	quoted := make([]string, 0, len(names))
+	for _, n := range names {
+		quoted = append(quoted, regexp.QuoteMeta(n)+"$")
+	}
+	return strings.Join(quoted, "|")
+}
+
+// topLevel is a regular expression for the Go tests that these names are of or below.
+func topLevel(names []string) string {
+	var tests []string
+	for _, n := range names {
+		test, _, _ := strings.Cut(n, "/")
+		tests = append(tests, "^"+test+"$")
+	}
+	slices.Sort(tests)
+	return strings.Join(slices.Compact(tests), "|")
 }
 
 // notHere are tests of containerd's suite that look for the daemon by its name to kill it, or need plugins and shims

@@ -158,6 +158,27 @@ func TestNamespaces(t *testing.T) {
 	})
 }
 
+// TestUserNamespace runs a pod whose root is nobody outside, as `hostUsers: false` asks for.
+func TestUserNamespace(t *testing.T) {
+	n := newNode(t)
+	underBoth(t, func(t *testing.T, handler string) string {
+		mapping := []*cri.IDMapping{{HostId: 200000, ContainerId: 0, Length: 65536}}
+		p := n.pod(t, handler, func(c *cri.PodSandboxConfig) {
+			c.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &cri.UserNamespace{Mode: cri.NamespaceMode_POD, Uids: mapping, Gids: mapping}
+		})
+		c := p.start(t, sleeper())
+		out := c.exec(t, "sh", "-c", "exec 2>&1; id -u; cat /proc/self/uid_map; touch /made; stat -c %u /made; mount -t tmpfs none /tmp; hostname x; grep Seccomp: /proc/self/status")
+		var outside int
+		for line := range strings.Lines(readFile(t, fmt.Sprintf("/proc/%d/status", c.pid(t)))) {
+			_, _ = fmt.Sscanf(line, "Uid: %d", &outside)
+		}
+		if outside != 200000 || !strings.HasPrefix(out, "0\n") {
+			t.Errorf("uid outside %d, inside %s", outside, out)
+		}
+		return out
+	})
+}
+
 // sharing tells for each kind of namespace of a with whom it is shared: its neighbour b, or the node's processes.
 func (n *node) sharing(t *testing.T, a, b *container) string {
 	t.Helper()
