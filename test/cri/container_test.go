@@ -195,8 +195,3 @@ func bind(host, inside string, mods ...func(*cri.Mount)) containerMod {
 		c.Mounts = append(c.Mounts, m)
 	}
 }
-
-// withProbe mounts the test binary into an image that has none.
-func (n *node) withProbe() containerMod {
-	return bind(n.Probe(), "/probe", func(m *cri.Mount) { m.Readonly = true })
-}
