@@ -32,11 +32,53 @@ type container struct {
 	watch      *watch             // nil before the container exists
 	stdin      *stdinEnd          // nil when it has no standard input to watch
 
+	execs    map[string]*stdinEnd // standard inputs of execs that are watched, by exec id; guarded by mu
+	unlisted bool                 // no more of them are kept: the container is gone; guarded by mu
+
 	updating sync.Mutex // held while an update is decided and applied; taken before mu
 	mu       sync.Mutex
 	decision api.Decision          // guarded by mu once the container exists
 	asked    *specs.LinuxResources // what was requested, updates included; guarded by mu
 	started  time.Time             // when runc had created it
+}
+
+// addExecStdin keeps the watch of an exec's standard input until the exec is deleted.
+func (c *container) addExecStdin(exec string, stdin *stdinEnd) {
+	if stdin == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.unlisted {
+		stdin.close()
+		return
+	}
+	if c.execs == nil {
+		c.execs = make(map[string]*stdinEnd)
+	}
+	c.execs[exec] = stdin
+}
+
+func (c *container) execStdin(exec string) *stdinEnd {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.execs[exec]
+}
+
+// closeStdin ends the watch of an exec's standard input, or with "" all of the container's.
+func (c *container) closeStdin(exec string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if exec != "" {
+		c.execs[exec].close()
+		delete(c.execs, exec)
+		return
+	}
+	c.stdin.close()
+	c.unlisted = true
+	for _, stdin := range c.execs {
+		stdin.close()
+	}
 }
 
 // socketName is short and unique per container: a unix socket path has room

@@ -191,7 +191,7 @@ func (s *Service) created(ctx context.Context, c *container, pid uint32) error {
 // undo removes every trace of a container that did not come to be.
 func (s *Service) undo(c *container) error {
 	s.remove(c.id.Container)
-	c.stdin.close()
+	c.closeStdin("")
 	s.exits.forget(c.id.Container)
 	c.end()
 	var errs []error

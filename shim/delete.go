@@ -21,7 +21,11 @@ const (
 func (s *Service) Delete(ctx context.Context, r *taskv3.DeleteRequest) (*taskv3.DeleteResponse, error) {
 	c := s.container(r.ID)
 	if c == nil || r.ExecID != "" {
-		return s.TTRPCTaskService.Delete(ctx, r)
+		resp, err := s.TTRPCTaskService.Delete(ctx, r)
+		if c != nil && err == nil {
+			c.closeStdin(r.ExecID)
+		}
+		return resp, err
 	}
 	if c.watch != nil {
 		waiting, cancel := context.WithTimeout(ctx, sampleDeadline)
@@ -35,7 +39,7 @@ func (s *Service) Delete(ctx context.Context, r *taskv3.DeleteRequest) (*taskv3.
 	}
 	s.remove(r.ID)
 	s.exits.forget(r.ID)
-	c.stdin.close()
+	c.closeStdin("")
 	if c.watch != nil {
 		waiting, cancel := context.WithTimeout(ctx, finalDeadline)
 		c.watch.reported(waiting)

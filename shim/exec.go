@@ -19,22 +19,29 @@ import (
 func (s *Service) Start(ctx context.Context, r *taskv3.StartRequest) (*taskv3.StartResponse, error) {
 	resp, err := s.TTRPCTaskService.Start(ctx, r)
 	c := s.container(r.ID)
-	if err != nil || r.ExecID != "" || c == nil {
+	if err != nil || c == nil {
 		return resp, err
 	}
-	if c.watch != nil {
+	stdin := c.stdin
+	if r.ExecID != "" {
+		stdin = c.execStdin(r.ExecID)
+	} else if c.watch != nil {
 		c.watch.begin()
 	}
-	if c.stdin.reached() {
-		if _, err := s.TTRPCTaskService.CloseIO(ctx, &taskv3.CloseIORequest{ID: r.ID, Stdin: true}); err != nil {
-			log.G(ctx).WithError(err).WithField("id", r.ID).Warn("forefend: standard input that ended early not closed")
+	// What the client could not say.
+	later := context.WithoutCancel(ctx)
+	stdin.settle(func() {
+		_, err := s.TTRPCTaskService.CloseIO(later, &taskv3.CloseIORequest{ID: r.ID, ExecID: r.ExecID, Stdin: true})
+		if err != nil {
+			log.G(later).WithError(err).WithField("id", r.ID).Debug("forefend: standard input that ended early not closed")
 		}
-	}
+	})
 	return resp, nil
 }
 
-// Exec clips the process to the container's policy before upstream adds it.
-func (s *Service) Exec(ctx context.Context, r *taskv3.ExecProcessRequest) (*types.Empty, error) {
+// Exec watches the process's standard input and clips the process to the container's policy
+// before upstream adds it.
+func (s *Service) Exec(ctx context.Context, r *taskv3.ExecProcessRequest) (_ *types.Empty, err error) {
 	if r.Spec == nil { // upstream would panic, and the pod with it
 		return nil, grpcError(fmt.Errorf("forefend: exec %s in %s: no process: %w", r.ExecID, r.ID, errdefs.ErrInvalidArgument))
 	}
@@ -42,6 +49,17 @@ func (s *Service) Exec(ctx context.Context, r *taskv3.ExecProcessRequest) (*type
 	if c == nil {
 		return s.TTRPCTaskService.Exec(ctx, r)
 	}
+	stdin, werr := watchStdin(r.Stdin, r.Terminal)
+	if werr != nil {
+		log.G(ctx).WithError(werr).WithField("id", r.ID).Debug("forefend: an early end of standard input will not be noticed")
+	}
+	defer func() {
+		if err != nil {
+			stdin.close()
+			return
+		}
+		c.addExecStdin(r.ExecID, stdin)
+	}()
 	d := c.current()
 	if d.Availability == api.ByNobody || d.AsAsked {
 		return s.TTRPCTaskService.Exec(ctx, r)
