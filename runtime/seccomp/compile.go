@@ -35,6 +35,9 @@ type Request struct {
 	// AllowUnknown lets calls pass that neither this program nor libseccomp knows,
 	// where nobody asked for a profile that denies by default. See open.go.
 	AllowUnknown bool
+	// Kin names calls whose verdict Deny does not hold among the caller's own
+	// processes; those for which AmongKin is false are denied altogether.
+	Kin []string
 	// ListenerPath is the socket of Supervisor.Attach; ListenerMetadata is passed on.
 	ListenerPath, ListenerMetadata string
 }

@@ -132,6 +132,9 @@ func (p *plan) record(name string, e entry) {
 	if e.errno == 0 {
 		e.errno = uint16(unix.EPERM)
 	}
+	if e.verdict == Deny && e.flags&flagFixed == 0 && AmongKin(name) && slices.Contains(p.req.Kin, name) {
+		e.flags |= flagKin
+	}
 	if e.outside == 0 {
 		e.outside = p.deniedErrno()
 	}

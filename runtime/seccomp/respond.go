@@ -27,6 +27,9 @@ func (r *responder) serve(l *listener) bool {
 		return true
 	}
 	d := l.container.table.Load().Decide(r.n.nr, r.n.arch, &r.n.args)
+	if d.Kin && r.amongKin() {
+		d.Verdict = Watch
+	}
 	if d.Verdict == Kill && !r.kill() {
 		d.Verdict = Deny
 	}
@@ -65,7 +68,10 @@ func (r *responder) answer(l *listener, d Decision) {
 	if send(r.fd, &r.a) != nil && d.Verdict != Kill {
 		return
 	}
-	count := calls.add(r.n.nr, d.Verdict)
+	count := uint64(1)
+	if !d.Kin || d.Verdict != Watch { // else it would be learned, and then be allowed towards everybody
+		count = calls.add(r.n.nr, d.Verdict)
+	}
 	if internet {
 		c.destinations.add(where)
 	}

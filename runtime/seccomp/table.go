@@ -39,7 +39,8 @@ const (
 	flagPresent uint8 = 1 << iota
 	flagFixed         // the requested profile denies the call: never looser than Deny
 	flagUnshare       // makes namespaces: never looser than unshare's verdict
-	flagLast    = flagUnshare
+	flagKin           // a denial does not hold among the caller's own processes
+	flagLast    = flagKin
 )
 
 // entry is what the table knows of one call.
@@ -63,6 +64,9 @@ type clause struct {
 type Decision struct {
 	Verdict Verdict
 	Errno   int32 // for Deny, positive
+	// Kin says that a denial holds only where the call reaches for others than the
+	// caller's own processes.
+	Kin bool
 }
 
 // Decide answers the call with number nr of the audit architecture arch. A call
@@ -87,7 +91,7 @@ func (t *Table) Decide(nr int32, arch uint32, args *[6]uint64) Decision {
 	case e.effective == Deny && e.flags&flagFixed != 0:
 		return Decision{Verdict: Deny, Errno: int32(e.outside)}
 	case e.effective == Deny:
-		return Decision{Verdict: Deny, Errno: int32(e.errno)}
+		return Decision{Verdict: Deny, Errno: int32(e.errno), Kin: e.flags&flagKin != 0}
 	}
 	return Decision{Verdict: Watch}
 }
@@ -190,7 +194,7 @@ func (t *Table) SetVerdict(name string, v Verdict) error {
 		}
 	}
 	for _, e := range found {
-		e.verdict = v
+		e.verdict, e.flags = v, e.flags&^flagKin
 	}
 	t.bound()
 	return nil

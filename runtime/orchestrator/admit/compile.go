@@ -19,7 +19,7 @@ func (p callPlan) compile(d *api.Decision, in Input) error {
 	if in.Request.ListenerPath == "" {
 		return fmt.Errorf("the request names no socket for seccomp notifications: %w", errdefs.ErrInvalidArgument)
 	}
-	c, err := in.Compiler.compiled(p, verdictsOf(d.Effective))
+	c, err := in.Compiler.compiled(p, verdictsOf(d.Effective, p.ruled))
 	switch {
 	case err == nil:
 	case leaveAlone(err):
@@ -41,9 +41,14 @@ type verdicts struct {
 	others map[string]seccomp.Verdict // nil: none
 }
 
-const undecided = seccomp.Native + 1
+// Beside the verdicts proper.
+const (
+	undecided = seccomp.Native + 1 + iota
+	kin       // denied, but not among the caller's own processes
+)
 
-func verdictsOf(e policy.Effective) verdicts {
+// verdictsOf reads them from the policy. Of the calls in ruled no denial has exceptions.
+func verdictsOf(e policy.Effective, ruled map[policy.Key]bool) verdicts {
 	table := calls()
 	v := verdicts{native: make([]seccomp.Verdict, len(table.list))}
 	for i := range v.native {
@@ -56,6 +61,9 @@ func verdictsOf(e policy.Effective) verdicts {
 		for _, name := range f.Names {
 			if i, known := table.index[name]; known {
 				v.native[i] = seccomp.Verdict(f.Value)
+				if f.Value == policy.SyscallDeny && f.Author == policy.Default && f.Reason == kinOnly && !ruled[table.list[i].key] {
+					v.native[i] = kin
+				}
 				continue
 			}
 			if v.others == nil {
@@ -73,6 +81,8 @@ func (v verdicts) byName() map[string]seccomp.Verdict {
 	out := make(map[string]seccomp.Verdict, len(v.native)+len(v.others))
 	for i, c := range calls().list {
 		switch {
+		case v.native[i] == kin:
+			out[c.name] = seccomp.Deny
 		case v.native[i] != undecided:
 			out[c.name] = v.native[i]
 		case c.class == seccomp.ClassHot:
@@ -81,6 +91,16 @@ func (v verdicts) byName() map[string]seccomp.Verdict {
 	}
 	maps.Copy(out, v.others)
 	return out
+}
+
+// kin lists the calls that are denied towards others only.
+func (v verdicts) kin() (names []string) {
+	for i, c := range calls().list {
+		if v.native[i] == kin {
+			names = append(names, c.name)
+		}
+	}
+	return names
 }
 
 // compiled is a compiled profile without its listener, and its encoded table.
@@ -92,7 +112,7 @@ type compiled struct {
 
 func (p callPlan) compileCalls(v verdicts) (compiled, error) {
 	profile, table, err := seccomp.Compile(seccomp.Request{
-		Requested: p.widened(v), Verdicts: v.byName(), Fallback: p.fallback,
+		Requested: p.widened(v), Verdicts: v.byName(), Kin: v.kin(), Fallback: p.fallback,
 		ForeignArch:  true, // docs/decisions/0005: refused by name like all calls, not by killing a thread
 		AllowUnknown: p.open,
 		ListenerPath: "to be named",
@@ -117,7 +137,7 @@ func (p callPlan) widened(v verdicts) *specs.LinuxSeccomp {
 	allowed := table.allowedBy(p.profile)
 	var extra []string
 	for i, c := range table.list {
-		if v.native[i] != undecided && v.native[i] >= seccomp.Watch && !allowed[i] {
+		if v.native[i] < undecided && v.native[i] >= seccomp.Watch && !allowed[i] {
 			extra = append(extra, c.name)
 		}
 	}

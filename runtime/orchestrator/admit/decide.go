@@ -76,6 +76,7 @@ func Decide(in Input) (api.Decision, error) {
 	if unconfined && plan.profile == nil {
 		input.Claims = withoutPredictedCalls(input.Claims)
 	}
+	plan.ruled = ruledBy(input.Guards)
 	input.Guards = append(input.Guards, plan.guards...)
 	d.Effective = policy.Merge(input)
 	if plan.profile == nil {

@@ -457,3 +457,26 @@ func TestDecisionCarriesItsInput(t *testing.T) {
 		t.Error("a decision without time")
 	}
 }
+
+// What nobody decided is denied towards others only; who denies by name denies to everybody.
+func TestReachingAmongOnesOwn(t *testing.T) {
+	kin := func(in Input, name string) bool {
+		t.Helper()
+		nr, _ := seccomp.Number(name)
+		answer := tableOf(t, decide(t, in)).Decide(int32(nr), auditArch(), &[6]uint64{})
+		if answer.Verdict != seccomp.Deny {
+			t.Errorf("%s: %+v", name, answer)
+		}
+		return answer.Kin
+	}
+	in := withDefaultProfile(asked(t, nil))
+	if !kin(in, "ptrace") || kin(in, "bpf") {
+		t.Error("the default is not as decided")
+	}
+	if kin(withDefaultProfile(asked(t, annotations{"forefend.dev/syscalls.deny": "ptrace"})), "ptrace") {
+		t.Error("an annotation's denial has exceptions")
+	}
+	if kin(at(in, policy.Site{Guards: []policy.Guard{atMost(policy.KeySyscalls.Member("ptrace"), policy.SyscallDeny)}}), "ptrace") {
+		t.Error("a guardrail has exceptions")
+	}
+}

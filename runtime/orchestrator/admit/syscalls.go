@@ -19,6 +19,7 @@ type callPlan struct {
 	fallback seccomp.Verdict     // of calls about which nobody decides
 	claims   []policy.Claim      // defaults by class
 	guards   []policy.Guard      // a requested profile is a ceiling
+	ruled    map[policy.Key]bool // the calls that a guard denies, whoever else does
 	notes    []string
 }
 
@@ -69,10 +70,28 @@ func (p *callPlan) onlyDecided(e policy.Effective) {
 	p.notes = append(p.notes, "unconfined but for the system calls that were decided by name")
 }
 
+// ruledBy lists the calls for which a guard has a ceiling of denial.
+func ruledBy(guards []policy.Guard) map[policy.Key]bool {
+	var ruled map[policy.Key]bool
+	for _, g := range guards {
+		if g.Key.Dimension() == policy.Syscalls && g.Ceiling != nil && *g.Ceiling <= policy.SyscallDeny {
+			if ruled == nil {
+				ruled = make(map[policy.Key]bool)
+			}
+			ruled[g.Key] = true
+		}
+	}
+	return ruled
+}
+
 type verdict struct {
 	value  policy.Value
 	reason string
 }
+
+// kinOnly is the reason of a default that denies a call towards other processes than
+// the caller's own (docs/decisions/0015).
+const kinOnly = "dangerous, and nothing speaks for it: only among the caller's own processes"
 
 // classVerdict is the default for one call (DESIGN sections 5 and 7).
 func classVerdict(c call, mode policy.Value, p workload.Prediction, spec *specs.Spec) verdict {
@@ -84,6 +103,9 @@ func classVerdict(c call, mode policy.Value, p workload.Prediction, spec *specs.
 	case c.class == seccomp.ClassDangerous:
 		if by := speaker(c.name, spec); by != "" && !surprise {
 			return verdict{policy.SyscallWatch, "dangerous, but the " + by + " speaks for it"}
+		}
+		if seccomp.AmongKin(c.name) {
+			return verdict{policy.SyscallDeny, kinOnly}
 		}
 		return verdict{policy.SyscallDeny, "dangerous, and nothing speaks for it"}
 	case surprise:
