@@ -126,6 +126,11 @@ test: ## Set everything up, then every test, root parts and a smoke test in the 
 test-root: ## The tests that need root, containerd and the images (after: setup-test build images)
 	FOREFEND_ROOT_TESTS=1 $(GO) test -p 1 -count=1 -timeout 30m ./...
 
+.PHONY: test-apps
+test-apps: ## Real applications by nerdctl, stock and Forefend compared (minutes; after: setup-test build images)
+	@GO='$(GO)' $(GO) run ./test/images -out $(IMAGES) apps
+	FOREFEND_ROOT_TESTS=1 FOREFEND_APPS=1 $(GO) test -count=1 -timeout 30m -run TestApps ./test/nerdctl
+
 # In the VM: tests that touch cgroups and the kernel. Compiled here, since emulation is twenty times as slow; with one
 # processor, since the emulator loses interrupts with more.
 VM          := .cache/vm/vm
