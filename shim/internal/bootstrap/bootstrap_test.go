@@ -248,6 +248,7 @@ func FuzzTranslate(f *testing.F) {
 	f.Add("-v", []byte{}, []byte("version"))
 	f.Add("-no-such-flag\x00start", []byte{}, []byte("usage"))
 	f.Fuzz(func(t *testing.T, args string, input, reply []byte) {
+		t.Chdir(t.TempDir()) // Translate leaves the address in the bundle
 		stdin, err := memoryFile("in", input)
 		if err != nil {
 			t.Fatal(err)
