@@ -13,7 +13,8 @@ func suiteImages(dir string) (map[string]image, error) {
 	busybox, nginx, pause, static := b.read("busybox"), b.read("nginx"), b.read("pause"), b.read("static")
 
 	const e2e, staging = "e2e-test-images/", "k8s-staging-cri-tools/"
-	// Debian's busybox has no pgrep and no ipcs, which the suite calls; of the latter it wants lines that tell segments apart.
+	// Debian's busybox has no pgrep and no ipcs, which critest calls; of the latter it wants lines that tell segments
+	// apart. (It masks ls, too, which here is a link to all of busybox: that test fails under every runtime.)
 	busybox = b.changed(busybox, change{modes: map[string]int64{"bin/pgrep": 0o755, "bin/ipcs": 0o755}, files: map[string]string{
 		"bin/pgrep": "#!/bin/sh\nexec pidof \"$1\"\n", "bin/ipcs": "#!/bin/sh\nexec cat /proc/sysvipc/shm\n",
 	}})
@@ -24,7 +25,7 @@ func suiteImages(dir string) (map[string]image, error) {
 		files: map[string]string{"www/": "", "www/index.html": "<html><body><h1>It works!</h1></body></html>\n"}}, e2e+"httpd:2.4.39-4")
 	b.variant(static, change{cmd: []string{"/nonewprivs", "euid"}, modes: map[string]int64{"nonewprivs": 0o4755},
 		files: map[string]string{"nonewprivs": b.file("probe")}}, e2e+"nonewprivs:1.3")
-	b.variant(nginx, change{files: map[string]string{"etc/nginx/conf.d/hostnet.conf": "server { listen 12003; root /var/www/html; }\n",
+	b.variant(nginx, change{files: map[string]string{"etc/nginx/conf.d/hostnet.conf": "server { listen 12003; root /var/www/html; index index.nginx-debian.html; }\n",
 		"etc/nginx/sites-enabled/default": "# port 80 is not ours in the host's network\n"}}, staging+"hostnet-nginx-"+runtime.GOARCH+":latest")
 
 	for name, user := range map[string]string{
