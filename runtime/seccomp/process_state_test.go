@@ -28,6 +28,10 @@ func TestParseState(t *testing.T) {
 			t.Errorf("%+v, %v, want %+v", got, err, want)
 		}
 	}
+	crun := stateMessage(t, func(s *specs.ContainerProcessState) { s.Pid, s.State.Pid = 0, 0 })
+	if got, err := parseState(crun); err != nil || got != (newcomer{container: "web", phase: PhaseExec}) {
+		t.Errorf("an exec of crun: %+v, %v", got, err)
+	}
 	for what, message := range map[string][]byte{
 		"nothing":          nil,
 		"no JSON":          []byte("web"),
@@ -36,6 +40,9 @@ func TestParseState(t *testing.T) {
 		"two descriptors":  stateMessage(t, func(s *specs.ContainerProcessState) { s.Fds = append(s.Fds, "x") }),
 		"other descriptor": stateMessage(t, func(s *specs.ContainerProcessState) { s.Fds = []string{"pidfd"} }),
 		"no process":       stateMessage(t, func(s *specs.ContainerProcessState) { s.Pid = 0 }),
+		"no process yet": stateMessage(t, func(s *specs.ContainerProcessState) {
+			s.Pid, s.State.Pid, s.State.Status = 0, 0, specs.StateCreating
+		}),
 		"negative process": stateMessage(t, func(s *specs.ContainerProcessState) { s.Pid = -1 }),
 		"huge process":     stateMessage(t, func(s *specs.ContainerProcessState) { s.Pid = 1 << 40 }),
 		"no id":            stateMessage(t, func(s *specs.ContainerProcessState) { s.State.ID = "" }),
@@ -53,7 +60,7 @@ func FuzzParseState(f *testing.F) {
 	f.Add([]byte(`{"fds":["seccompFd"],"pid":1e3,"state":{"id":"x"}}`))
 	f.Fuzz(func(t *testing.T, message []byte) {
 		n, err := parseState(message)
-		if err == nil && (n.container == "" || n.pid == 0 || n.phase == "") {
+		if err == nil && (n.container == "" || n.pid == 0 && n.phase != PhaseExec || n.phase == "") {
 			t.Errorf("%+v from %q", n, message)
 		}
 		if err != nil && !errors.Is(err, ErrBadState) {

@@ -23,6 +23,11 @@ func (r *responder) serve(l *listener) bool {
 	}
 	r.a = answer{id: r.n.id}
 	if l.starting {
+		if l.pid == 0 {
+			// The filter is new and has no descendants yet, or one of a process that
+			// still is the runtime's: taking it for the process ends the phase too early, never too late.
+			l.pid = r.n.pid
+		}
 		r.pass(l)
 		return true
 	}
