@@ -146,6 +146,8 @@ vm-setup: ## Fetch the test VM's kernel and emulator (once, into ./.cache/vm)
 
 .PHONY: test-vm
 test-vm: ## The core suite in a VM: cgroup v2, a stock kernel (an hour; after: setup vm-setup build images)
+	$(VM) setup systemd
+	$(VM) test -cpus $(VM_CPUS) -timeout 20m -boot 5m -systemd -run '^TestSystemdCgroup$$' ./test/e2e
 	$(VM) test -cpus $(VM_CPUS) -timeout 90m $(VM_PACKAGES)
 
 .PHONY: test-vm-smoke

@@ -166,6 +166,25 @@ func TestCheckRefuses(t *testing.T) {
 	}
 }
 
+// systemdPaths are cgroup paths, and whether runc's systemd driver takes them.
+var systemdPaths = map[string]bool{
+	"": true, "system.slice:forefend:x": true, "kubepods-burstable-pod1.slice:cri-containerd:abc": true, ":runc:x": true, "a.slice::x": true,
+	"/a/b": false, "a.slice:b": false, "a.slice:b:c:d": false,
+}
+
+func TestCheckKnowsTheCgroupDriver(t *testing.T) {
+	for path, ok := range systemdPaths {
+		s := parse(t, corpus(t)["ctr-default"])
+		s.Linux.CgroupsPath = path
+		if err := Check(s, CheckOptions{SystemdCgroup: true}); (err == nil) != ok {
+			t.Errorf("%q: %v", path, err)
+		}
+		if err := Check(s, CheckOptions{}); err != nil { // the other driver takes any
+			t.Errorf("%q without systemd: %v", path, err)
+		}
+	}
+}
+
 // checkBundle is the same comparison on a bundle.
 func checkBundle(t *testing.T, original *specs.Spec, opts CheckOptions, change func(*specs.Spec)) {
 	t.Helper()

@@ -55,6 +55,13 @@ func TestCheckIsRuncs(t *testing.T) {
 			t.Errorf("runc refuses %s, Check does not: %v", name, err)
 		}
 	}
+	for path, ok := range systemdPaths {
+		s := parse(t, corpus(t)["ctr-default"])
+		s.Linux.CgroupsPath = path
+		if err := reference(t, s, true); (err == nil) != ok {
+			t.Errorf("runc on %q with the systemd driver: %v", path, err)
+		}
+	}
 	for name, c := range refused {
 		s := parse(t, corpus(t)["ctr-default"])
 		c.change(s)

@@ -89,8 +89,7 @@ func settled() error {
 
 // systemctl returns what it prints; its exit status says less.
 func systemctl(ctx context.Context, args ...string) string {
-	cmd := exec.CommandContext(ctx, "systemctl", args...)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd := exec.CommandContext(ctx, "/usr/bin/systemctl", args...)
 	out, err := cmd.CombinedOutput()
 	if len(out) == 0 && err != nil {
 		return err.Error()
