@@ -115,6 +115,7 @@ func (m manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 		return status, err
 	}
 	wid := workload.ID{Namespace: ns, Container: id}
+	lost, _ := m.cfg.Containers.Read(wid) // without a record there is no run to speak of
 	if rmerr := os.Remove(filepath.Join(m.cfg.NotifyDir, socketName(wid))); rmerr != nil && !errors.Is(rmerr, os.ErrNotExist) {
 		log.G(ctx).WithError(rmerr).Warn("forefend: listener socket not removed")
 	}
@@ -124,6 +125,7 @@ func (m manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	if rmerr := removeDeadSocket(ctx, id); rmerr != nil {
 		log.G(ctx).WithError(rmerr).Warn("forefend: socket of the dead shim not removed")
 	}
+	m.report(ctx, lost)
 	if err != nil {
 		return status, fmt.Errorf("delete after a crash: %w", err)
 	}

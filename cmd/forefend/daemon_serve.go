@@ -152,6 +152,7 @@ func (d *daemon) orchestration() orchestrator.Config {
 		NotifyDir:  d.cfg.NotifyDir(),
 		Sealed:     record.SealedDir(d.cfg.SealedDir()),
 		SpoolDir:   d.cfg.SpoolDir(),
+		Collect:    d.cfg.Collect,
 		Recommend:  recommender(d.cfg),
 		Now:        time.Now,
 		Status:     d.status,

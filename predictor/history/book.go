@@ -264,11 +264,15 @@ func (b *Book) expire(ctx context.Context) error {
 	return nil
 }
 
+// lostStatus is the guess about a run whose end nobody saw: whoever cleans up after a
+// dead shim kills what is left of its container.
+const lostStatus = 128 + 9
+
 // giveUp counts a run by its last checkpoint; needs write.
 func (b *Book) giveUp(ctx context.Context, r *run) error {
 	o := *r.obs
 	o.Ended = r.end
-	o.Exit.Lost = true
+	o.Exit = workload.Exit{Status: lostStatus, Lost: true}
 	return b.end(ctx, &o)
 }
 

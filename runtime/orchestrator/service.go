@@ -52,6 +52,7 @@ type Config struct {
 	NotifyDir  string
 	Sealed     record.SealedDir
 	SpoolDir   string
+	Collect    time.Duration // how long what a dead shim left is containerd's to remove; 0: a minute
 	// Recommend turns a prediction into claims.
 	Recommend func(workload.Prediction, workload.Facts) []policy.Claim
 	Now       func() time.Time
@@ -99,6 +100,9 @@ func New(cfg Config, h History, j Journal, id Identifier, recent []api.Event) *S
 	}
 	if s.meter == nil {
 		s.meter = noMeter{}
+	}
+	if s.cfg.Collect == 0 {
+		s.cfg.Collect = orphanLeave
 	}
 	s.adopt()
 	return s
@@ -245,6 +249,9 @@ func (s *Service) Observe(ctx context.Context, req api.ObserveRequest) (err erro
 	for _, e := range req.Events {
 		s.countAlone(e)
 		s.publish(e)
+		if e.Kind == api.EventCleaned {
+			s.lost(ctx, e.ID, e.Run)
+		}
 	}
 	if req.Lost > 0 {
 		s.publish(api.Event{Time: s.cfg.Now(), Kind: api.EventDegraded, Message: fmt.Sprintf("a shim dropped %d events: too many at once", req.Lost)})

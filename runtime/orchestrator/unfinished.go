@@ -3,6 +3,8 @@ package orchestrator
 import (
 	"context"
 	"time"
+
+	"forefend.dev/forefend/runtime/workload"
 )
 
 // unfinished is a History that can be told that the end of a run will never
@@ -36,7 +38,7 @@ func (s *Service) abandon(ctx context.Context, absent map[string]time.Time) {
 		if _, known := absent[run]; !known {
 			absent[run] = now
 		}
-		if now.Sub(absent[run]) >= orphanLeave {
+		if now.Sub(absent[run]) >= s.cfg.Collect {
 			logError(ctx, h.Abandon(ctx, run), "run without an end")
 		}
 	}
@@ -44,5 +46,17 @@ func (s *Service) abandon(ctx context.Context, absent map[string]time.Time) {
 		if !open[run] {
 			delete(absent, run)
 		}
+	}
+}
+
+// lost ends a run whose shim died: nobody will report its end.
+func (s *Service) lost(ctx context.Context, id workload.ID, run string) {
+	s.mu.Lock()
+	if r := s.running[id]; r != nil && r.decision.Facts.Run == run {
+		s.dropLocked(id)
+	}
+	s.mu.Unlock()
+	if h, ok := s.history.(unfinished); ok && run != "" {
+		logError(ctx, h.Abandon(ctx, run), "run that ended with its shim")
 	}
 }

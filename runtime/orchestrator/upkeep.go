@@ -21,9 +21,8 @@ import (
 
 const (
 	upkeepEvery  = 5 * time.Second // for the spool: a directory, mostly empty
-	collectEach  = 12              // rounds between readings of every record
 	maxSpooled   = 1 << 20         // bytes of one spooled observation
-	orphanLeave  = time.Minute     // containerd's own delete process comes first
+	orphanLeave  = time.Minute     // Config.Collect when not set: containerd's own delete process comes first
 	spoolAtOnce  = 1000            // spooled observations taken in per round
 	damagedSpool = ".damaged"      // suffix of a spooled file that could not be read
 )
@@ -36,6 +35,7 @@ func (s *Service) Run(ctx context.Context) error {
 	tick := time.NewTicker(upkeepEvery)
 	defer tick.Stop()
 	s.upkeep(ctx)
+	rounds := max(1, int(s.cfg.Collect/upkeepEvery))
 	for round := 1; ; round++ {
 		select {
 		case <-ctx.Done():
@@ -44,7 +44,7 @@ func (s *Service) Run(ctx context.Context) error {
 			logError(ctx, s.sealPolicy(d), "sealed policy not written")
 		case <-tick.C:
 			logError(ctx, s.takeSpool(ctx), "spooled observations")
-			if round%collectEach == 0 {
+			if round%rounds == 0 { // every record is read
 				s.collect(ctx)
 				s.abandon(ctx, s.absent)
 			}
@@ -129,15 +129,20 @@ func (s *Service) collect(ctx context.Context) {
 	seen := make(map[workload.ID]bool)
 	for r, err := range s.cfg.Containers.List {
 		seen[r.ID] = true
-		if err != nil || r.Alive() || r.Running() || s.cfg.Now().Sub(r.Created) < orphanLeave {
-			continue
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // a shim died before it had written the record
+			s.discardUnwritten(ctx, r.ID)
+		case err != nil || r.Alive() || r.Running() || s.cfg.Now().Sub(r.Created) < s.cfg.Collect:
+		default:
+			s.discard(ctx, r)
 		}
-		s.discard(ctx, r)
 	}
+	logError(ctx, s.removeUnfinished(string(s.cfg.Sealed), record.TempPrefix), "half-written sealed policies")
+	logError(ctx, s.removeUnfinished(s.cfg.SpoolDir, "."), "half-written observations")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, r := range s.running {
-		if !seen[id] && s.cfg.Now().Sub(r.decision.Time) > orphanLeave {
+		if !seen[id] && s.cfg.Now().Sub(r.decision.Time) > s.cfg.Collect {
 			s.dropLocked(id) // its Create failed after Admit, or its shim ended without a word
 		}
 	}
@@ -152,15 +157,53 @@ func (s *Service) discard(ctx context.Context, r record.Record) {
 	if len(r.Cgroup) > 0 {
 		logError(ctx, cgroup.FromMap(r.Cgroup).Remove(), "cgroup of a dead container")
 	}
+	if now, err := s.cfg.Containers.Read(r.ID); err == nil && now.Run != r.Run {
+		return // the next container of this name is coming to be
+	}
 	if err := s.cfg.Containers.Remove(r.ID); err != nil {
 		logError(ctx, err, "record of a dead shim")
 		return
 	}
-	s.mu.Lock()
-	s.dropLocked(r.ID)
-	s.mu.Unlock()
+	s.lost(ctx, r.ID, r.Run)
 	s.publish(api.Event{
 		Time: s.cfg.Now(), ID: r.ID, Run: r.Run, Kind: api.EventCleaned,
 		Message: "its shim died and containerd did not clean up: what Forefend had made for it is removed",
 	})
+}
+
+// discardUnwritten removes the directory of a container that never had a record.
+func (s *Service) discardUnwritten(ctx context.Context, id workload.ID) {
+	path, err := s.cfg.Containers.Path(id)
+	if err != nil || !s.old(path) {
+		return
+	}
+	logError(ctx, s.cfg.Containers.Remove(id), "directory of a container without a record")
+}
+
+// removeUnfinished removes the temporary files of writers that died.
+func (s *Service) removeUnfinished(dir, prefix string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if !strings.HasPrefix(e.Name(), prefix) || !e.Type().IsRegular() || !s.old(path) {
+			continue
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// old tells whether nobody can be in the middle of making what is at path.
+func (s *Service) old(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && s.cfg.Now().Sub(info.ModTime()) >= s.cfg.Collect
 }

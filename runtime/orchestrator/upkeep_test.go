@@ -204,6 +204,81 @@ func TestLeftoversOfDeadShimsAreCollected(t *testing.T) {
 	}
 }
 
+// What was being written when its writer died is removed, once it is certain that nobody writes it still.
+func TestUnfinishedWorkIsRemoved(t *testing.T) {
+	n := newNode(t, nil)
+	unwritten := func(name string) string {
+		dir, err := n.cfg.Containers.Path(containerID(name))
+		if err := errors.Join(err, os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, record.TempPrefix+"1"), nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	half := func(dir, name string) string {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(path, []byte("{"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	sealed := string(n.cfg.Sealed)
+	goes := []string{unwritten("dead"), half(sealed, record.TempPrefix+"1"), half(n.cfg.SpoolDir, ".1")}
+	stays := []string{unwritten("young"), half(sealed, record.TempPrefix+"2"), half(n.cfg.SpoolDir, ".2"), half(sealed, "0-a.sealed"), half(n.cfg.SpoolDir, "a.json")}
+	for path, at := range map[string]time.Time{goes[0]: {}, goes[1]: {}, goes[2]: {}, stays[0]: clock, stays[1]: clock, stays[2]: clock, stays[3]: {}, stays[4]: {}} {
+		if at.IsZero() {
+			at = clock.Add(-2 * orphanLeave)
+		}
+		if err := os.Chtimes(path, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.collect(t.Context())
+	for _, path := range goes {
+		if exists(t, path) {
+			t.Errorf("%s is still there", path)
+		}
+	}
+	for _, path := range stays {
+		if !exists(t, path) {
+			t.Errorf("%s is gone", path)
+		}
+	}
+}
+
+// abandonable is a history that can be told of runs without an end.
+type abandonable struct {
+	*fakeHistory
+	abandoned []string
+}
+
+func (h *abandonable) OpenRuns() []string { return nil }
+
+func (h *abandonable) Abandon(_ context.Context, run string) error {
+	h.abandoned = append(h.abandoned, run)
+	return nil
+}
+
+// The delete process says whose shim died: the run has ended then, and that only once.
+func TestRunEndsWithItsShim(t *testing.T) {
+	n := newNode(t, nil)
+	h := &abandonable{fakeHistory: n.history}
+	n.Service = New(n.cfg, h, n.journal, identify(named), nil)
+	n.admit(t, "dead")
+	n.admit(t, "again")
+	gone := func(name, run string) {
+		err := n.Observe(t.Context(), api.ObserveRequest{Version: api.Version, Events: []api.Event{
+			{ID: containerID(name), Run: run, Kind: api.EventCleaned, Message: "its shim died"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	gone("dead", "dead-1")
+	gone("again", "again-0") // the run before the one that goes on
+	if got := listed(t, n); !slices.Equal(got, []string{"again"}) || !slices.Equal(h.abandoned, []string{"dead-1", "again-0"}) {
+		t.Errorf("listed %q, abandoned %q", got, h.abandoned)
+	}
+}
+
 // An Admit whose Create failed leaves nothing but an entry, and that not for long.
 func TestAdmittedButNeverCreated(t *testing.T) {
 	now := clock

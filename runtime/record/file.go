@@ -40,7 +40,7 @@ func writeAndRename(path string, data []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*") // O_EXCL, 0600
+	f, err := os.CreateTemp(filepath.Dir(path), TempPrefix+"*") // O_EXCL, 0600
 	if err != nil {
 		return err
 	}
@@ -55,8 +55,8 @@ func writeAndRename(path string, data []byte) error {
 	return nil
 }
 
-// tempPrefix starts the name of a file not yet whole; only a crash leaves one.
-const tempPrefix = ".new-"
+// TempPrefix starts the name of a file not yet whole; only a crash leaves one.
+const TempPrefix = ".new-"
 
 // readFile reads a file that replaceFile wrote. Whatever else may lie at path
 // (a link, a FIFO, something huge) is an error, not a hang and not memory.

@@ -26,6 +26,9 @@ func TestMatrix(t *testing.T) {
 			if v == runc && slices.Contains([]where{inShim, inDaemon, inContainerd}, s.in) {
 				continue // there is no runc then
 			}
+			if v == s.not {
+				continue
+			}
 			t.Run(fmt.Sprintf("%s/%s", v, strings.ReplaceAll(s.name, " ", "-")), func(t *testing.T) { cell(t, h, s, v) })
 		}
 	}
@@ -115,8 +118,8 @@ func wantCounted(t *testing.T, h *host, v victim, l *life) {
 	var runs []run
 	if !eventually(cleanWithin, func() bool {
 		counted, runs = h.history(t, l.name)
-		final := !slices.ContainsFunc(runs, func(r run) bool { return !r.Final })
-		return final && counted == len(runs) && counted <= 1 && (counted == 1 || !l.started)
+		over := !slices.ContainsFunc(runs, func(r run) bool { return !r.Final && !r.Exit.Lost })
+		return over && counted == len(runs) && counted <= 1 && (counted == 1 || !l.started)
 	}) {
 		t.Errorf("counted %d times: %+v", counted, runs)
 	}

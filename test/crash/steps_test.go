@@ -25,6 +25,7 @@ type step struct {
 	in   where
 	nth  int                                // how often the process has come by; 0 and 1: the first time
 	call func(s *scene, c *trace.Call) bool // nil: the process has just been executed
+	not  victim                             // who does not exist then
 }
 
 type stepList []step
@@ -49,38 +50,40 @@ const (
 )
 
 var steps = stepList{
-	{"bundle about to be read", opCreate, inShim, 1, opens("config.json")},
-	{"before the decision", opCreate, inShim, 1, connects("forefend.sock")},
-	{"after the decision", opCreate, inShim, 1, opens(".new-")},
-	{"record written", opCreate, inShim, 1, renamed("record.json")},
-	{"listening", opCreate, inShim, 1, bound("n")},
-	{"original spec kept", opCreate, inShim, 1, linked("config.json.forefend-orig")},
-	{"bundle committed", opCreate, inShim, 1, renamed("config.json")},
-	{"runc create begins", opCreate, "create", 1, nil},
-	{"runc create has a state", opCreate, "create", 1, renamed("state.json")},
-	{"runc create handed over the listener", opCreate, "create", 1, connected("n")},
-	{"runc create ends", opCreate, "create", 1, ends},
-	{"created", opCreate, inShim, 2, opens(".new-")},
-	{"created, recorded", opCreate, inShim, 2, renamed("record.json")},
-	{"runc start begins", opStart, "start", 1, nil},
-	{"runc start ends", opStart, "start", 1, ends},
-	{"runc exec begins", opExec, "exec", 1, nil},
-	{"runc exec handed over the listener", opExec, "exec", 1, connected("n")},
-	{"runc exec ends", opExec, "exec", 1, ends},
-	{"runc update begins", opUpdate, "update", 1, nil},
-	{"runc update ends", opUpdate, "update", 1, ends},
-	{"update recorded", opUpdate, inShim, 3, renamed("record.json")},
-	{"runc kill begins", opKill, "kill", 1, nil},
-	{"runc delete begins", opDelete, "delete", 1, nil},
-	{"runc delete ends", opDelete, "delete", 1, ends},
-	{"listener about to go", opDelete, inShim, 1, removes("n")},
-	{"record about to go", opDelete, inShim, 1, removes("record.json")},
-	{"record gone", opDelete, inShim, 1, removed("record.json")},
-	{"decision about to be written", opCreate, inDaemon, 1, writes("DECISIONS")},
-	{"decision written", opCreate, inDaemon, 1, synced("DECISIONS")},
-	{"last observation about to be written", opDelete, inDaemon, 1, writes("RUNS")},
-	{"last observation written", opDelete, inDaemon, 1, synced("RUNS")},
-	{"bundle about to go", opDelete, inContainerd, 1, removes("config.json")},
+	{name: "bundle about to be read", op: opCreate, in: inShim, call: opens("config.json")},
+	{name: "before the decision", op: opCreate, in: inShim, call: connects("forefend.sock")},
+	{name: "after the decision", op: opCreate, in: inShim, call: opens(".new-")},
+	{name: "record written", op: opCreate, in: inShim, call: renamed("record.json")},
+	{name: "listening", op: opCreate, in: inShim, call: bound("n")},
+	{name: "original spec kept", op: opCreate, in: inShim, call: linked("config.json.forefend-orig")},
+	{name: "bundle committed", op: opCreate, in: inShim, call: renamed("config.json")},
+	{name: "runc create begins", op: opCreate, in: "create"},
+	{name: "runc create has a state", op: opCreate, in: "create", call: renamed("state.json")},
+	{name: "runc create handed over the listener", op: opCreate, in: "create", call: connected("n")},
+	{name: "runc create ends", op: opCreate, in: "create", call: ends},
+	{name: "created", op: opCreate, in: inShim, nth: 2, call: opens(".new-")},
+	{name: "created, recorded", op: opCreate, in: inShim, nth: 2, call: renamed("record.json")},
+	{name: "runc start begins", op: opStart, in: "start"},
+	{name: "runc start ends", op: opStart, in: "start", call: ends},
+	{name: "runc exec begins", op: opExec, in: "exec"},
+	{name: "runc exec handed over the listener", op: opExec, in: "exec", call: connected("n")},
+	{name: "runc exec ends", op: opExec, in: "exec", call: ends},
+	{name: "runc update begins", op: opUpdate, in: "update"},
+	{name: "runc update ends", op: opUpdate, in: "update", call: ends},
+	{name: "update recorded", op: opUpdate, in: inShim, nth: 3, call: renamed("record.json")},
+	{name: "runc kill begins", op: opKill, in: "kill"},
+	{name: "runc delete begins", op: opDelete, in: "delete"},
+	{name: "runc delete ends", op: opDelete, in: "delete", call: ends},
+	{name: "listener about to go", op: opDelete, in: inShim, call: removes("n")},
+	{name: "record about to go", op: opDelete, in: inShim, call: removes("record.json")},
+	{name: "record gone", op: opDelete, in: inShim, call: removed("record.json")},
+	{name: "decision about to be written", op: opCreate, in: inDaemon, call: writes("DECISIONS")},
+	{name: "decision written", op: opCreate, in: inDaemon, call: synced("DECISIONS")},
+	{name: "last observation about to be written", op: opDelete, in: inDaemon, call: writes("RUNS")},
+	{name: "last observation written", op: opDelete, in: inDaemon, call: synced("RUNS")},
+	{name: "sealed policy about to be in force", op: opCreate, in: inDaemon, call: renames(".sealed")},
+	{name: "bundle about to be made", op: opCreate, in: inContainerd, call: opens("config.json"), not: shim},
+	{name: "bundle about to go", op: opDelete, in: inContainerd, call: removes("config.json")},
 }
 
 func opens(name string) func(*scene, *trace.Call) bool {
@@ -92,6 +95,12 @@ func opens(name string) func(*scene, *trace.Call) bool {
 func renamed(name string) func(*scene, *trace.Call) bool {
 	return func(s *scene, c *trace.Call) bool {
 		return c.Number == unix.SYS_RENAMEAT && c.Done && c.Result == 0 && filepath.Base(c.Path(2, 3)) == name
+	}
+}
+
+func renames(suffix string) func(*scene, *trace.Call) bool {
+	return func(s *scene, c *trace.Call) bool {
+		return c.Number == unix.SYS_RENAMEAT && !c.Done && strings.HasSuffix(c.Path(2, 3), suffix)
 	}
 }
 

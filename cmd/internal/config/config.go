@@ -38,6 +38,7 @@ type Config struct {
 	Deadlines  Deadlines
 	Sample     time.Duration // between two readings of a container's usage
 	Checkpoint time.Duration // between two records of a running container
+	Collect    time.Duration // how long what a dead shim left is containerd's to remove
 	History    History
 	Prediction Prediction
 	Metrics    Metrics
@@ -96,6 +97,7 @@ func Default() *Config {
 		Deadlines:     Deadlines{Admit: 100 * time.Millisecond, ColdStart: 10 * time.Second, Predict: 50 * time.Millisecond},
 		Sample:        time.Second,
 		Checkpoint:    10 * time.Second,
+		Collect:       time.Minute,
 		History:       History{RunsPerWorkload: 64, MaxAge: 90 * day, MaxBytes: 1 << 30},
 		Prediction:    Prediction{Coverage: 0.99, Seal: 0.2, MinRuns: 4},
 		Metrics:       Metrics{Listen: metricsUnix},

@@ -110,6 +110,7 @@ privileged = "govern"
 readonly_root = true
 sample = "500ms"
 checkpoint = "1m"
+collect = "2m"
 mode = "enforce"
 log_level = "debug"
 log_format = "json"
@@ -163,7 +164,7 @@ groups = ["*"]
 		Path: c.Path, Root: "/srv/ff/data", State: "/tmp/ff", OnUnavailable: Closed, Privileged: Govern, ReadonlyRoot: true,
 		LogLevel: "debug", LogFormat: "json", Metrics: Metrics{"127.0.0.1:9469"},
 		Deadlines: Deadlines{200 * time.Millisecond, 5 * time.Second, 200 * time.Millisecond},
-		Sample:    500 * time.Millisecond, Checkpoint: time.Minute,
+		Sample:    500 * time.Millisecond, Checkpoint: time.Minute, Collect: 2 * time.Minute,
 		History:    History{8, 36 * time.Hour, 64 << 20},
 		Prediction: Prediction{0.9, 1, 2},
 		Site: policy.Site{

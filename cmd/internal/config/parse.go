@@ -13,7 +13,7 @@ import (
 )
 
 // topKeys are the keys above the first [table].
-var topKeys = []string{"root", "state", "on_unavailable", "privileged", "readonly_root", "sample", "checkpoint", "mode",
+var topKeys = []string{"root", "state", "on_unavailable", "privileged", "readonly_root", "sample", "checkpoint", "collect", "mode",
 	"log_level", "log_format"}
 
 // parse reads a whole file. It never stops at a problem, except that text that is
@@ -61,6 +61,7 @@ func (c *Config) readTop(t *table) {
 	t.word("log_format", &c.LogFormat, "text", "json")
 	t.duration("sample", &c.Sample, 100*time.Millisecond, time.Minute)
 	t.duration("checkpoint", &c.Checkpoint, time.Second, time.Hour)
+	t.duration("collect", &c.Collect, time.Second, time.Hour)
 	if c.Checkpoint < c.Sample {
 		culprit := "checkpoint"
 		if _, ok := t.values[culprit]; !ok {
