@@ -97,6 +97,7 @@ func (s *Service) prepare(ctx context.Context, r *taskv3.CreateTaskRequest) (_ *
 		c.asked = rewrite.Overlay(l.Resources, nil)
 	}
 	c.upper, c.systemd = rootfs.Upper(mounts(r)), systemdCgroup(r)
+	c.cgroup = expectedCgroup(b.Spec(), c.systemd)
 	if err := s.add(c); err != nil {
 		return nil, err
 	}
@@ -180,7 +181,9 @@ func (s *Service) created(ctx context.Context, c *container, pid uint32) error {
 	if err != nil {
 		log.G(ctx).WithError(err).WithField("id", c.id.Container).Warn("forefend: cgroup not found")
 	}
-	c.cgroup = group.Map()
+	if err == nil { // else the one to expect stays
+		c.cgroup = group.Map()
+	}
 	if err := s.cfg.Containers.Write(c.record()); err != nil {
 		return err
 	}
@@ -198,6 +201,9 @@ func (s *Service) undo(c *container) error {
 	if c.supervised != nil {
 		errs = append(errs, c.supervised.Close())
 	}
-	errs = append(errs, bundle.Restore(c.bundle), s.cfg.Containers.Remove(c.id))
-	return errors.Join(errs...)
+	errs = append(errs, bundle.Restore(c.bundle))
+	if err := removeCgroup(c.cgroup); err != nil { // the record stays: by it the daemon will remove the cgroup
+		return errors.Join(append(errs, err)...)
+	}
+	return errors.Join(append(errs, s.cfg.Containers.Remove(c.id))...)
 }

@@ -91,6 +91,24 @@ func Of(pid int) (Group, error) {
 	return g, nil
 }
 
+// At returns the group at a path below the roots of all hierarchies, where runc puts a container whose
+// cgroupsPath is absolute. It need not exist.
+func At(path string) (Group, error) {
+	mounts, err := hierarchies()
+	if err != nil {
+		return Group{}, fmt.Errorf("cgroup %s: %w", path, err)
+	}
+	paths := make(map[string]string, len(mounts))
+	for controller := range mounts {
+		paths[controller] = path
+	}
+	g, err := locate(paths, mounts)
+	if err != nil {
+		return Group{}, fmt.Errorf("cgroup %s: %w", path, err)
+	}
+	return g, nil
+}
+
 // mount is one cgroup hierarchy: root is the group that the mount point shows.
 type mount struct{ point, root string }
 

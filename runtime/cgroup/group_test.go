@@ -41,6 +41,28 @@ func TestLocate(t *testing.T) {
 	}
 }
 
+func TestAt(t *testing.T) {
+	mounts, err := hierarchies()
+	if err != nil {
+		t.Skipf("no cgroups here: %v", err)
+	}
+	g, err := At("/crash/x")
+	if err != nil || len(g.Map()) != len(mounts) || g.Exists() {
+		t.Errorf("got %+v, %v for %d hierarchies", g, err, len(mounts))
+	}
+	for controller, dir := range g.Map() {
+		if m := mounts[controller]; m.root == "/" && dir != filepath.Join(m.point, "crash/x") {
+			t.Errorf("%q: %s", controller, dir)
+		}
+	}
+	if err := g.Remove(); err != nil {
+		t.Errorf("removing what is not there: %v", err)
+	}
+	if g, err := At("/../outside"); err == nil {
+		t.Errorf("got %+v", g)
+	}
+}
+
 func TestRemoveRefusesWhatIsNotAGroup(t *testing.T) {
 	mounts, err := hierarchies()
 	if err != nil {

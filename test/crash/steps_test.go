@@ -58,6 +58,7 @@ var steps = stepList{
 	{name: "original spec kept", op: opCreate, in: inShim, call: linked("config.json.forefend-orig")},
 	{name: "bundle committed", op: opCreate, in: inShim, call: renamed("config.json")},
 	{name: "runc create begins", op: opCreate, in: "create"},
+	{name: "runc create has cgroups", op: opCreate, in: "create", call: madeCgroup},
 	{name: "runc create has a state", op: opCreate, in: "create", call: renamed("state.json")},
 	{name: "runc create handed over the listener", op: opCreate, in: "create", call: connected("n")},
 	{name: "runc create ends", op: opCreate, in: "create", call: ends},
@@ -129,7 +130,15 @@ func connects(name string) func(*scene, *trace.Call) bool {
 	}
 }
 
-func ends(_ *scene, c *trace.Call) bool { return c.Number == unix.SYS_EXIT_GROUP }
+// ends is about the command itself: Go programs make children that only end, to learn what the kernel can do.
+func ends(s *scene, c *trace.Call) bool {
+	return c.Number == unix.SYS_EXIT_GROUP && c.Process.PID == s.runc
+}
+
+func madeCgroup(s *scene, c *trace.Call) bool {
+	return c.Number == unix.SYS_MKDIRAT && c.Done && c.Result == 0 && filepath.Base(c.Path(0, 1)) == s.ID &&
+		strings.HasPrefix(c.Path(0, 1), "/sys/fs/cgroup/")
+}
 
 // removing is the removal of a file of that name, or of one in a directory of that name.
 func removing(s *scene, c *trace.Call, name string) bool {
