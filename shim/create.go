@@ -202,8 +202,9 @@ func (s *Service) undo(c *container) error {
 		errs = append(errs, c.supervised.Close())
 	}
 	errs = append(errs, bundle.Restore(c.bundle))
-	if err := removeCgroup(c.cgroup); err != nil { // the record stays: by it the daemon will remove the cgroup
-		return errors.Join(append(errs, err)...)
+	if err := removeCgroup(c.cgroup); err != nil { // the record stays: by it the delete process or the daemon will do it
+		log.L.WithError(err).WithField("id", c.id.Container).Warn("forefend: cgroup of a container that did not come to be not removed")
+		return errors.Join(errs...)
 	}
 	return errors.Join(append(errs, s.cfg.Containers.Remove(c.id))...)
 }

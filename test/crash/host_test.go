@@ -14,7 +14,11 @@ import (
 	"forefend.dev/forefend/test/e2e/harness"
 )
 
-const forefend = "io.containerd.forefend.v1"
+// The runtimes.
+const (
+	forefend = "io.containerd.forefend.v1"
+	stock    = "io.containerd.runc.v2"
+)
 
 // host is a private containerd under Forefend.
 type host struct {
@@ -102,8 +106,10 @@ func (h *host) remove(t testing.TB, id string) {
 
 // run is one run of a workload as `forefend history --json` prints it.
 type run struct {
+	ID    struct{ Container string }
 	Run   string
 	Final bool
+	Ended time.Time
 	Exit  struct {
 		Status uint32
 		Lost   bool
