@@ -13,14 +13,21 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	if plan := os.Getenv(tracerVariable); plan != "" {
-		if err := runPlan(plan); err != nil {
-			fmt.Println("failed:", err)
-			os.Exit(1)
-		}
-		return
+	var err error
+	switch plan, dir, log := os.Getenv(tracerVariable), os.Getenv(writerVariable), os.Getenv(recorderVariable); {
+	case plan != "":
+		err = runPlan(plan)
+	case log != "":
+		err = recordProcess(dir, log)
+	case dir != "":
+		err = writer(dir)
+	default:
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	if err != nil {
+		fmt.Println("failed:", err)
+		os.Exit(1)
+	}
 }
 
 // everything tells whether the whole matrix was asked for.

@@ -112,3 +112,17 @@ func (c *Call) text(at uint64) string {
 	}
 	return ""
 }
+
+// Position is where the file behind the descriptor in argument i is read and written next, and whether a write to it
+// waits for the disk. The position is -1 when it is unknown.
+func (c *Call) Position(i int) (at int64, synced bool) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", c.tid, int32(c.Args[i])))
+	if err != nil {
+		return -1, false
+	}
+	var flags int64
+	if _, err := fmt.Sscanf(string(text), "pos:\t%d\nflags:\t%o", &at, &flags); err != nil {
+		return -1, false
+	}
+	return at, flags&unix.O_DSYNC != 0 // a part of O_SYNC
+}

@@ -95,7 +95,7 @@ func (t *tracer) seize(mode Mode, pid int) error {
 			}
 			if err := ptrace(unix.PTRACE_SEIZE, tid, 0, options); err != nil {
 				if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EPERM) && t.ours(tid) {
-					continue
+					continue // it has ended, or was born traced
 				}
 				return err
 			}
