@@ -165,6 +165,10 @@ test-critest: ## Run critest and containerd's suite for CRI under Forefend and s
 	$(GO) run ./test/conformance -suite critest
 	$(GO) run ./test/conformance -suite containerd
 
+.PHONY: test-crash
+test-crash: ## Every process killed at every step, the power cut after every write (after: setup build images)
+	FOREFEND_ROOT_TESTS=1 FOREFEND_CRASH=all $(GO) test -v -count=1 -timeout 60m ./test/crash/...
+
 .PHONY: race
 race: ## Unit tests under the race detector
 	CGO_ENABLED=1 FOREFEND_ROOT_TESTS= $(GO) test -short -race -timeout 20m ./...

@@ -40,6 +40,7 @@ type container struct {
 	decision api.Decision          // guarded by mu once the container exists
 	asked    *specs.LinuxResources // what was requested, updates included; guarded by mu
 	started  time.Time             // when runc had created it
+	deleting chan struct{}         // closed at the end of a Delete under way; nil: none is; guarded by mu
 }
 
 // addExecStdin keeps the watch of an exec's standard input until the exec is deleted.

@@ -33,7 +33,9 @@ func (s *Service) Delete(ctx context.Context, r *taskv3.DeleteRequest) (*taskv3.
 		s.exits.await(waiting, r.ID)
 		cancel()
 	}
+	over := c.deleteBegins()
 	resp, err := s.TTRPCTaskService.Delete(ctx, r)
+	over()
 	if err != nil {
 		return nil, err
 	}
@@ -55,4 +57,38 @@ func (s *Service) Delete(ctx context.Context, r *taskv3.DeleteRequest) (*taskv3.
 		log.G(ctx).WithError(err).WithField("id", r.ID).Warn("forefend: record not removed")
 	}
 	return resp, nil
+}
+
+// Pids waits for a Delete under way. In the middle of one runc no longer knows the
+// container and upstream still does, and the error of that makes a containerd that was
+// restarted meanwhile keep a shim that has nothing left, for ever.
+func (s *Service) Pids(ctx context.Context, r *taskv3.PidsRequest) (*taskv3.PidsResponse, error) {
+	if c := s.container(r.ID); c != nil {
+		c.mu.Lock()
+		deleting := c.deleting
+		c.mu.Unlock()
+		if deleting != nil {
+			select {
+			case <-deleting:
+			case <-ctx.Done():
+			}
+		}
+	}
+	return s.TTRPCTaskService.Pids(ctx, r)
+}
+
+// deleteBegins notes that the container is being deleted until over is called.
+func (c *container) deleteBegins() (over func()) {
+	done := make(chan struct{})
+	c.mu.Lock()
+	c.deleting = done
+	c.mu.Unlock()
+	return func() {
+		c.mu.Lock()
+		if c.deleting == done {
+			c.deleting = nil
+		}
+		c.mu.Unlock()
+		close(done)
+	}
 }

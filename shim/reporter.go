@@ -72,14 +72,15 @@ func (r *reporter) checkpoint(o workload.Observation) {
 
 // final delivers the last observation of a run, or leaves it in the spool for
 // the daemon to find. It returns once one of the two has happened.
-func (r *reporter) final(o workload.Observation) {
+func (r *reporter) final(o workload.Observation, d api.Decision) {
 	r.mu.Lock()
 	delete(r.checkpoints, o.Run)
 	req := r.takeLocked()
 	r.mu.Unlock()
 	req.Observations = append(req.Observations, o)
 	if err := r.send(req); err != nil {
-		if err := spool(r.spool, o); err != nil {
+		// The decision too: a daemon that was killed may not have it on disk.
+		if err := errors.Join(spool(r.spool, o.Run+api.SpooledDecision, d), spool(r.spool, o.Run+api.SpooledRun, o)); err != nil {
 			log.L.WithError(err).WithField("run", o.Run).Error("forefend: the final observation of a run is lost")
 		}
 		r.putBack(req.Events, req.Lost)
@@ -174,29 +175,29 @@ func (r *reporter) close(ctx context.Context) {
 	}
 }
 
-// spool keeps a final observation on disk. The daemon takes it up and removes it.
-func spool(dir string, o workload.Observation) error {
+// spool keeps a value on disk under a name. The daemon takes it up and removes it.
+func spool(dir, name string, v any) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("spool directory: %w", err)
 	}
-	body, err := json.Marshal(o)
+	body, err := json.Marshal(v)
 	if err != nil {
-		return fmt.Errorf("encode observation: %w", err)
+		return fmt.Errorf("encode for the spool: %w", err)
 	}
 	if names, err := readSome(dir, maxSpooledRuns); err == nil && len(names) >= maxSpooledRuns {
 		return fmt.Errorf("spool observation: %d wait for the daemon already", len(names))
 	}
 	tmp, err := os.CreateTemp(dir, ".*")
 	if err != nil {
-		return fmt.Errorf("spool observation: %w", err)
+		return fmt.Errorf("spool %s: %w", name, err)
 	}
 	_, err = tmp.Write(body)
 	err = errors.Join(err, tmp.Sync(), tmp.Close())
 	if err == nil {
-		err = os.Rename(tmp.Name(), filepath.Join(dir, o.Run+".json"))
+		err = os.Rename(tmp.Name(), filepath.Join(dir, name))
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("spool observation: %w", err), os.Remove(tmp.Name()))
+		return errors.Join(fmt.Errorf("spool %s: %w", name, err), os.Remove(tmp.Name()))
 	}
 	return nil
 }

@@ -95,7 +95,7 @@ func (w *watch) run(ctx context.Context, exited <-chan workload.Exit) {
 			w.exit, w.ended = exit, time.Now()
 			w.mu.Unlock()
 			close(w.last)
-			w.s.reporter.final(w.observation())
+			w.s.reporter.final(w.observation(), w.c.current())
 			return
 		case <-started:
 			started = nil

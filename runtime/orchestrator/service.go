@@ -77,6 +77,9 @@ type Service struct {
 	mu      sync.Mutex
 	running map[workload.ID]*running // guarded by mu; changed by keepLocked and dropLocked alone
 	kept    int                      // bytes of running, about; guarded by mu
+	// unaudited are decisions found in records: made without a daemon, or by one that was killed before they were
+	// in the journal. Guarded by mu.
+	unaudited []api.Decision
 }
 
 // running is a container as the daemon knows it. Guarded by Service.mu.
@@ -115,6 +118,7 @@ func (s *Service) adopt() {
 			continue
 		}
 		s.keepLocked(r.ID, &running{decision: *r.Decision, pid: r.PID, started: r.Started})
+		s.unaudited = append(s.unaudited, *r.Decision)
 	}
 }
 
@@ -311,6 +315,7 @@ func (s *Service) know(o workload.Observation) {
 	if s.running[o.ID] == nil { // else it was admitted meanwhile
 		s.keepLocked(o.ID, &running{decision: *r.Decision, pid: r.PID, started: r.Started})
 	}
+	s.unaudited = append(s.unaudited, *r.Decision)
 }
 
 // identifyAgain finds out who a run is that was admitted before that was known

@@ -21,7 +21,7 @@ import (
 
 const (
 	upkeepEvery  = 5 * time.Second // for the spool: a directory, mostly empty
-	maxSpooled   = 1 << 20         // bytes of one spooled observation
+	maxSpooled   = 1 << 20         // bytes of one spooled file
 	orphanLeave  = time.Minute     // Config.Collect when not set: containerd's own delete process comes first
 	spoolAtOnce  = 1000            // spooled observations taken in per round
 	damagedSpool = ".damaged"      // suffix of a spooled file that could not be read
@@ -44,6 +44,7 @@ func (s *Service) Run(ctx context.Context) error {
 			logError(ctx, s.sealPolicy(d), "sealed policy not written")
 		case <-tick.C:
 			logError(ctx, s.takeSpool(ctx), "spooled observations")
+			s.audit(ctx)
 			if round%rounds == 0 { // every record is read
 				s.collect(ctx)
 				s.abandon(ctx, s.absent)
@@ -55,6 +56,7 @@ func (s *Service) Run(ctx context.Context) error {
 // upkeep is one round of everything Run does by the clock.
 func (s *Service) upkeep(ctx context.Context) {
 	logError(ctx, s.takeSpool(ctx), "spooled observations")
+	s.audit(ctx)
 	s.collect(ctx)
 	s.abandon(ctx, s.absent)
 }
@@ -71,13 +73,16 @@ func (s *Service) takeSpool(ctx context.Context) error {
 	var first error // the rest would only say it again
 	taken := 0
 	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), ".json") {
+		take := s.takeSpooled
+		if strings.HasSuffix(e.Name(), api.SpooledDecision) {
+			take = s.takeDecision
+		} else if !strings.HasSuffix(e.Name(), api.SpooledRun) {
 			continue
 		}
 		if taken++; taken > spoolAtOnce {
 			break
 		}
-		if err := s.takeSpooled(ctx, filepath.Join(s.cfg.SpoolDir, e.Name())); err != nil && first == nil {
+		if err := take(ctx, filepath.Join(s.cfg.SpoolDir, e.Name())); err != nil && first == nil {
 			first = err
 		}
 	}
@@ -87,7 +92,7 @@ func (s *Service) takeSpool(ctx context.Context) error {
 // takeSpooled records one spooled observation and removes its file. One that is
 // not an observation is set aside by renaming it.
 func (s *Service) takeSpooled(ctx context.Context, path string) error {
-	o, err := readSpooled(path)
+	o, err := readObservation(path)
 	if err == nil {
 		err = s.record(ctx, &o)
 	}
@@ -98,24 +103,37 @@ func (s *Service) takeSpooled(ctx context.Context, path string) error {
 	case !errdefs.IsInvalidArgument(err):
 		return err // the file stays for the next round
 	}
-	s.publish(api.Event{Time: s.cfg.Now(), Kind: api.EventDegraded, Message: "a spooled observation was set aside: " + err.Error()})
+	return s.setAside(path, err)
+}
+
+// setAside renames a spooled file that can never be taken in, and says why.
+func (s *Service) setAside(path string, why error) error {
+	s.publish(api.Event{Time: s.cfg.Now(), Kind: api.EventDegraded, Message: "a spooled file was set aside: " + why.Error()})
 	return os.Rename(path, path+damagedSpool)
 }
 
-func readSpooled(path string) (o workload.Observation, err error) {
+// readSpooled reads a file of the spool into a value. What it holds in the place of one is ErrInvalidArgument.
+func readSpooled(path string, into any) error {
 	info, err := os.Lstat(path)
 	if err != nil {
-		return o, fmt.Errorf("spooled observation: %w", err)
+		return fmt.Errorf("spool: %w", err)
 	}
 	if !info.Mode().IsRegular() || info.Size() > maxSpooled {
-		return o, fmt.Errorf("%s is not a file of at most %d bytes: %w", path, maxSpooled, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("%s is not a file of at most %d bytes: %w", path, maxSpooled, errdefs.ErrInvalidArgument)
 	}
 	body, err := os.ReadFile(path)
 	if err != nil {
-		return o, fmt.Errorf("spooled observation: %w", err)
+		return fmt.Errorf("spool: %w", err)
 	}
-	if err := json.Unmarshal(body, &o); err != nil {
-		return o, fmt.Errorf("%s: %w: %w", path, err, errdefs.ErrInvalidArgument)
+	if err := json.Unmarshal(body, into); err != nil {
+		return fmt.Errorf("%s: %w: %w", path, err, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+func readObservation(path string) (o workload.Observation, err error) {
+	if err := readSpooled(path, &o); err != nil {
+		return o, err
 	}
 	if o.Version != workload.ObservationVersion {
 		return o, fmt.Errorf("%s has version %d, this daemon reads %d: %w", path, o.Version, workload.ObservationVersion, errdefs.ErrInvalidArgument)

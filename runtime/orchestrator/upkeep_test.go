@@ -72,6 +72,31 @@ func TestSpooledObservationsAreTakenIn(t *testing.T) {
 	}
 }
 
+// Of a container that came and went without a daemon the decision is journaled all the same.
+func TestSpooledDecisionsAreJournaled(t *testing.T) {
+	n := newNode(t, nil)
+	d := n.admit(t, "gone")
+	n.journal.decisions = make(map[workload.ID]api.Decision)
+	body, err := json.Marshal(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := n.spool(t, "gone-1"+api.SpooledDecision, body)
+	damaged := []string{n.spool(t, "cut"+api.SpooledDecision, body[:40]), n.spool(t, "nameless"+api.SpooledDecision, []byte(`{"version":1}`)),
+		n.spool(t, "newer"+api.SpooledDecision, []byte(strings.Replace(string(body), `"version":1`, `"version":99`, 1)))}
+	if err := n.takeSpool(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if kept := n.journal.decisions[d.Facts.ID]; len(n.journal.decisions) != 1 || kept.Facts.Run != "gone-1" || exists(t, taken) {
+		t.Errorf("journaled %v", n.journal.decisions)
+	}
+	for _, path := range damaged {
+		if exists(t, path) || !exists(t, path+damagedSpool) {
+			t.Errorf("%s was not set aside", path)
+		}
+	}
+}
+
 func TestDamagedSpoolIsSetAside(t *testing.T) {
 	newer := observation("x", true)
 	newer.Version++
@@ -276,6 +301,40 @@ func TestRunEndsWithItsShim(t *testing.T) {
 	gone("again", "again-0") // the run before the one that goes on
 	if got := listed(t, n); !slices.Equal(got, []string{"again"}) || !slices.Equal(h.abandoned, []string{"dead-1", "again-0"}) {
 		t.Errorf("listed %q, abandoned %q", got, h.abandoned)
+	}
+}
+
+// A decision of which only the record tells gets into the journal, once, and no older one gets in its way.
+func TestDecisionsAreJournaledFromRecords(t *testing.T) {
+	n := newNode(t, nil)
+	admitted := n.admit(t, "known")
+	for _, name := range []string{"killed", "known", "updated", "older"} {
+		n.record(t, name, func(r *record.Record) {
+			d := admitted
+			d.Facts.ID, d.Facts.Run = r.ID, name+"-1"
+			r.Run = d.Facts.Run
+			switch name {
+			case "updated":
+				n.journal.AppendDecision(d)
+				d.Revision = 2
+			case "older":
+				newer := d
+				newer.Facts.Run, newer.Time = "older-2", d.Time.Add(time.Second)
+				n.journal.AppendDecision(newer)
+			}
+			r.Decision = &d
+		})
+	}
+	n.restart()
+	n.audit(t.Context())
+	for name, want := range map[string]string{"killed": "killed-1 1", "known": "known-1 1", "updated": "updated-1 2", "older": "older-2 1"} {
+		if d := n.journal.decisions[containerID(name)]; fmt.Sprint(d.Facts.Run, " ", d.Revision) != want {
+			t.Errorf("the journal has %s, revision %d; want %s", d.Facts.Run, d.Revision, want)
+		}
+	}
+	n.journal.decisions = make(map[workload.ID]api.Decision)
+	if n.audit(t.Context()); len(n.journal.decisions) != 0 {
+		t.Errorf("journaled again: %v", n.journal.decisions)
 	}
 }
 

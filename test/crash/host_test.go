@@ -29,8 +29,8 @@ type host struct {
 func newHost(t testing.TB, opts ...harness.Option) *host {
 	t.Helper()
 	// Everything here runs under a tracer or beside one: a late answer would be another path than the one to test.
-	config := "sample = \"100ms\"\n[deadlines]\nadmit = \"10s\"\npredict = \"5s\"\ncold_start = \"30s\"\n"
-	h := &host{Env: harness.New(t, append([]harness.Option{harness.WithImages("busybox"), harness.WithConfig(config)}, opts...)...)}
+	const config = "sample = \"100ms\"\n[deadlines]\nadmit = \"10s\"\npredict = \"5s\"\ncold_start = \"30s\"\n"
+	h := &host{Env: harness.New(t, append([]harness.Option{harness.WithImages("busybox")}, append(opts, harness.WithConfig(config))...)...)}
 	h.warm(t)
 	return h
 }

@@ -24,6 +24,7 @@ const opTimeout = 40 * time.Second
 // life takes one container through its whole life, call by call, until one fails.
 type life struct {
 	h         *host
+	runtime   string
 	id, name  string // the name is in the command line, and so in the history
 	container client.Container
 	task      client.Task
@@ -67,7 +68,7 @@ func (l *life) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	l.container, err = c.NewContainer(ctx, l.id, client.WithImage(image), client.WithNewSnapshot(l.id, image),
-		client.WithRuntime(forefend, nil), client.WithNewSpec(
+		client.WithRuntime(l.runtime, nil), client.WithNewSpec(
 			oci.WithImageConfigArgs(image, []string{"sh", "-c", ": " + l.name + "; trap 'exit 3' TERM; sleep 1000 & wait"}),
 			oci.WithMounts([]specs.Mount{{Destination: "/probe", Type: "bind", Source: l.h.Probe(), Options: []string{"rbind", "ro"}}}),
 		))

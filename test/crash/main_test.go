@@ -9,7 +9,7 @@ import (
 // Variables that make this test binary something else than the tests.
 const (
 	tracerVariable = "FOREFEND_CRASH_TRACER" // the tracer of one cell
-	allVariable    = "FOREFEND_CRASH"        // "all": every cell, not one of each kind
+	allVariable    = "FOREFEND_CRASH"        // "all": every power cut, not a sample
 )
 
 func TestMain(m *testing.M) {
@@ -30,5 +30,5 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// everything tells whether the whole matrix was asked for.
+// everything tells whether every power cut was asked for.
 func everything() bool { return os.Getenv(allVariable) == "all" }

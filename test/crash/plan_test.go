@@ -83,7 +83,7 @@ func (s *scene) executed(p *trace.Process, st step) trace.Mode {
 	switch {
 	case p.Is(shimBinary, "-id", s.ID) && !p.Is(shimBinary, "start") && !p.Is(shimBinary, "delete"):
 		s.shim = p.PID
-	case p.Is(shimBinary):
+	case p.Is(shimBinary), p.Is("containerd-shim-runc-v2"):
 	case p.Is("runc") && verb(p) != "" && verb(p) != "init":
 		s.runc = p.PID
 	case p.Is("containerd"):

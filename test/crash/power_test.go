@@ -37,7 +37,7 @@ const opensWithin = 10 * time.Second
 func TestPowerCut(t *testing.T) {
 	every := 1
 	if !everything() {
-		every = 9 // not a divisor of the number of fates: all of them occur
+		every = 17 // not a divisor of the number of fates: all of them occur
 	}
 	if testing.Short() {
 		every = 101

@@ -28,6 +28,32 @@ type step struct {
 	not  victim                             // who does not exist then
 }
 
+// victims are all there are.
+var victims = []victim{shim, daemon, containerd, runc}
+
+// has tells whether a victim is there at this step.
+func (s step) has(v victim) bool {
+	if v == runc {
+		return s.in != inShim && s.in != inDaemon && s.in != inContainerd
+	}
+	return v != s.not
+}
+
+// outcome is what the client sees when a victim is killed at this step, in a word for docs/crashes.md.
+func (s step) outcome(v victim) string {
+	switch {
+	case !s.has(v):
+		return "–"
+	case v == daemon:
+		return unnoticed
+	case s.in == inDaemon: // nobody in particular waits for what the daemon writes
+		return "a call fails"
+	}
+	return s.op + " fails"
+}
+
+const unnoticed = "unnoticed"
+
 type stepList []step
 
 func (l stepList) find(name string) (step, bool) {

@@ -95,6 +95,12 @@ type ObserveRequest struct {
 	Lost         uint64                 `json:"lost,omitempty"` // events the shim had to drop
 }
 
+// How files in the spool end: what a shim had to tell while no daemon was there.
+const (
+	SpooledRun      = ".json"     // the final observation of a run
+	SpooledDecision = ".decision" // the decision it ran under
+)
+
 // Event kinds. A kind is a stable word for programs; Message is for people.
 const (
 	EventAdmitted = "admitted" // a container's policy was decided
