@@ -45,7 +45,7 @@ func FuzzSpooled(f *testing.F) {
 		if o := n.history.observations(); len(o) == 1 && (o[0].ID.Validate() != nil || o[0].Version != workload.ObservationVersion) {
 			t.Errorf("recorded %+v", o[0])
 		}
-		if _, err := readSpooled(path); err == nil || errdefs.IsInvalidArgument(err) {
+		if _, err := readObservation(path); err == nil || errdefs.IsInvalidArgument(err) {
 			t.Errorf("what is gone is read: %v", err)
 		}
 	})

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -135,11 +136,10 @@ func (s *scene) reached(st step) {
 		fmt.Println("failed: there is no", s.Victim)
 		return
 	}
+	fmt.Println("hit") // before: the test may end this process as soon as it sees what the kill does
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		fmt.Println("failed: kill", s.Victim, err)
-		return
 	}
-	fmt.Println("hit")
 }
 
 // readDaemon is the process id that the daemon wrote into its lock.
@@ -193,9 +193,9 @@ func (h *host) trace(t testing.TB, p plan) *tracer {
 func (tr *tracer) stop() (hit bool, said []string) {
 	_ = tr.cmd.Process.Kill()
 	for line := range tr.lines {
-		hit = hit || line == "hit"
 		said = append(said, line)
 	}
+	hit = slices.Equal(said, []string{"hit"})
 	_ = tr.cmd.Wait() // it was killed
 	return hit, said
 }

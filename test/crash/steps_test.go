@@ -110,7 +110,7 @@ var steps = stepList{
 	{name: "last observation written", op: opDelete, in: inDaemon, call: synced("RUNS")},
 	{name: "sealed policy about to be in force", op: opCreate, in: inDaemon, call: renames(".sealed")},
 	{name: "bundle about to be made", op: opCreate, in: inContainerd, call: opens("config.json"), not: shim},
-	{name: "bundle about to go", op: opDelete, in: inContainerd, call: removes("config.json")},
+	{name: "bundle about to go", op: opDelete, in: inContainerd, call: removes("config.json"), not: shim},
 }
 
 func opens(name string) func(*scene, *trace.Call) bool {
