@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"forefend.dev/forefend/test/crash/trace"
+	"forefend.dev/forefend/test/crash/ptrace"
 )
 
 // op is one change of a directory tree, in the order a process made them.
@@ -37,7 +37,7 @@ const (
 	opAck      opKind = "ack" // the process said so in Data: what it tells of is durable
 )
 
-// recorder writes down the changes below a directory. It implements trace.Handler's Call.
+// recorder writes down the changes below a directory. It implements ptrace.Handler's Call.
 type recorder struct {
 	dir   string
 	to    *gob.Encoder
@@ -60,7 +60,7 @@ func (r *recorder) below(path string) string {
 	return rest
 }
 
-func (r *recorder) call(c *trace.Call) {
+func (r *recorder) call(c *ptrace.Call) {
 	if !c.Done || c.Result < 0 {
 		return
 	}
@@ -113,7 +113,7 @@ func (r *recorder) opened(path string, flags uint64) {
 	}
 }
 
-func (r *recorder) wrote(c *trace.Call) {
+func (r *recorder) wrote(c *ptrace.Call) {
 	data := c.Bytes(c.Args[1], uint64(c.Result))
 	path := r.below(c.File(0))
 	if path == "" {

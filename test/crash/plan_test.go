@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"forefend.dev/forefend/test/crash/trace"
+	"forefend.dev/forefend/test/crash/ptrace"
 )
 
 // victim is who is killed.
@@ -61,17 +61,17 @@ func runPlan(text string) error {
 		_, _ = os.Stdin.Read(make([]byte, 1)) // ends with the test
 		os.Exit(0)                            // sets everything free
 	}()
-	processes := map[int]trace.Mode{s.Containerd: trace.Follow}
+	processes := map[int]ptrace.Mode{s.Containerd: ptrace.Follow}
 	s.daemon = s.readDaemon()
 	switch st.in {
 	case inDaemon:
-		processes[s.daemon] = trace.Step
+		processes[s.daemon] = ptrace.Step
 	case inContainerd:
-		processes[s.Containerd] = trace.Step
+		processes[s.Containerd] = ptrace.Step
 	}
-	return trace.Run(trace.Handler{
-		Exec: func(p *trace.Process) trace.Mode { return s.executed(p, st) },
-		Call: func(c *trace.Call) {
+	return ptrace.Run(ptrace.Handler{
+		Exec: func(p *ptrace.Process) ptrace.Mode { return s.executed(p, st) },
+		Call: func(c *ptrace.Call) {
 			if !s.over && st.call != nil && s.steps(c.Process, st) && st.call(s, c) {
 				s.reached(st)
 			}
@@ -80,7 +80,7 @@ func runPlan(text string) error {
 }
 
 // executed notes who a process is and chooses how closely it is followed.
-func (s *scene) executed(p *trace.Process, st step) trace.Mode {
+func (s *scene) executed(p *ptrace.Process, st step) ptrace.Mode {
 	switch {
 	case p.Is(shimBinary, "-id", s.ID) && !p.Is(shimBinary, "start") && !p.Is(shimBinary, "delete"):
 		s.shim = p.PID
@@ -88,21 +88,21 @@ func (s *scene) executed(p *trace.Process, st step) trace.Mode {
 	case p.Is("runc") && verb(p) != "" && verb(p) != "init":
 		s.runc = p.PID
 	case p.Is("containerd"):
-		return trace.Follow
+		return ptrace.Follow
 	default:
-		return trace.Leave
+		return ptrace.Leave
 	}
 	if !s.over && st.call == nil && s.steps(p, st) {
 		s.reached(st)
 	}
 	if s.steps(p, st) && st.call != nil && !s.over {
-		return trace.Step
+		return ptrace.Step
 	}
-	return trace.Follow
+	return ptrace.Follow
 }
 
 // verb is the command that a runc process was given.
-func verb(p *trace.Process) string {
+func verb(p *ptrace.Process) string {
 	for _, a := range p.Args[1:] {
 		switch a {
 		case "create", "start", "exec", "update", "kill", "delete", "state", "init":
@@ -113,7 +113,7 @@ func verb(p *trace.Process) string {
 }
 
 // steps tells whether the step is one of this process.
-func (s *scene) steps(p *trace.Process, st step) bool {
+func (s *scene) steps(p *ptrace.Process, st step) bool {
 	switch st.in {
 	case inShim:
 		return p.PID == s.shim

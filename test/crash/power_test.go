@@ -19,7 +19,7 @@ import (
 	"forefend.dev/forefend/runtime/record"
 	"forefend.dev/forefend/runtime/store"
 	"forefend.dev/forefend/runtime/workload"
-	"forefend.dev/forefend/test/crash/trace"
+	"forefend.dev/forefend/test/crash/ptrace"
 )
 
 // Variables of the processes of TestPowerCut.
@@ -112,7 +112,7 @@ func recordProcess(dir, log string) error {
 	}
 	_ = in.Close()
 	r := &recorder{dir: dir, to: gob.NewEncoder(f), known: make(map[string]bool)}
-	if err := trace.Run(trace.Handler{Call: r.call}, map[int]trace.Mode{pid: trace.Step}, func() { _ = out.Close() }); err != nil {
+	if err := ptrace.Run(ptrace.Handler{Call: r.call}, map[int]ptrace.Mode{pid: ptrace.Step}, func() { _ = out.Close() }); err != nil {
 		return err
 	}
 	return errors.Join(r.fail, f.Close())

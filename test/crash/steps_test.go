@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"forefend.dev/forefend/test/crash/trace"
+	"forefend.dev/forefend/test/crash/ptrace"
 )
 
 // where is the process whose step it is: one of these, or the runc command of that name.
@@ -23,9 +23,9 @@ type step struct {
 	name string
 	op   string // the client's call during which it comes
 	in   where
-	nth  int                                // how often the process has come by; 0 and 1: the first time
-	call func(s *scene, c *trace.Call) bool // nil: the process has just been executed
-	not  victim                             // who does not exist then
+	nth  int                                 // how often the process has come by; 0 and 1: the first time
+	call func(s *scene, c *ptrace.Call) bool // nil: the process has just been executed
+	not  victim                              // who does not exist then
 }
 
 // victims are all there are.
@@ -113,61 +113,61 @@ var steps = stepList{
 	{name: "bundle about to go", op: opDelete, in: inContainerd, call: removes("config.json"), not: shim},
 }
 
-func opens(name string) func(*scene, *trace.Call) bool {
-	return func(s *scene, c *trace.Call) bool {
+func opens(name string) func(*scene, *ptrace.Call) bool {
+	return func(s *scene, c *ptrace.Call) bool {
 		return c.Number == unix.SYS_OPENAT && !c.Done && s.ours(c.Path(0, 1)) && strings.HasPrefix(filepath.Base(c.Path(0, 1)), name)
 	}
 }
 
-func renamed(name string) func(*scene, *trace.Call) bool {
-	return func(s *scene, c *trace.Call) bool {
+func renamed(name string) func(*scene, *ptrace.Call) bool {
+	return func(s *scene, c *ptrace.Call) bool {
 		return c.Number == unix.SYS_RENAMEAT && c.Done && c.Result == 0 && filepath.Base(c.Path(2, 3)) == name
 	}
 }
 
-func renames(suffix string) func(*scene, *trace.Call) bool {
-	return func(s *scene, c *trace.Call) bool {
+func renames(suffix string) func(*scene, *ptrace.Call) bool {
+	return func(s *scene, c *ptrace.Call) bool {
 		return c.Number == unix.SYS_RENAMEAT && !c.Done && strings.HasSuffix(c.Path(2, 3), suffix)
 	}
 }
 
-func linked(name string) func(*scene, *trace.Call) bool {
-	return func(s *scene, c *trace.Call) bool {
+func linked(name string) func(*scene, *ptrace.Call) bool {
+	return func(s *scene, c *ptrace.Call) bool {
 		return c.Number == unix.SYS_LINKAT && c.Done && c.Result == 0 && filepath.Base(c.Path(2, 3)) == name
 	}
 }
 
 // bound and connected are about the seccomp listeners in a directory of that name.
-func bound(dir string) func(*scene, *trace.Call) bool {
-	return func(s *scene, c *trace.Call) bool {
+func bound(dir string) func(*scene, *ptrace.Call) bool {
+	return func(s *scene, c *ptrace.Call) bool {
 		return c.Number == unix.SYS_BIND && c.Done && c.Result == 0 && filepath.Base(filepath.Dir(c.Socket(1))) == dir
 	}
 }
 
-func connected(dir string) func(*scene, *trace.Call) bool {
-	return func(s *scene, c *trace.Call) bool {
+func connected(dir string) func(*scene, *ptrace.Call) bool {
+	return func(s *scene, c *ptrace.Call) bool {
 		return c.Number == unix.SYS_CONNECT && c.Done && c.Result == 0 && filepath.Base(filepath.Dir(c.Socket(1))) == dir
 	}
 }
 
-func connects(name string) func(*scene, *trace.Call) bool {
-	return func(s *scene, c *trace.Call) bool {
+func connects(name string) func(*scene, *ptrace.Call) bool {
+	return func(s *scene, c *ptrace.Call) bool {
 		return c.Number == unix.SYS_CONNECT && !c.Done && filepath.Base(c.Socket(1)) == name
 	}
 }
 
 // ends is about the command itself: Go programs make children that only end, to learn what the kernel can do.
-func ends(s *scene, c *trace.Call) bool {
+func ends(s *scene, c *ptrace.Call) bool {
 	return c.Number == unix.SYS_EXIT_GROUP && c.Process.PID == s.runc
 }
 
-func madeCgroup(s *scene, c *trace.Call) bool {
+func madeCgroup(s *scene, c *ptrace.Call) bool {
 	return c.Number == unix.SYS_MKDIRAT && c.Done && c.Result == 0 && filepath.Base(c.Path(0, 1)) == s.ID &&
 		strings.HasPrefix(c.Path(0, 1), "/sys/fs/cgroup/")
 }
 
 // removing is the removal of a file of that name, or of one in a directory of that name.
-func removing(s *scene, c *trace.Call, name string) bool {
+func removing(s *scene, c *ptrace.Call, name string) bool {
 	path := ""
 	if c.Number == unix.SYS_UNLINKAT {
 		path = c.Path(0, 1)
@@ -175,23 +175,23 @@ func removing(s *scene, c *trace.Call, name string) bool {
 	return s.ours(path) && (filepath.Base(path) == name || filepath.Base(filepath.Dir(path)) == name)
 }
 
-func removes(name string) func(*scene, *trace.Call) bool {
-	return func(s *scene, c *trace.Call) bool { return !c.Done && removing(s, c, name) }
+func removes(name string) func(*scene, *ptrace.Call) bool {
+	return func(s *scene, c *ptrace.Call) bool { return !c.Done && removing(s, c, name) }
 }
 
-func removed(name string) func(*scene, *trace.Call) bool {
-	return func(s *scene, c *trace.Call) bool { return c.Done && c.Result == 0 && removing(s, c, name) }
+func removed(name string) func(*scene, *ptrace.Call) bool {
+	return func(s *scene, c *ptrace.Call) bool { return c.Done && c.Result == 0 && removing(s, c, name) }
 }
 
 // writes and synced are about the messages of a stream in the daemon's store.
-func writes(stream string) func(*scene, *trace.Call) bool {
-	return func(_ *scene, c *trace.Call) bool {
+func writes(stream string) func(*scene, *ptrace.Call) bool {
+	return func(_ *scene, c *ptrace.Call) bool {
 		return (c.Number == unix.SYS_WRITE || c.Number == unix.SYS_PWRITE64) && !c.Done && strings.Contains(c.File(0), "/streams/"+stream+"/msgs/")
 	}
 }
 
-func synced(stream string) func(*scene, *trace.Call) bool {
-	return func(_ *scene, c *trace.Call) bool {
+func synced(stream string) func(*scene, *ptrace.Call) bool {
+	return func(_ *scene, c *ptrace.Call) bool {
 		return (c.Number == unix.SYS_FSYNC || c.Number == unix.SYS_FDATASYNC) && c.Done && strings.Contains(c.File(0), "/streams/"+stream+"/msgs/")
 	}
 }

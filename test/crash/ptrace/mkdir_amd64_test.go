@@ -1,4 +1,4 @@
-package trace
+package ptrace
 
 import "golang.org/x/sys/unix"
 

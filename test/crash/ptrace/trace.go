@@ -1,4 +1,4 @@
-package trace
+package ptrace
 
 import (
 	"errors"
@@ -93,7 +93,7 @@ func (t *tracer) seize(mode Mode, pid int) error {
 			if err != nil || t.threads[tid] != nil {
 				continue
 			}
-			if err := ptrace(unix.PTRACE_SEIZE, tid, 0, options); err != nil {
+			if err := request(unix.PTRACE_SEIZE, tid, 0, options); err != nil {
 				if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EPERM) && t.ours(tid) {
 					continue // it has ended, or was born traced
 				}
@@ -102,7 +102,7 @@ func (t *tracer) seize(mode Mode, pid int) error {
 			found = true
 			t.thread(tid).process.mode = mode
 			if mode == Step { // a running thread steps from its next stop on
-				if err := ptrace(unix.PTRACE_INTERRUPT, tid, 0, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+				if err := request(unix.PTRACE_INTERRUPT, tid, 0, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 					return err
 				}
 			}
@@ -185,7 +185,7 @@ func (t *tracer) stopped(tid int, status unix.WaitStatus) error {
 		t.executed(tid, th)
 		return t.resume(tid, th, 0)
 	case event == unix.PTRACE_EVENT_STOP && signal != unix.SIGTRAP: // it is to stand still, as a shell's job does
-		return ptrace(unix.PTRACE_LISTEN, tid, 0, 0)
+		return request(unix.PTRACE_LISTEN, tid, 0, 0)
 	case event != 0:
 		return t.resume(tid, th, 0)
 	}
@@ -210,16 +210,16 @@ func (t *tracer) executed(tid int, th *thread) {
 func (t *tracer) resume(tid int, th *thread, signal int) error {
 	switch th.process.mode {
 	case Step:
-		return ptrace(unix.PTRACE_SYSCALL, tid, 0, signal)
+		return request(unix.PTRACE_SYSCALL, tid, 0, signal)
 	case Leave:
 		t.forget(tid)
-		return ptrace(unix.PTRACE_DETACH, tid, 0, signal)
+		return request(unix.PTRACE_DETACH, tid, 0, signal)
 	}
-	return ptrace(unix.PTRACE_CONT, tid, 0, signal)
+	return request(unix.PTRACE_CONT, tid, 0, signal)
 }
 
-func ptrace(request, tid, addr, data int) error {
-	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, uintptr(request), uintptr(tid), uintptr(addr), uintptr(data), 0, 0)
+func request(what, tid, addr, data int) error {
+	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, uintptr(what), uintptr(tid), uintptr(addr), uintptr(data), 0, 0)
 	if errno != 0 {
 		return errno
 	}
