@@ -89,6 +89,7 @@ func (s *Service) prepare(ctx context.Context, r *taskv3.CreateTaskRequest) (_ *
 		Facts:        factsOf(id, b.Spec(), r, s.cfg.Containerd),
 		Spec:         forDecision(b.Spec()),
 		ListenerPath: c.notify,
+		Kin:          true,
 	}
 	if c.decision, err = s.decide(ctx, req); err != nil {
 		return nil, err

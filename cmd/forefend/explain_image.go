@@ -130,7 +130,7 @@ func (q imageQuestion) admit(ctx context.Context, facts workload.Facts, config o
 	spec.Process.Env, spec.Mounts = nil, nil // no decision needs them: secrets stay out of the daemon
 	facts.Annotations = q.annotations()
 	spec.Annotations = facts.Annotations
-	return api.AdmitRequest{Version: api.Version, Facts: facts, Spec: *spec, DryRun: true}, nil
+	return api.AdmitRequest{Version: api.Version, Facts: facts, Spec: *spec, Kin: true, DryRun: true}, nil
 }
 
 func (q imageQuestion) annotations() map[string]string {

@@ -69,7 +69,7 @@ func (n *node) admission(ctx context.Context, id string, args []string) (req api
 	if err != nil {
 		return req, err
 	}
-	req = api.AdmitRequest{Version: api.Version, Spec: lean(spec), ListenerPath: filepath.Join(n.Dir, "run", "n", id)}
+	req = api.AdmitRequest{Version: api.Version, Spec: lean(spec), ListenerPath: filepath.Join(n.Dir, "run", "n", id), Kin: true}
 	req.Facts = workload.Facts{
 		ID: workload.ID{Namespace: n.Namespace, Container: id}, Run: "bench-" + id, Kind: workload.KindContainer,
 		Args: args, Path: "/usr/bin:/bin", Cwd: "/", Group: n.Namespace, Containerd: n.Address,

@@ -68,7 +68,7 @@ func Decide(in Input) (api.Decision, error) {
 		claims = append(builtin(facts), claims[len(builtin(facts)):]...)
 		mode, unconfined = preview(in.Site, profile, claims)
 	}
-	plan := newCallPlan(spec, mode, in.Prediction, unconfined || asAsked)
+	plan := newCallPlan(in, mode, unconfined || asAsked)
 	input := in.Site.Input(profile, append(claims, plan.claims...))
 	if asAsked {
 		input.Claims = onlyResources(input.Claims)

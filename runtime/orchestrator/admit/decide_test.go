@@ -479,4 +479,8 @@ func TestReachingAmongOnesOwn(t *testing.T) {
 	if kin(at(in, policy.Site{Guards: []policy.Guard{atMost(policy.KeySyscalls.Member("ptrace"), policy.SyscallDeny)}}), "ptrace") {
 		t.Error("a guardrail has exceptions")
 	}
+	in.Request.Kin = false
+	if kin(in, "ptrace") {
+		t.Error("a shim that does not know such denials would refuse the table")
+	}
 }

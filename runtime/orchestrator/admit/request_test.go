@@ -36,7 +36,7 @@ func asked(t testing.TB, annotations map[string]string) Input {
 	t.Helper()
 	return Input{
 		Request: api.AdmitRequest{
-			Version: api.Version, Spec: specFromContainerd(t), ListenerPath: "/run/forefend/n/0123456789abcdef0123",
+			Version: api.Version, Spec: specFromContainerd(t), ListenerPath: "/run/forefend/n/0123456789abcdef0123", Kin: true,
 			Facts: workload.Facts{
 				ID: workload.ID{Namespace: "default", Container: "web-1"}, Run: "web-1-1", Group: "default",
 				Image: workload.Image{Name: "docker.io/library/redis:7", Repository: "docker.io/library/redis", Digest: "sha256:0123"},

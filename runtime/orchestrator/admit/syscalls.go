@@ -8,7 +8,6 @@ import (
 
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/seccomp"
-	"forefend.dev/forefend/runtime/workload"
 )
 
 // callPlan is what is known about a container's system calls before the merge.
@@ -24,7 +23,8 @@ type callPlan struct {
 }
 
 // newCallPlan classifies the calls of the profile in force.
-func newCallPlan(spec *specs.Spec, mode policy.Value, p workload.Prediction, unconfined bool) callPlan {
+func newCallPlan(in Input, mode policy.Value, unconfined bool) callPlan {
+	spec := &in.Request.Spec
 	plan := callPlan{fallback: seccomp.Watch}
 	if spec.Linux != nil {
 		plan.profile = spec.Linux.Seccomp
@@ -49,7 +49,7 @@ func newCallPlan(spec *specs.Spec, mode policy.Value, p workload.Prediction, unc
 	for i, c := range table.list {
 		switch {
 		case allowed[i]:
-			plan.claim(c, classVerdict(c, mode, p, spec))
+			plan.claim(c, classVerdict(c, mode, in))
 		case plan.ours && c.class == seccomp.ClassDangerous:
 			plan.claim(c, verdict{policy.SyscallDeny, "dangerous, and not in Forefend's default profile"})
 		case !plan.ours:
@@ -94,17 +94,17 @@ type verdict struct {
 const kinOnly = "dangerous, and nothing speaks for it: only among the caller's own processes"
 
 // classVerdict is the default for one call (DESIGN sections 5 and 7).
-func classVerdict(c call, mode policy.Value, p workload.Prediction, spec *specs.Spec) verdict {
-	_, seen := p.Seen[c.name]
-	surprise := p.Sealed && !seen && mode == policy.ModeEnforce
+func classVerdict(c call, mode policy.Value, in Input) verdict {
+	_, seen := in.Prediction.Seen[c.name]
+	surprise := in.Prediction.Sealed && !seen && mode == policy.ModeEnforce
 	switch {
 	case c.class == seccomp.ClassHot:
 		return verdict{policy.SyscallNative, "benign and frequent: full speed"}
 	case c.class == seccomp.ClassDangerous:
-		if by := speaker(c.name, spec); by != "" && !surprise {
+		if by := speaker(c.name, &in.Request.Spec); by != "" && !surprise {
 			return verdict{policy.SyscallWatch, "dangerous, but the " + by + " speaks for it"}
 		}
-		if seccomp.AmongKin(c.name) {
+		if seccomp.AmongKin(c.name) && in.Request.Kin {
 			return verdict{policy.SyscallDeny, kinOnly}
 		}
 		return verdict{policy.SyscallDeny, "dangerous, and nothing speaks for it"}

@@ -18,6 +18,9 @@ type AdmitRequest struct {
 	Spec specs.Spec `json:"spec"`
 	// ListenerPath is where the shim will accept seccomp notifications.
 	ListenerPath string `json:"listener_path"`
+	// Kin says that who asks knows denials that do not hold among a program's own
+	// processes (docs/decisions/0015). A shim of before would refuse a table with one.
+	Kin bool `json:"kin,omitempty"`
 	// DryRun decides without recording anything: explain --image.
 	DryRun bool `json:"dry_run,omitempty"`
 }
