@@ -20,10 +20,12 @@ const (
 	journalQueue = 4096     // entries that may wait for the disk
 	journalBytes = 16 << 20 // and their bytes
 	journalBatch = 256
-	// Entries are gathered for this long: those of one container's start, or of a short life, then cost one
-	// wake-up of the store instead of four. A daemon that is killed loses no more than that.
-	journalGather = 200 * time.Millisecond
-	recentEvents  = 2000 // read back at start
+	// Entries come in bursts, a few for each container that starts or ends. What comes within journalBurst of one
+	// another is written together, and the store is woken no more often than every journalPace: a busy node's journal
+	// costs it a fraction then. A daemon that is killed loses no more than the entries of that long.
+	journalBurst = 5 * time.Millisecond
+	journalPace  = 200 * time.Millisecond
+	recentEvents = 2000 // read back at start
 )
 
 // journal writes decisions and events to the store in batches, each record
@@ -125,18 +127,20 @@ func (j *journal) lose(n int) {
 // write empties the queue, batch by batch.
 func (j *journal) write(ctx context.Context) {
 	defer close(j.done)
+	var last time.Time
 	for first := range j.queue {
-		batch := j.gather(first)
+		batch := j.gather(first, max(journalBurst, journalPace-time.Since(last)))
+		last = time.Now()
 		for _, stream := range []store.Stream{store.Decisions, store.Events} {
 			j.keep(ctx, stream, batch[stream])
 		}
 	}
 }
 
-// gather collects what comes soon after first, by stream.
-func (j *journal) gather(first *entry) map[store.Stream][]*entry {
+// gather collects what comes within wait after first, by stream.
+func (j *journal) gather(first *entry, wait time.Duration) map[store.Stream][]*entry {
 	batch := map[store.Stream][]*entry{first.stream: {first}}
-	soon := time.NewTimer(journalGather)
+	soon := time.NewTimer(wait)
 	defer soon.Stop()
 	for n := 1; n < journalBatch; n++ {
 		select {

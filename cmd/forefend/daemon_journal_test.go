@@ -62,7 +62,7 @@ func TestJournalGathers(t *testing.T) {
 	for i := range 5 {
 		j.queue <- &entry{stream: []store.Stream{store.Decisions, store.Events}[i%2]}
 	}
-	batch := j.gather(<-j.queue)
+	batch := j.gather(<-j.queue, journalBurst)
 	if len(batch[store.Decisions]) != 3 || len(batch[store.Events]) != 2 {
 		t.Errorf("%d decisions, %d events", len(batch[store.Decisions]), len(batch[store.Events]))
 	}
