@@ -41,6 +41,9 @@ func traceScript(script string) error {
 	_ = in.Close()
 	return Run(Handler{
 		Exec: func(p *Process) Mode {
+			if p.Is("sh") { // the shell's own: its start returns in the midst of it
+				return Follow
+			}
 			fmt.Println("exec", filepath.Base(p.Args[0]))
 			if p.Is("mkdir") {
 				return Step
