@@ -12,6 +12,7 @@ import (
 // expectedCgroup is where runc will put a container, as far as that can be told
 // beforehand. A runc that is killed before it has noted its state leaves its cgroups
 // behind, and nothing but this says where. systemd removes its empty scopes itself.
+// A place where somebody is before runc was asked is not the container's alone, and not its to remove.
 func expectedCgroup(spec *specs.Spec, systemd bool) map[string]string {
 	if systemd || spec.Linux == nil || !path.IsAbs(spec.Linux.CgroupsPath) {
 		return nil
@@ -20,7 +21,7 @@ func expectedCgroup(spec *specs.Spec, systemd bool) map[string]string {
 	if err != nil {
 		return nil // nor will runc find a place there
 	}
-	return g.Map()
+	return g.Free().Map()
 }
 
 // leaving is how long processes that were killed may take to be gone.

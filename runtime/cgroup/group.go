@@ -211,6 +211,17 @@ func (g Group) Remove() error {
 	return errors.Join(errs...)
 }
 
+// Free returns the group without the directories in which processes are.
+func (g Group) Free() Group {
+	paths := g.Map()
+	for controller, dir := range paths {
+		if pids, err := cgroups.GetAllPids(dir); err == nil && len(pids) > 0 {
+			delete(paths, controller)
+		}
+	}
+	return FromMap(paths)
+}
+
 // remove looks for processes first: the library tries for a second, with each
 // hierarchy, which is right only for what is about to vanish.
 func remove(dir string) error {

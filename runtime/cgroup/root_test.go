@@ -349,3 +349,21 @@ func BenchmarkSeriesAdd(b *testing.B) {
 		s.Add(at(float64(i), float64(i)/2, int64(i)))
 	}
 }
+
+func TestRootFree(t *testing.T) {
+	rootTest(t)
+	own, err := Of(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if busy := own.Free().Map(); len(busy) != 0 {
+		t.Errorf("free, with this process in it: %v", busy)
+	}
+	nowhere, err := At(fmt.Sprintf("/forefend-test-free-%d", os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if free := nowhere.Free().Map(); len(free) == 0 || len(free) != len(nowhere.Map()) {
+		t.Errorf("not free, though nobody made it: %v", free)
+	}
+}
