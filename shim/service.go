@@ -42,6 +42,7 @@ func NewService(ctx context.Context, cfg Config, publisher shim.Publisher, sd sh
 		settle.Stop()
 		return nil
 	})
+	forgetSocket(sd, listenerFD)
 	exits := newExits(publisher)
 	inner, err := upstream.NewTask(ctx, exits, sd)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -153,6 +154,7 @@ func (s *scene) readDaemon() int {
 type tracer struct {
 	cmd   *exec.Cmd
 	lines chan string
+	said  []string
 }
 
 // trace starts the tracer of a cell and waits until it holds its processes.
@@ -189,13 +191,23 @@ func (h *host) trace(t testing.TB, p plan) *tracer {
 	return tr
 }
 
+// await waits until the step was reached: what the daemon writes it writes when it likes.
+func (tr *tracer) await(t testing.TB) {
+	t.Helper()
+	select {
+	case line := <-tr.lines:
+		tr.said = append(tr.said, line)
+	case <-time.After(cleanWithin):
+		t.Error("the step is never reached")
+	}
+}
+
 // stop sets all processes free and tells whether the step was reached.
 func (tr *tracer) stop() (hit bool, said []string) {
 	_ = tr.cmd.Process.Kill()
 	for line := range tr.lines {
-		said = append(said, line)
+		tr.said = append(tr.said, line)
 	}
-	hit = slices.Equal(said, []string{"hit"})
 	_ = tr.cmd.Wait() // it was killed
-	return hit, said
+	return slices.Equal(tr.said, []string{"hit"}), tr.said
 }
