@@ -85,6 +85,11 @@ func (n *node) experienced(ctx context.Context, b *bench) (figures []figure, err
 		return figures, err
 	}
 	figures = append(figures, admitFigures(fmt.Sprintf("%d starting", b.containers), crowded, a.late)...)
+	inside, late, err := n.decided(ids)
+	if err != nil {
+		return figures, err
+	}
+	figures = append(figures, admitFigures(fmt.Sprintf("the %d, in daemon", b.containers), inside, late)...)
 
 	idleFigures, err := n.idle(ctx, len(ids))
 	if err != nil {
