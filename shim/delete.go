@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
@@ -59,9 +60,10 @@ func (s *Service) Delete(ctx context.Context, r *taskv3.DeleteRequest) (*taskv3.
 	return resp, nil
 }
 
-// Pids waits for a Delete under way. In the middle of one runc no longer knows the
-// container and upstream still does, and the error of that makes a containerd that was
-// restarted meanwhile keep a shim that has nothing left, for ever.
+// Pids tells containerd, which asks when it has been restarted, that a container has
+// no process also where upstream has an error to tell: runc has deleted the container, and
+// upstream has not, in the middle of a Delete or after one that was cut short. By that
+// error containerd would keep a shim that has nothing left, for ever.
 func (s *Service) Pids(ctx context.Context, r *taskv3.PidsRequest) (*taskv3.PidsResponse, error) {
 	if c := s.container(r.ID); c != nil {
 		c.mu.Lock()
@@ -74,7 +76,11 @@ func (s *Service) Pids(ctx context.Context, r *taskv3.PidsRequest) (*taskv3.Pids
 			}
 		}
 	}
-	return s.TTRPCTaskService.Pids(ctx, r)
+	resp, err := s.TTRPCTaskService.Pids(ctx, r)
+	if err != nil && strings.Contains(err.Error(), "container does not exist") { // runc's words; there is no other sign
+		return &taskv3.PidsResponse{}, nil
+	}
+	return resp, err
 }
 
 // deleteBegins notes that the container is being deleted until over is called.

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -66,4 +67,18 @@ func TestPidsWaitForDelete(t *testing.T) {
 			t.Errorf("%q, want %q", calls, want)
 		}
 	})
+}
+
+// forgetful is a task service whose runc has deleted the container.
+type forgetful struct{ taskv3.TTRPCTaskService }
+
+func (forgetful) Pids(context.Context, *taskv3.PidsRequest) (*taskv3.PidsResponse, error) {
+	return nil, errors.New("runc did not terminate successfully: exit status 1: container does not exist\n")
+}
+
+func TestPidsOfWhatRuncForgot(t *testing.T) {
+	s := &Service{TTRPCTaskService: forgetful{}, containers: make(map[string]*container)}
+	if resp, err := s.Pids(t.Context(), &taskv3.PidsRequest{ID: "web"}); err != nil || len(resp.Processes) != 0 {
+		t.Errorf("got %v, %v", resp, err)
+	}
 }

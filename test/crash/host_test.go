@@ -97,7 +97,9 @@ func (h *host) settled(t testing.TB, within time.Duration) time.Duration {
 // remove ends and deletes a container as its owner would, whatever is left of it.
 func (h *host) remove(t testing.TB, id string) {
 	t.Helper()
-	h.Ctr("task", "rm", "-f", id)
+	if r := h.Ctr("task", "rm", "-f", id); r.Code != 0 && !strings.Contains(r.Stderr, "not found") {
+		t.Logf("remove the task of %s: %v", id, r.Check())
+	}
 	if r := h.Ctr("container", "rm", id); r.Code != 0 && !strings.Contains(r.Stderr, "not found") {
 		t.Errorf("remove %s: %v", id, r.Check())
 	}

@@ -293,3 +293,24 @@ func (h *host) endDaemon(t testing.TB, sig syscall.Signal) {
 		t.Fatalf("the daemon does not end on %v", sig)
 	}
 }
+
+// TestRestartAfterHalfADelete restarts containerd over a shim whose container runc has forgotten and nobody else has:
+// runc was killed at the end of a delete. Nothing of the two may stay.
+func TestRestartAfterHalfADelete(t *testing.T) {
+	h := newHost(t)
+	id := h.newID("half")
+	l := &life{h: h, runtime: forefend, id: id, name: "life of " + id}
+	tr := h.trace(t, plan{Step: "runc delete ends", Victim: runc, ID: id, Dir: h.Dir, Containerd: h.containerdPid(t)})
+	how := l.run(t)
+	if hit, said := tr.stop(); !hit || how.failed != opDelete {
+		t.Fatalf("%q failed: %v; the tracer says %q", how.failed, how.err, said)
+	}
+	if err := h.RestartContainerd(t.Context(), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if listed := h.Ctr("task", "ls", "-q").Stdout; strings.Contains(listed, id) {
+		t.Errorf("containerd lists a task without a process: %q", listed)
+	}
+	h.remove(t, id)
+	h.settled(t, cleanWithin)
+}
