@@ -28,6 +28,12 @@ func (h *host) sameAsStock(t *testing.T, c container) string {
 	t.Helper()
 	c = c.named("same")
 	want, got := h.run(c.under(stock)), h.run(c)
+	// On a busy machine containerd's client loses the output of a short container, and collects the snapshot that
+	// --remap-labels is about to use, under either runtime. A difference of ours shows every time.
+	for try := 1; try < 3 && (got.Code != want.Code || got.Stdout != want.Stdout); try++ {
+		t.Logf("once more: got %d %q %q, stock %d %q %q", got.Code, short(got.Stdout), short(got.Stderr), want.Code, short(want.Stdout), short(want.Stderr))
+		want, got = h.run(c.under(stock)), h.run(c)
+	}
 	if got.Code != want.Code || got.Stdout != want.Stdout || comparable(got.Stderr) != comparable(want.Stderr) {
 		t.Errorf("got   %d %q %q\nstock %d %q %q", got.Code, short(got.Stdout), short(got.Stderr), want.Code, short(want.Stdout), short(want.Stderr))
 	}

@@ -3,10 +3,13 @@ package guest
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"forefend.dev/forefend/test/vm/wire"
 )
 
 func TestLookPath(t *testing.T) {
@@ -73,5 +76,17 @@ func TestOpenPort(t *testing.T) {
 	}
 	if _, err := openPort(dev, dev); err == nil {
 		t.Error("opened a port that is not there")
+	}
+}
+
+func TestHostsTemporary(t *testing.T) {
+	got := hostsTemporary(wire.Request{Modules: "/tmp/clone/.cache/vm/modules", Steps: []wire.Step{
+		{Dir: "/tmp/clone/test/e2e", Args: []string{"/tmp/clone/.cache/vm/tests/e2e", "-test.v"}}, {Dir: "/srv", Args: []string{"cat", "/tmp/other/file"}},
+	}})
+	if want := []string{"/tmp/clone", "/tmp/other"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := hostsTemporary(wire.Request{Modules: "/srv/tmp/modules", Steps: []wire.Step{{Dir: "/tmp", Args: []string{"true"}}}}); len(got) != 0 {
+		t.Errorf("%q of nothing below /tmp", got)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -81,7 +82,7 @@ func furnish(r wire.Request) error {
 			return err
 		}
 	}
-	if err := scratch(r.Scratch); err != nil {
+	if err := scratch(r.Scratch, hostsTemporary(r)); err != nil {
 		return err
 	}
 	modules := filepath.Join("/lib/modules", filepath.Base(r.Modules))
@@ -134,7 +135,14 @@ func switchRoot(r wire.Request) error {
 }
 
 // scratch puts temporary files, and containerd's data, where an overlay can be made: on the disk, or else in memory.
-func scratch(disk bool) error {
+// What the request needs of the host's own /tmp stays to be seen there.
+func scratch(disk bool, kept []string) error {
+	held := func(i int) string { return fmt.Sprintf("/run/host-tmp-%d", i) }
+	for i, dir := range kept {
+		if err := mount(point{dir, held(i), "", "", unix.MS_BIND}); err != nil {
+			return err
+		}
+	}
 	p := point{"tmp", "/tmp", "tmpfs", "mode=1777", 0}
 	if disk {
 		p = point{"/dev/vda", "/tmp", "ext4", "nobarrier", unix.MS_NOATIME}
@@ -145,11 +153,34 @@ func scratch(disk bool) error {
 	if err := os.Chmod("/tmp", 0o1777); err != nil {
 		return err
 	}
+	for i, dir := range kept {
+		if err := mount(point{held(i), dir, "", "", unix.MS_BIND}); err != nil {
+			return err
+		}
+	}
 	own := "/tmp/.containerd"
 	if err := os.Mkdir(own, 0o711); err != nil {
 		return err
 	}
 	return mount(point{own, "/var/lib/containerd", "", "", unix.MS_BIND})
+}
+
+// hostsTemporary lists the directories directly below /tmp in which something lies that r names: a repository that was cloned
+// there, for one.
+func hostsTemporary(r wire.Request) []string {
+	named := []string{r.Modules, r.Visible}
+	for _, s := range r.Steps {
+		named = append(append(named, s.Dir), s.Args...)
+	}
+	var dirs []string
+	for _, path := range named {
+		below, ok := strings.CutPrefix(filepath.Clean(path), "/tmp/")
+		top, _, _ := strings.Cut(below, "/")
+		if dir := "/tmp/" + top; ok && !slices.Contains(dirs, dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
 }
 
 // enableControllers hands every controller on to the groups of the first level, as an init system does.
