@@ -1,7 +1,9 @@
 package cri
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -71,6 +73,30 @@ func (p *pod) remove(t *testing.T) {
 	p.stop(t)
 	if _, err := p.runtime.RemovePodSandbox(within(t), &cri.RemovePodSandboxRequest{PodSandboxId: p.id}); err != nil {
 		t.Errorf("remove pod: %v", err)
+	}
+	p.removeCgroup(t)
+}
+
+// removeCgroup removes the pod's cgroup, which a kubelet makes and removes; that fails while a container's is left in it.
+func (p *pod) removeCgroup(t *testing.T) {
+	t.Helper()
+	parent := p.config.Linux.CgroupParent
+	if parent == "" {
+		return
+	}
+	pattern := "/sys/fs/cgroup/*" + parent // one for each hierarchy
+	if unified() {
+		pattern = "/sys/fs/cgroup" + parent
+	}
+	dirs, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range dirs {
+		eventually(t, "the pod's cgroup "+dir+" is empty", func() bool {
+			err := os.Remove(dir)
+			return err == nil || errors.Is(err, os.ErrNotExist)
+		})
 	}
 }
 

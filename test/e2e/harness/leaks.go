@@ -64,7 +64,7 @@ func (o owner) leaks(expected func(process) bool) ([]string, error) {
 	for _, dir := range dirs {
 		// containerd 1.x style hierarchies keep an empty parent named after the namespace: only its children count.
 		inUse := slices.ContainsFunc(busy, func(path string) bool { return path != "/" && strings.HasSuffix(dir, path) })
-		if filepath.Base(dir) != o.namespace && !inUse {
+		if filepath.Base(dir) != filepath.Base(o.dir) && !inUse {
 			lines = append(lines, "cgroup "+dir)
 		}
 	}

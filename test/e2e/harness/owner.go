@@ -30,11 +30,11 @@ func (e *Env) owner() owner {
 // otherNamespace matches the namespace of any environment.
 var otherNamespace = regexp.MustCompile(`/` + dirPrefix + `[0-9]{5,}(/|$)`)
 
-// ownsCgroup tells whether a cgroup belongs to this environment: it lies under our namespace; or it is new, bears the
+// ownsCgroup tells whether a cgroup belongs to this environment: it lies under one named after our directory; or it is new, bears the
 // id of a container of ours, and lies under nobody else's namespace.
 func (o owner) ownsCgroup(path string) bool {
 	parts := strings.Split(path, "/")
-	if o.namespace != "" && slices.Contains(parts, o.namespace) {
+	if slices.Contains(parts, filepath.Base(o.dir)) { // our own namespace, or the cgroup parent of pods of ours
 		return true
 	}
 	if otherNamespace.MatchString(path) || o.before.cgroups[path] {
