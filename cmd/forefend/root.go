@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"forefend.dev/forefend/cmd/forefend/eval"
 	"forefend.dev/forefend/cmd/forefend/output"
 	"forefend.dev/forefend/cmd/internal/config"
 )
@@ -65,7 +66,7 @@ func newRoot(a *app) *cobra.Command {
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.PersistentFlags().StringVar(&a.configPath, "config", "", "config `file` (default: FOREFEND_CONFIG, else "+config.DefaultPath+")")
 	root.AddCommand(newPsCommand(a), newExplainCommand(a), newHistoryCommand(a), newEventsCommand(a), newPolicyCommand(a),
-		newDoctorCommand(a), newDaemonCommand(a), newVersionCommand(a), newCompletionCommand(a))
+		newDoctorCommand(a), newDaemonCommand(a), eval.Command(), newVersionCommand(a), newCompletionCommand(a))
 	asUsage(root)
 	return root
 }

@@ -1,0 +1,8 @@
+package eval
+
+import "github.com/spf13/cobra"
+
+// subcommands lists the measures, one file each.
+func subcommands() []*cobra.Command {
+	return []*cobra.Command{}
+}
