@@ -60,7 +60,11 @@ func (c *container) addExecStdin(exec string, stdin *stdinEnd) {
 	c.execs[exec] = stdin
 }
 
-func (c *container) execStdin(exec string) *stdinEnd {
+// stdinOf is the watch of an exec's standard input, or with "" of the container's own; nil: there is none.
+func (c *container) stdinOf(exec string) *stdinEnd {
+	if exec == "" {
+		return c.stdin
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.execs[exec]

@@ -22,21 +22,26 @@ func (s *Service) Start(ctx context.Context, r *taskv3.StartRequest) (*taskv3.St
 	if err != nil || c == nil {
 		return resp, err
 	}
-	stdin := c.stdin
-	if r.ExecID != "" {
-		stdin = c.execStdin(r.ExecID)
-	} else if c.watch != nil {
+	if r.ExecID == "" && c.watch != nil {
 		c.watch.begin()
 	}
 	// What the client could not say.
 	later := context.WithoutCancel(ctx)
-	stdin.settle(func() {
+	c.stdinOf(r.ExecID).settle(func() {
 		_, err := s.TTRPCTaskService.CloseIO(later, &taskv3.CloseIORequest{ID: r.ID, ExecID: r.ExecID, Stdin: true})
 		if err != nil {
 			log.G(later).WithError(err).WithField("id", r.ID).Debug("forefend: standard input that ended early not closed")
 		}
 	})
 	return resp, nil
+}
+
+// CloseIO passes on that a client's input has ended, as soon as upstream can make use of it.
+func (s *Service) CloseIO(ctx context.Context, r *taskv3.CloseIORequest) (*types.Empty, error) {
+	if c := s.container(r.ID); r.Stdin && c != nil && c.stdinOf(r.ExecID).tell() {
+		return &types.Empty{}, nil
+	}
+	return s.TTRPCTaskService.CloseIO(ctx, r)
 }
 
 // Exec watches the process's standard input and clips the process to the container's policy

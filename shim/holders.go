@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // heldElsewhere reports whether a process other than this one has the file at path open,
@@ -32,6 +34,33 @@ func heldElsewhere(path string) bool {
 			if target, err := os.Readlink(filepath.Join(dir, fd)); err == nil && strings.HasSuffix(target, tail) {
 				return true
 			}
+		}
+	}
+	return false
+}
+
+// readHere reports whether this process has another descriptor that reads the file behind reader.
+func readHere(reader int) bool {
+	var want unix.Stat_t
+	if unix.Fstat(reader, &want) != nil {
+		return false
+	}
+	descriptors, err := names("/proc/self/fd")
+	if err != nil {
+		return true // not known to be missing
+	}
+	for _, name := range descriptors {
+		fd, err := strconv.Atoi(name)
+		if err != nil || fd == reader {
+			continue
+		}
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) != nil || st.Ino != want.Ino || st.Dev != want.Dev {
+			continue
+		}
+		// The handle by which upstream opens it has O_PATH, and can read nothing.
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err == nil && flags&(unix.O_ACCMODE|unix.O_PATH) == unix.O_RDONLY {
+			return true
 		}
 	}
 	return false

@@ -9,9 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lateCheck is how long after a process's start it is looked for somebody who
-// could still write to a standard input that had no writer before.
-const lateCheck = 100 * time.Millisecond
+const (
+	// lateCheck is how long after a process's start it is looked for somebody who could still write to a standard
+	// input that had no writer before; a client that was slow is looked for again, each time after four times as long.
+	lateCheck = 100 * time.Millisecond
+	lastCheck = 10 * time.Second
+	// readCheck is how often it is looked whether upstream reads; it opens the FIFO in a goroutine of its own.
+	readCheck = 2 * time.Millisecond
+)
 
 // stdinEnd notices a client whose standard input ends before the process it is
 // for has been started. Upstream keeps a writer on the FIFO open until CloseIO,
@@ -25,6 +30,11 @@ const lateCheck = 100 * time.Millisecond
 // One with an empty input closes it without ever having opened it, possibly
 // before this shim was there (docs/decisions/0014). Closing after the start is
 // left alone: that may be a client that detaches.
+//
+// Upstream itself loses an end that comes too early: CloseIO for an exec that has not
+// been started does nothing, and one that closes upstream's writer before upstream's
+// reader has been opened leaves that reader waiting for another writer for ever. So the end
+// is told only once somebody in this process reads.
 type stdinEnd struct {
 	fifo   string
 	orphan bool // nobody had it open for writing, or waited to, when the watch began
@@ -32,6 +42,8 @@ type stdinEnd struct {
 	mu      sync.Mutex
 	inotify int         // -1 once the watch has ended; guarded by mu
 	reader  int         // keeps what is written until upstream has a reader; guarded by mu like inotify
+	started bool        // guarded by mu
+	told    bool        // the client has said that its input ended, too early for upstream; guarded by mu
 	later   *time.Timer // guarded by mu
 }
 
@@ -63,6 +75,21 @@ func watchStdin(fifo string, terminal bool) (_ *stdinEnd, err error) {
 	return e, nil
 }
 
+// tell takes note that the client has said that its input ended. When that was too early
+// for upstream it returns true: settle will see to it.
+func (e *stdinEnd) tell() bool {
+	if e == nil {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.started && e.reader < 0 {
+		return false
+	}
+	e.told = true
+	return true
+}
+
 // settle ends the watch once the process has been started. end is called when
 // the client will write no more: at once, or a little later from another
 // goroutine, unless close comes first.
@@ -70,35 +97,66 @@ func (e *stdinEnd) settle(end func()) {
 	if e == nil {
 		return
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.started || e.reader < 0 {
+		return // started twice, says a client; or deleted already
+	}
+	e.started = true
+	e.told = e.reachedLocked() || e.told
+	e.onceReadLocked(time.Now().Add(lastCheck), end)
+}
+
+// onceReadLocked lets go of the FIFO once upstream reads it, and then tells of the end if there
+// was one. It needs mu.
+func (e *stdinEnd) onceReadLocked(until time.Time, end func()) {
+	if !readHere(e.reader) && time.Now().Before(until) {
+		e.afterLocked(readCheck, func() { e.onceReadLocked(until, end) })
+		return
+	}
+	e.closeLocked()
 	switch {
-	case e.reached():
-		end()
+	case e.told:
+		e.later = time.AfterFunc(0, end) // without mu
 	case e.orphan:
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		if e.later != nil {
-			return // started twice, says a client
-		}
-		e.later = time.AfterFunc(lateCheck, func() {
-			if !heldElsewhere(e.fifo) {
-				end()
-			}
-		})
+		e.lookLocked(lateCheck, end)
 	}
 }
 
-// reached reports whether the client has closed its end. The watch ends with
-// the first call; more are false.
-func (e *stdinEnd) reached() bool {
-	if e == nil {
-		return false
+// lookLocked looks after a while whether the client is gone. It needs mu.
+func (e *stdinEnd) lookLocked(after time.Duration, end func()) {
+	if after > lastCheck {
+		return
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.later = time.AfterFunc(after, func() {
+		if !heldElsewhere(e.fifo) {
+			end()
+			return
+		}
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.later != nil {
+			e.lookLocked(4*after, end)
+		}
+	})
+}
+
+// afterLocked calls f later, with mu, unless close comes first. It needs mu.
+func (e *stdinEnd) afterLocked(d time.Duration, f func()) {
+	e.later = time.AfterFunc(d, func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.reader >= 0 {
+			f()
+		}
+	})
+}
+
+// reachedLocked reports whether the client has closed its end. It needs mu.
+func (e *stdinEnd) reachedLocked() bool {
 	if e.inotify < 0 {
 		return false
 	}
-	defer e.closeLocked()
 	var event [unix.SizeofInotifyEvent + unix.NAME_MAX + 1]byte
 	for {
 		n, err := unix.Read(e.inotify, event[:])
@@ -119,6 +177,7 @@ func (e *stdinEnd) close() {
 	e.closeLocked()
 	if e.later != nil {
 		e.later.Stop()
+		e.later = nil
 	}
 }
 

@@ -60,16 +60,71 @@ func TestStdinEnd(t *testing.T) {
 			writer.Close()
 		}
 		e.orphan = false
-		ended := false
-		e.settle(func() { ended = true })
-		if ended != closes {
-			t.Errorf("the writer has closed: %v, noticed: %v", closes, ended)
+		ended := make(chan bool, 2)
+		e.settle(func() { ended <- true })
+		if closes {
+			within(t, ended, "the writer has closed, and nobody noticed")
 		}
-		if e.reached() {
-			t.Error("a watch that ended says the end was reached")
+		e.settle(func() { t.Error("started twice") })
+		e.close()
+		if len(ended) > 0 {
+			t.Error("an input ended that nobody closed")
 		}
 		writer.Close()
 		reader.Close()
+	}
+}
+
+// Upstream opens the FIFO for reading in a goroutine of its own: an end told before would leave it waiting for ever.
+func TestStdinEndsOnceItIsRead(t *testing.T) {
+	fifo := makeFIFO(t)
+	e := watched(t, fifo)
+	writer := open(t, fifo, os.O_WRONLY)
+	if _, err := writer.WriteString("abc"); err != nil {
+		t.Fatal(err)
+	}
+	writer.Close()
+	ended := make(chan bool, 2)
+	e.settle(func() { ended <- true })
+	<-time.After(10 * readCheck)
+	if len(ended) > 0 {
+		t.Error("the end was told before anybody read")
+	}
+	reader := open(t, fifo, os.O_RDONLY|unix.O_NONBLOCK)
+	within(t, ended, "somebody reads, and the end is not told")
+	buf := make([]byte, 10)
+	if n, err := reader.Read(buf); err != nil || string(buf[:n]) != "abc" {
+		t.Errorf("read %q, %v: what was written before is lost", buf[:n], err)
+	}
+}
+
+// A client may say that its input ended before the process has been started, where upstream has nothing to close.
+func TestStdinEndTooEarlyForUpstream(t *testing.T) {
+	fifo := makeFIFO(t)
+	e := watched(t, fifo)
+	e.orphan = false
+	if !e.tell() {
+		t.Error("upstream is bothered with it before the start")
+	}
+	open(t, fifo, os.O_RDONLY|unix.O_NONBLOCK)
+	ended := make(chan bool, 2)
+	e.settle(func() { ended <- true })
+	within(t, ended, "the client has said so, but the input did not end")
+	if e.tell() {
+		t.Error("once upstream reads, it is upstream's")
+	}
+	var none *stdinEnd
+	if none.tell() {
+		t.Error("nobody watches, yet it is not passed on")
+	}
+}
+
+func within(t *testing.T, c <-chan bool, failure string) {
+	t.Helper()
+	select {
+	case <-c:
+	case <-time.After(10 * time.Second):
+		t.Error(failure)
 	}
 }
 
@@ -116,12 +171,9 @@ func TestStdinNobodyWrites(t *testing.T) {
 	fifo := makeFIFO(t)
 	ended := make(chan bool, 1)
 	e := watched(t, fifo)
+	open(t, fifo, os.O_RDONLY|unix.O_NONBLOCK)
 	e.settle(func() { ended <- true })
-	select {
-	case <-ended:
-	case <-time.After(10 * time.Second):
-		t.Error("nobody can write, but the input did not end")
-	}
+	within(t, ended, "nobody can write, but the input did not end")
 	// Closed in time, nothing happens any more.
 	e = watched(t, fifo)
 	e.settle(func() { t.Error("the process was deleted") })
