@@ -201,10 +201,10 @@ func (w *watch) observation() workload.Observation {
 	d := w.c.current()
 	o := workload.Observation{
 		Version: workload.ObservationVersion,
-		ID:      w.c.id, Run: d.Facts.Run, Name: d.Facts.Name(), Keys: d.Facts.Keys(),
-		User: d.Facts.User, Group: d.Facts.Group, Image: d.Facts.Image.Name,
+		ID:      w.c.id, Run: d.Facts.Run, User: d.Facts.User, Group: d.Facts.Group,
 		Started: d.Time,
 	}
+	d.Facts.Describe(&o)
 	w.mu.Lock()
 	o.Usage, o.Exit, o.Ended = w.series.Usage(), w.exit, w.ended
 	w.mu.Unlock()

@@ -75,8 +75,8 @@ func (d *daemon) close() error {
 type bookHistory struct{ *history.Book }
 
 // Predict implements orchestrator.History. No run gets more than the node has.
-func (h bookHistory) Predict(keys []workload.Key) workload.Prediction {
-	p := h.Book.Predict(keys)
+func (h bookHistory) Predict(q workload.Query) workload.Prediction {
+	p := h.Book.Predict(q)
 	if cores := processors(); p.CPU.Value > cores {
 		p.CPU.Value, p.CPU.Basis = cores, p.CPU.Basis+"; the node has no more"
 	}

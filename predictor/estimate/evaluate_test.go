@@ -186,7 +186,7 @@ func evaluate(t *testing.T, runs []taskRun, coverage float64, concurrent bool) *
 	for i, m := range moments(runs, concurrent) {
 		r := runs[m.run]
 		if !m.end {
-			predicted[m.run] = book.Predict(r.facts.Keys())
+			predicted[m.run] = book.Predict(r.facts.Query())
 			continue
 		}
 		e.add(predicted[m.run], r)

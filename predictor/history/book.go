@@ -303,12 +303,11 @@ func (b *Book) OpenRuns() []string {
 	return out
 }
 
-// Predict says what is expected of the next run of a workload with these keys,
-// from exact to general (workload.Facts.Keys). The result is the caller's.
-func (b *Book) Predict(keys []workload.Key) workload.Prediction {
+// Predict says what is expected of the run that q is about. The result is the caller's.
+func (b *Book) Predict(q workload.Query) workload.Prediction {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	return b.model.predict(keys, b.options.Coverage, seal{unseen: b.options.Seal, runs: b.options.MinRuns})
+	return b.model.predict(q, b.options.Coverage, seal{unseen: b.options.Seal, runs: b.options.MinRuns})
 }
 
 // Snapshot writes the model to the store, so that the next Open need not read

@@ -79,7 +79,7 @@ func observe(f workload.Facts, n int, memory int64, syscalls ...string) workload
 
 func TestNothingKnown(t *testing.T) {
 	f := newFixture(t)
-	p := f.Predict(redis.Keys())
+	p := f.Predict(redis.Query())
 	if p.Runs != 0 || p.Level != "" || p.Memory.Value != 0 || p.Unseen != 1 || p.Sealed {
 		t.Errorf("%+v", p)
 	}
@@ -88,12 +88,12 @@ func TestNothingKnown(t *testing.T) {
 func TestFourIdenticalRunsSeal(t *testing.T) {
 	f := newFixture(t)
 	for n := 1; n <= 4; n++ {
-		if p := f.Predict(redis.Keys()); p.Sealed {
+		if p := f.Predict(redis.Query()); p.Sealed {
 			t.Errorf("sealed after %d runs", n-1)
 		}
 		f.record(observe(redis, n, 100<<20, "openat", "execve"))
 	}
-	p := f.Predict(redis.Keys())
+	p := f.Predict(redis.Query())
 	if !p.Sealed || p.Unseen != 0.2 || p.Runs != 4 || p.Level != "image+command" {
 		t.Errorf("%+v", p)
 	}
@@ -105,7 +105,7 @@ func TestFourIdenticalRunsSeal(t *testing.T) {
 	}
 	for _, again := range []func(){f.crash, f.reopen} {
 		again()
-		if q := f.Predict(redis.Keys()); fmt.Sprint(q) != fmt.Sprint(p) {
+		if q := f.Predict(redis.Query()); fmt.Sprint(q) != fmt.Sprint(p) {
 			t.Errorf("after reopening\n%+v, before\n%+v", q, p)
 		}
 	}
@@ -120,7 +120,7 @@ func TestCheckpointsAndFinalCountOnce(t *testing.T) {
 		cp.Usage.MemoryPeak = int64(i+1) << 20
 		f.record(cp)
 		f.crash()
-		p := f.Predict(redis.Keys())
+		p := f.Predict(redis.Query())
 		if p.Runs != 1 || p.Seen["openat"] != 1 || p.Unseen != 1 || p.Memory.Value < float64(cp.Usage.MemoryPeak) {
 			t.Fatalf("checkpoint %d: %+v", i, p)
 		}
@@ -129,7 +129,7 @@ func TestCheckpointsAndFinalCountOnce(t *testing.T) {
 	f.record(o) // the shim repeats what was not acknowledged
 	for _, again := range []func(){func() {}, f.crash, f.reopen, f.crash} {
 		again()
-		if p := f.Predict(redis.Keys()); p.Runs != 1 || p.Unseen != 1 || p.Memory.Value < 50<<20 || p.Seen["openat"] != 1 {
+		if p := f.Predict(redis.Query()); p.Runs != 1 || p.Unseen != 1 || p.Memory.Value < 50<<20 || p.Seen["openat"] != 1 {
 			t.Fatalf("final: %+v", p)
 		}
 		if s := f.Stats(); s.Runs != 1 || s.Open != 0 || s.Workloads != 1 {
@@ -159,7 +159,7 @@ func TestRunWithoutEndCountsByItsLastCheckpoint(t *testing.T) {
 	}
 	other.Syscalls["ptrace"] = 1 // it lived after all
 	f.record(other)
-	if p := f.Predict(redis.Keys()); p.Runs != 2 || p.Seen["ptrace"] != 1 || p.Seen["openat"] != 2 || p.Unseen != 2./3 {
+	if p := f.Predict(redis.Query()); p.Runs != 2 || p.Seen["ptrace"] != 1 || p.Seen["openat"] != 2 || p.Unseen != 2./3 {
 		t.Errorf("%+v", p)
 	}
 	runs, err := f.Runs(context.Background(), redis.Keys()[0], 0)
@@ -175,7 +175,7 @@ func TestNewImageOfAKnownCommand(t *testing.T) {
 	}
 	next := redis
 	next.Image.Digest = "sha256:2"
-	p := f.Predict(next.Keys())
+	p := f.Predict(next.Query())
 	if p.Runs != 6 || p.Level != "repository+command" || p.Seen["openat"] != 6 || p.Memory.Value == 0 {
 		t.Errorf("%+v", p)
 	}
@@ -183,7 +183,7 @@ func TestNewImageOfAKnownCommand(t *testing.T) {
 		t.Error("a new image is sealed without ever having run")
 	}
 	f.record(observe(next, 1, 120<<20, "openat", "memfd_create"))
-	p = f.Predict(next.Keys())
+	p = f.Predict(next.Query())
 	if p.Runs != 1 || p.Level != "image+command" || p.Seen["openat"] != 7 || p.Unseen != 1 {
 		t.Errorf("%+v", p)
 	}
@@ -196,7 +196,7 @@ func TestUnwatchedRunsCountForUsageOnly(t *testing.T) {
 		o.Watched = false
 		f.record(o)
 	}
-	if p := f.Predict(redis.Keys()); p.Runs != 5 || p.Memory.Value == 0 || p.Unseen != 1 || p.Sealed {
+	if p := f.Predict(redis.Query()); p.Runs != 5 || p.Memory.Value == 0 || p.Unseen != 1 || p.Sealed {
 		t.Errorf("%+v", p)
 	}
 }

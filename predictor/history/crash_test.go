@@ -120,7 +120,7 @@ func TestConcurrently(t *testing.T) {
 		})
 		wg.Go(func() {
 			for range 200 {
-				if p := f.Predict(program(w).Keys()); len(p.Seen) > 2 {
+				if p := f.Predict(program(w).Query()); len(p.Seen) > 2 {
 					t.Errorf("%+v", p)
 				}
 				f.Workloads("app", 5)
@@ -200,7 +200,7 @@ func TestDamagedSnapshotIsRebuilt(t *testing.T) {
 	for n := range 5 {
 		f.record(observe(redis, n, 1<<20, "openat"))
 	}
-	want := fmt.Sprint(f.Predict(redis.Keys()))
+	want := fmt.Sprint(f.Predict(redis.Query()))
 	f.reopen()
 	f.store.Close()
 	path := filepath.Join(f.dir, snapshotName+".snapshot")
@@ -213,7 +213,7 @@ func TestDamagedSnapshotIsRebuilt(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.open()
-	if got := fmt.Sprint(f.Predict(redis.Keys())); got != want {
+	if got := fmt.Sprint(f.Predict(redis.Query())); got != want {
 		t.Errorf("%s\nwant\n%s", got, want)
 	}
 	if set := f.SetAside(); len(set) != 1 || !strings.Contains(set[0], "checksum") {

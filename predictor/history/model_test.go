@@ -45,7 +45,7 @@ func encoded(t *testing.T, m *model) []byte {
 
 func predictions(m *model) (out []string) {
 	for i := range 4 {
-		out = append(out, fmt.Sprintf("%+v", m.predict(program(i).Keys(), 0.99, seal{0.2, 4})))
+		out = append(out, fmt.Sprintf("%+v", m.predict(program(i).Query(), 0.99, seal{0.2, 4})))
 	}
 	return out
 }
@@ -82,7 +82,7 @@ func TestGoldenSnapshot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := m.predict(program(0).Keys(), 0.99, seal{0.2, 4})
+	p := m.predict(program(0).Query(), 0.99, seal{0.2, 4})
 	if p.Runs != 14 || p.Seen["futex"] != 14 || len(p.Hot) != 1 || len(p.Destinations) != 14 || p.RootfsWrites != workload.No || p.Memory.Value < 40<<20 {
 		t.Errorf("%+v", p)
 	}
@@ -116,7 +116,7 @@ func FuzzReadModel(f *testing.F) {
 			t.Fatalf("%d summaries", len(m.summaries))
 		}
 		for key := range m.summaries { // what was accepted must be usable
-			m.predict([]workload.Key{key}, 0.99, seal{0.2, 4})
+			m.predict(workload.Query{Keys: []workload.Key{key}}, 0.99, seal{0.2, 4})
 			o := observe(program(1), 1, 1<<20, "openat")
 			o.Keys = []workload.Key{key}
 			end(m, o)
@@ -180,7 +180,7 @@ func TestCensoredPeaksTeachNothing(t *testing.T) {
 			t.Fatalf("%d scores", len(pool))
 		}
 	}
-	if p := m.predict(redis.Keys(), 0.99, seal{}); p.Memory.Value < 10<<20 {
+	if p := m.predict(redis.Query(), 0.99, seal{}); p.Memory.Value < 10<<20 {
 		t.Errorf("%+v", p.Memory)
 	}
 }
@@ -190,7 +190,7 @@ func TestFirstRunOfAProgram(t *testing.T) {
 	for n := range 200 {
 		end(m, observe(program(n), n, 100<<20, "openat", "mount"))
 	}
-	p := m.predict(program(1000).Keys(), 0.99, seal{0.2, 4})
+	p := m.predict(program(1000).Query(), 0.99, seal{0.2, 4})
 	if p.Level != "node" || p.Runs != 200 || p.Unseen != 1 || p.Sealed || len(p.Seen) != 0 {
 		t.Errorf("%+v", p)
 	}
@@ -214,7 +214,7 @@ func TestRootfsWrites(t *testing.T) {
 			o.RootfsWrites = w
 			end(m, o)
 		}
-		if got := m.predict(redis.Keys(), 0.99, seal{}).RootfsWrites; got != c.want {
+		if got := m.predict(redis.Query(), 0.99, seal{}).RootfsWrites; got != c.want {
 			t.Errorf("%v: %q, want %q", c.runs, got, c.want)
 		}
 	}
@@ -231,7 +231,7 @@ func TestDestinationsAreBounded(t *testing.T) {
 		o.Destinations[strings.Repeat("x", maxText+1)] = math.MaxUint64
 		end(m, o)
 	}
-	got := m.predict(redis.Keys(), 0.99, seal{}).Destinations
+	got := m.predict(redis.Query(), 0.99, seal{}).Destinations
 	if len(got) != maxDestinations || got[len(got)-1] != "tcp/10.0.4.9:1" {
 		t.Errorf("%q", got)
 	}
@@ -243,10 +243,10 @@ func BenchmarkPredict(b *testing.B) {
 		o := generateRun(n, 2000)
 		end(m, o)
 	}
-	keys := generated(7).Keys()
+	query := generated(7).Query()
 	b.ReportAllocs()
 	for b.Loop() {
-		m.predict(keys, 0.99, seal{0.2, 4})
+		m.predict(query, 0.99, seal{0.2, 4})
 	}
 }
 

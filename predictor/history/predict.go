@@ -15,8 +15,9 @@ type seal struct {
 	runs   int     // at least so many watched runs
 }
 
-// predict says what is expected of the next run with these keys.
-func (m *model) predict(keys []workload.Key, coverage float64, limit seal) workload.Prediction {
+// predict says what is expected of the run that q is about.
+func (m *model) predict(q workload.Query, coverage float64, limit seal) workload.Prediction {
+	keys := q.Keys
 	p := workload.Prediction{Unseen: 1}
 	for _, key := range keys {
 		if n := m.known(key); n > 0 {

@@ -54,7 +54,7 @@ func validate(o *workload.Observation) error {
 			return fmt.Errorf("%w: key %d %.80q", ErrInvalid, i, k.String())
 		}
 	}
-	for _, s := range []string{o.Name, o.User, o.Group, o.Image, string(o.RootfsWrites)} {
+	for _, s := range []string{o.Name, o.User, o.Group, o.Image, string(o.RootfsWrites), o.Repository, o.Program, o.Prior.Runtime, o.Prior.Basis} {
 		if len(s) > maxText {
 			return fmt.Errorf("%w: a name of %d bytes", ErrInvalid, len(s))
 		}

@@ -114,13 +114,13 @@ func TestLoadAsProcess(t *testing.T) {
 	load := time.Since(began)
 	rss, peak := status("VmRSS:"), status("VmHWM:")
 	const n = 1000
-	keys := make([][]workload.Key, n)
-	for i := range keys {
-		keys[i] = generated(i).Keys()
+	queries := make([]workload.Query, n)
+	for i := range queries {
+		queries[i] = generated(i).Query()
 	}
 	began = time.Now()
-	for _, k := range keys {
-		b.Predict(k)
+	for _, q := range queries {
+		b.Predict(q)
 	}
 	predict := time.Since(began) / n
 	stats := b.Stats()

@@ -22,7 +22,7 @@ import (
 
 // History is what earlier runs say. Predict must not block.
 type History interface {
-	Predict([]workload.Key) workload.Prediction
+	Predict(workload.Query) workload.Prediction
 	Record(context.Context, workload.Observation) error
 	Search(context.Context, api.HistoryRequest) (api.HistoryResponse, error)
 }
@@ -140,13 +140,14 @@ func (s *Service) Admit(ctx context.Context, req api.AdmitRequest) (d api.Decisi
 		req.ListenerPath = filepath.Join(s.cfg.NotifyDir, "dry-run") // nobody will listen there
 	}
 	facts := req.Facts
+	facts.Requested = admit.Requested(req, s.cfg.Unified)
 	identifying, cancel := context.WithTimeout(ctx, s.cfg.Predict)
 	sources := s.identity.Identify(identifying, &facts)
 	cancel()
 	req.Facts = facts
 
 	began := s.cfg.Now()
-	prediction := s.history.Predict(facts.Keys())
+	prediction := s.history.Predict(facts.Query())
 	sources = append(sources, historySource(prediction, s.cfg.Now().Sub(began)))
 	d, err = admit.Decide(admit.Input{
 		Request: req, Site: s.cfg.Site, Privileged: s.cfg.Privileged, Unified: s.cfg.Unified, Availability: api.ByDaemon,
@@ -359,7 +360,7 @@ func (s *Service) complete(o *workload.Observation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r := s.running[o.ID]; r != nil && r.decision.Facts.Run == o.Run {
-		o.Keys, o.Image, o.Name = r.decision.Facts.Keys(), r.decision.Facts.Image.Name, r.decision.Facts.Name()
+		r.decision.Facts.Describe(o)
 	}
 }
 

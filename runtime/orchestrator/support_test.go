@@ -33,10 +33,10 @@ type fakeHistory struct {
 	keys   [][]workload.Key       // guarded by mu: of each Predict
 }
 
-func (h *fakeHistory) Predict(keys []workload.Key) workload.Prediction {
+func (h *fakeHistory) Predict(q workload.Query) workload.Prediction {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.keys = append(h.keys, keys)
+	h.keys = append(h.keys, q.Keys)
 	return h.prediction
 }
 

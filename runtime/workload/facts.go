@@ -1,5 +1,7 @@
 package workload
 
+import "forefend.dev/forefend/predictor/evidence"
+
 // Image is what containerd knows about the image a container was made from.
 // Every field may be empty: a container can be made from a bare rootfs.
 type Image struct {
@@ -35,6 +37,11 @@ type Facts struct {
 	User  string `json:"user,omitempty"`  // whose workload this is (annotation, CRI), not the uid
 	Group string `json:"group,omitempty"` // their group: annotation, Kubernetes namespace, containerd namespace
 	UID   uint32 `json:"uid"`
+
+	// Requested is what the spec and its annotations ask for; Prior what a scan of the image
+	// says about its memory.
+	Requested Requested            `json:"requested,omitzero"`
+	Prior     evidence.MemoryPrior `json:"prior,omitzero"`
 
 	Privileged bool `json:"privileged,omitempty"` // all capabilities and no seccomp profile
 	// Unconfined names the client whose user asked for no seccomp profile, or CRI,

@@ -1,6 +1,10 @@
 package workload
 
-import "time"
+import (
+	"time"
+
+	"forefend.dev/forefend/predictor/evidence"
+)
 
 // ObservationVersion is the version of the Observation format. Raise it when a
 // reader of the old format would misread a record, and keep a golden file of
@@ -18,14 +22,21 @@ const (
 // last one of a run has Final set; the ones before are checkpoints of the same
 // Run and replace each other.
 type Observation struct {
-	Version int       `json:"version"`
-	ID      ID        `json:"id"`
-	Run     string    `json:"run"`
-	Name    string    `json:"name,omitempty"`
-	Keys    []Key     `json:"keys"`
-	User    string    `json:"user,omitempty"`
-	Group   string    `json:"group,omitempty"`
-	Image   string    `json:"image,omitempty"`
+	Version int    `json:"version"`
+	ID      ID     `json:"id"`
+	Run     string `json:"run"`
+	Name    string `json:"name,omitempty"`
+	Keys    []Key  `json:"keys"`
+	User    string `json:"user,omitempty"`
+	Group   string `json:"group,omitempty"`
+	Image   string `json:"image,omitempty"`
+
+	// What was known before the run began; see Facts.
+	Repository string               `json:"repository,omitempty"`
+	Program    string               `json:"program,omitempty"`
+	Requested  Requested            `json:"requested,omitzero"`
+	Prior      evidence.MemoryPrior `json:"prior,omitzero"`
+
 	Started time.Time `json:"started"`
 	Ended   time.Time `json:"ended,omitzero"`
 	Final   bool      `json:"final,omitempty"`
@@ -70,6 +81,8 @@ type Usage struct {
 	CPUSeconds float64 `json:"cpu_seconds"`
 	CPUPeak    float64 `json:"cpu_peak"` // cores, highest over one sampling interval
 	PIDsPeak   int64   `json:"pids_peak"`
+	Received   float64 `json:"rx_peak,omitempty"` // bytes/s, highest over one sampling interval; 0: not measured
+	Sent       float64 `json:"tx_peak,omitempty"` // likewise
 	Throttled  float64 `json:"throttled_seconds"`
 	OOMKills   int64   `json:"oom_kills"`
 	MemoryFail int64   `json:"memory_limit_hits"`

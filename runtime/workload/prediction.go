@@ -8,6 +8,9 @@ type Prediction struct {
 	CPU    Bound  `json:"cpu"`             // cores, one-second peak
 	PIDs   Bound  `json:"pids"`            // processes and threads, peak
 
+	Received Bound `json:"rx,omitzero"` // bytes/s, one-second peak; zero where it was never measured
+	Sent     Bound `json:"tx,omitzero"`
+
 	// Unseen is the estimated probability that the next run makes a system
 	// call that no earlier run made; 1 when nothing is known.
 	Unseen float64 `json:"unseen"`

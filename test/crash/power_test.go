@@ -272,7 +272,7 @@ func works(ctx context.Context, b *history.Book) error {
 	if err != nil {
 		return err
 	}
-	if b.Stats().Runs != before+1 || b.Predict([]workload.Key{key}).Runs != 1 {
+	if b.Stats().Runs != before+1 || b.Predict(workload.Query{Keys: []workload.Key{key}}).Runs != 1 {
 		return errors.New("a run recorded afterwards is not used")
 	}
 	return b.Close()
