@@ -90,6 +90,9 @@ func (h *host) settled(t testing.TB, within time.Duration) time.Duration {
 		return len(left) == 0
 	}) {
 		t.Errorf("left behind after %v:\n  %s", time.Since(began).Round(time.Millisecond), strings.Join(left, "\n  "))
+		if stuck := h.Stuck(context.Background()); stuck != "" {
+			t.Logf("shims that are still there:\n%s", stuck)
+		}
 	}
 	return time.Since(began)
 }
