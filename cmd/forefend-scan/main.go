@@ -23,7 +23,7 @@ import (
 	"forefend.dev/forefend/runtime/rootfs"
 )
 
-func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)) }
+func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr, confine)) }
 
 // input is what every part of the scan starts from.
 type input struct {
@@ -33,7 +33,8 @@ type input struct {
 	flags *flag.FlagSet
 }
 
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+// run is main; lock is called once, before anything of the image is opened.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer, lock func(*input) (string, error)) int {
 	in := input{flags: flag.NewFlagSet("forefend-scan", flag.ContinueOnError)}
 	in.flags.SetOutput(stderr)
 	asJSON := in.flags.Bool("json", false, "print the scan as JSON")
@@ -58,11 +59,19 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "forefend-scan: need --rootfs DIR and a command: forefend-scan --rootfs DIR -- COMMAND ARGS…")
 		return 2
 	}
+	lacking, err := lock(&in)
+	if err != nil {
+		fmt.Fprintf(stderr, "forefend-scan: %v\n", err)
+		return 1
+	}
 	in.root = rootfs.Open(in.dirs)
 	s, err := scanAll(ctx, in)
 	if err != nil {
 		fmt.Fprintf(stderr, "forefend-scan: %v\n", err)
 		return 1
+	}
+	if lacking != "" {
+		s.Errors = append(s.Errors, lacking)
 	}
 	if !*asJSON {
 		show(stdout, s)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/predictor/evidence"
+	"forefend.dev/forefend/runtime/rootfs"
 )
 
 // The test binary is its own scanner: with arguments "evil STEP ROOT CACHE" it enters the sandbox and tries the step.
@@ -182,6 +183,8 @@ func honest(root, cache string) []string {
 			note(fmt.Errorf("mapped %q", b))
 		}
 	}
+	_, _, err = rootfs.Open([]string{root}).OpenFile("/file")
+	note(err)
 	done := make(chan error)
 	for range 50 { // threads
 		go func() { _, err := os.Stat(root); done <- err }()

@@ -23,7 +23,7 @@ const (
 	defaultOutput = 4 << 20
 	defaultFiles  = 256
 	// largestFile bounds a file of the scan cache, the only thing that the scanner may write.
-	largestFile = 64 << 20
+	largestFile = 1 << 30
 	// keptErrors is how much of what the scanner writes to its standard error is kept.
 	keptErrors = 8 << 10
 )

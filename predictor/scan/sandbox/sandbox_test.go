@@ -22,7 +22,7 @@ func try(t *testing.T, step string, cache bool, limits Limits) (evidence.Scan, e
 	if raceDetector {
 		t.Skip("the race detector's shadow memory does not fit into the sandbox")
 	}
-	root, store := rootfs(t), ""
+	root, store := image(t), ""
 	if cache {
 		store = t.TempDir()
 		if os.Getuid() == 0 {
@@ -39,7 +39,7 @@ func try(t *testing.T, step string, cache bool, limits Limits) (evidence.Scan, e
 	return Run(t.Context(), "/proc/self/exe", []string{"evil", step, root, store}, limits)
 }
 
-func rootfs(t *testing.T) string {
+func image(t *testing.T) string {
 	t.Helper()
 	root := t.TempDir()
 	for name, mode := range map[string]os.FileMode{"file": 0o666, "secret": 0, "program": 0o755} {
@@ -81,7 +81,7 @@ func refusal(s string) bool {
 
 // Outside the sandbox the same steps work, or fail for another reason: the test above can fail.
 func TestTheStepsAreReal(t *testing.T) {
-	root := rootfs(t)
+	root := image(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -164,7 +164,7 @@ func TestCallerCancels(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	pid := 0
 	limits := Limits{Started: func(p int) error { pid = p; cancel(); return nil }}
-	_, err := Run(ctx, "/proc/self/exe", []string{"evil", "wait", rootfs(t), ""}, limits)
+	_, err := Run(ctx, "/proc/self/exe", []string{"evil", "wait", image(t), ""}, limits)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("%v, want context.Canceled", err)
 	}
