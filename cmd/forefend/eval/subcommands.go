@@ -4,5 +4,5 @@ import "github.com/spf13/cobra"
 
 // subcommands lists the measures, one file each.
 func subcommands() []*cobra.Command {
-	return []*cobra.Command{}
+	return []*cobra.Command{usageCommand(), usagePriorCommand()}
 }

@@ -1,0 +1,70 @@
+package eval
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"forefend.dev/forefend/predictor/forecast"
+)
+
+func usagePriorCommand() *cobra.Command {
+	var data, out string
+	var networks, passes int
+	cmd := &cobra.Command{
+		Use:   "usage-prior",
+		Short: "Learn the usage forecaster's prior from recorded series",
+		Long: `Learn from all families of recorded usage series in a folder, each family and resource weighing the same, and write
+the networks that a forecaster begins with. The result holds no data of the series.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			groups, err := usageExamples(data)
+			if err != nil {
+				return err
+			}
+			var nets [][]float32
+			for i := range networks {
+				nets = append(nets, forecast.Fit(groups, passes, uint64(i+1)))
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%d networks from %d groups of series\n", len(nets), len(groups))
+			return os.WriteFile(out, forecast.EncodePrior(nets), 0o644)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&data, "data", "", "folder with the recorded series")
+	flags.StringVar(&out, "out", "", "file to write")
+	flags.IntVar(&networks, "networks", 4, "networks whose expectations are averaged")
+	flags.IntVar(&passes, "passes", 30, "how often the average window is seen")
+	_ = cmd.MarkFlagRequired("data")
+	_ = cmd.MarkFlagRequired("out")
+	return cmd
+}
+
+// usageExamples replays every family found in dir and gathers what a forecaster learns from.
+func usageExamples(dir string) ([][]forecast.Example, error) {
+	var groups [][]forecast.Example
+	for _, f := range usageFamilies {
+		for _, resource := range f.resources {
+			all, err := f.read(dir, resource)
+			if errors.Is(err, os.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			var examples []forecast.Example
+			model := forecast.New(forecast.Config{Window: f.window})
+			model.Observe(func(_ string, e forecast.Example) { examples = append(examples, e) })
+			playUsage(all, usageEvents(all), f.window, func(s usageSeries) usageMethod {
+				return ours{model.Track(resource, s.ceiling)}
+			})
+			groups = append(groups, examples)
+		}
+	}
+	if len(groups) == 0 {
+		return nil, fmt.Errorf("%s: no family of usage series found", dir)
+	}
+	return groups, nil
+}
