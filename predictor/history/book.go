@@ -165,6 +165,7 @@ func (b *Book) Record(ctx context.Context, o workload.Observation) error {
 	if err := validate(&o); err != nil {
 		return fmt.Errorf("record run %.80s: %w", o.Run, err)
 	}
+	o.Trace = nil // detectors read it as it comes; it is no part of a run's record
 	b.write.Lock()
 	defer b.write.Unlock()
 	var err error
@@ -189,7 +190,7 @@ func (b *Book) checkpoint(ctx context.Context, o *workload.Observation) error {
 		return err
 	}
 	lean := *o
-	lean.Usage.Series = nil // only the store keeps it
+	lean.Usage.Series, lean.Programs = nil, nil // only the store keeps them
 	now := b.options.Now()
 	b.mu.Lock()
 	b.model.checkpoint(&lean, now)

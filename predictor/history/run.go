@@ -19,6 +19,7 @@ const (
 	maxKeyValue = 64 // bytes of a key
 
 	maxDestination = 128 // bytes of a destination: protocol, address and port
+	maxProgram     = 256 // bytes of a program's path
 )
 
 // hotRate is how many calls a second make a call hot: at 5–8 µs each (DESIGN
@@ -48,6 +49,8 @@ func validate(o *workload.Observation) error {
 		return fmt.Errorf("%w: %d system calls", ErrInvalid, len(o.Syscalls)+len(o.Denied)+len(o.Native))
 	case len(o.Destinations) > workload.MaxDestinations || len(o.Usage.Series) > workload.MaxSeries:
 		return fmt.Errorf("%w: %d destinations, %d points", ErrInvalid, len(o.Destinations), len(o.Usage.Series))
+	case len(o.Programs) > workload.MaxPrograms:
+		return fmt.Errorf("%w: %d programs", ErrInvalid, len(o.Programs))
 	}
 	for i, k := range o.Keys {
 		if k.Level > workload.LevelNode || k.Value == "" || len(k.Value) > maxKeyValue || i > 0 && k.Level <= o.Keys[i-1].Level {
@@ -64,7 +67,8 @@ func validate(o *workload.Observation) error {
 			return fmt.Errorf("%w: a system call's name of %d bytes", ErrInvalid, len(name))
 		}
 	}
-	return errors.Join(shortKeys(o.Syscalls, maxName), shortKeys(o.Denied, maxName), shortKeys(o.Destinations, maxDestination))
+	return errors.Join(shortKeys(o.Syscalls, maxName), shortKeys(o.Denied, maxName), shortKeys(o.Destinations, maxDestination),
+		shortKeys(o.Programs, maxProgram))
 }
 
 // shortKeys refuses counts of names that nothing honest has.

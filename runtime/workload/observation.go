@@ -16,6 +16,7 @@ const (
 	MaxSyscalls     = 512
 	MaxDestinations = 256
 	MaxSeries       = 64
+	MaxPrograms     = 256
 )
 
 // Observation is what was seen of one run, cumulative since its start. The
@@ -54,6 +55,13 @@ type Observation struct {
 	// Destinations counts connects by "proto/address:port".
 	Destinations     map[string]uint64 `json:"destinations,omitempty"`
 	DestinationsLost uint64            `json:"destinations_lost,omitempty"`
+
+	// Programs counts executions by the path that was given to execve. It is for the record only: the program may change
+	// the path while the kernel reads it.
+	Programs     map[string]uint64 `json:"programs,omitempty"`
+	ProgramsLost uint64            `json:"programs_lost,omitempty"`
+	// Trace is not cumulative: it begins where the observation before ended.
+	Trace *Trace `json:"trace,omitempty"`
 
 	RootfsWrites Tristate `json:"rootfs_writes,omitempty"`
 }

@@ -23,6 +23,8 @@ func TestObservationGolden(t *testing.T) {
 		},
 		Syscalls: map[string]uint64{"execve": 1}, Denied: map[string]uint64{"ptrace": 2}, Native: []string{"read"}, Watched: true,
 		Destinations: map[string]uint64{"tcp/10.0.0.1:80": 3}, DestinationsLost: 4, RootfsWrites: No,
+		Programs: map[string]uint64{"/bin/sh": 5}, ProgramsLost: 6,
+		Trace: &Trace{From: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Names: []string{"execve"}, Packed: []byte{1, 2, 0, 1}, Lost: 7},
 	}
 	file := filepath.Join("testdata", "observation.v1.json")
 	if *update {

@@ -4,5 +4,10 @@ import "github.com/spf13/cobra"
 
 // subcommands lists the measures, one file each.
 func subcommands() []*cobra.Command {
-	return []*cobra.Command{usageCommand(), usagePriorCommand()}
+	return []*cobra.Command{
+		usageCommand(),
+		usagePriorCommand(),
+		newTracesCommand(),
+		newRowsCommand(),
+	}
 }

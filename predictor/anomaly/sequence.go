@@ -1,0 +1,219 @@
+package anomaly
+
+import (
+	"math"
+	"slices"
+)
+
+// Bounds of a Sequence.
+const (
+	sequenceOrder   = 12      // longest context and its successor, in calls
+	sequenceWindow  = 100     // calls that are judged together
+	sequenceLow     = 0.1     // which of a trace's windows count, as a share from the least surprising one
+	ownWeight       = 5       // how much a call in the trace itself counts against one in training
+	maxSequenceLen  = 1 << 19 // calls kept of all learned traces
+	maxTraceLen     = 1 << 16 // calls of one trace that are looked at
+	maxNames        = 1 << 12
+	alphabetSize    = 350 // about how many calls a kernel has: what an unseen call shares its probability with
+	unknownName     = 0   // all names beyond maxNames
+	gramHashSeed    = 14695981039346656037
+	gramHashPrime   = 1099511628211
+	maxTraceNameLen = 64
+)
+
+// Sequence is a model of the order of system calls: the probability of the next call given the calls before it, mixed
+// over contexts of all lengths up to sequenceOrder-1 by the method of Witten and Bell (1991, "The zero-frequency
+// problem", method C), as in prediction by partial matching.
+//
+// What is surprising is measured in nats, the mean of -log p over a window of calls. Within a trace the model learns from
+// the trace itself as well, so that a program it has never seen stops to surprise when it merely repeats itself.
+type Sequence struct {
+	ids    map[string]uint16
+	names  []string
+	grams  map[uint64]gram
+	traces [][]uint16 // what was learned, oldest first: the state
+	length int        // of traces together
+}
+
+// gram is what is known of one run of calls.
+type gram struct {
+	seen  uint32 // how often it occurred
+	next  uint32 // how often another call followed
+	kinds uint32 // how many different ones did
+}
+
+// NewSequence returns a model that knows nothing.
+func NewSequence() *Sequence {
+	return &Sequence{ids: make(map[string]uint16), names: []string{""}, grams: make(map[uint64]gram)}
+}
+
+// Learn takes a trace of one process, call names in order, as normal. Beyond its bounds the oldest traces are forgotten
+// when the model is restored.
+func (s *Sequence) Learn(trace []string) {
+	if len(trace) > maxTraceLen {
+		trace = trace[:maxTraceLen]
+	}
+	if len(trace) == 0 {
+		return
+	}
+	s.learn(s.intern(trace))
+}
+
+func (s *Sequence) learn(calls []uint16) {
+	count(s.grams, calls, nil)
+	s.traces = append(s.traces, calls)
+	s.length += len(calls)
+	if s.length > maxSequenceLen {
+		s.forget()
+	}
+}
+
+// forget drops the oldest half and counts the rest anew.
+func (s *Sequence) forget() {
+	for s.length > maxSequenceLen/2 && len(s.traces) > 1 {
+		s.length -= len(s.traces[0])
+		s.traces = s.traces[1:]
+	}
+	s.traces = slices.Clone(s.traces)
+	s.grams = make(map[uint64]gram)
+	for _, t := range s.traces {
+		count(s.grams, t, nil)
+	}
+}
+
+// Empty tells whether nothing was learned.
+func (s *Sequence) Empty() bool { return len(s.traces) == 0 }
+
+// intern turns names into numbers, learning new ones.
+func (s *Sequence) intern(trace []string) []uint16 {
+	calls := make([]uint16, len(trace))
+	for i, name := range trace {
+		id, ok := s.ids[name]
+		if !ok && len(s.names) < maxNames && len(name) <= maxTraceNameLen {
+			id = uint16(len(s.names))
+			s.ids[name], s.names = id, append(s.names, name)
+		}
+		calls[i] = id
+	}
+	return calls
+}
+
+// resolve turns names into numbers. Names that were never learned get numbers above the learned ones, each its own.
+func (s *Sequence) resolve(trace []string) []uint16 {
+	calls := make([]uint16, len(trace))
+	var fresh map[string]uint16
+	for i, name := range trace {
+		id, ok := s.ids[name]
+		if !ok {
+			if fresh == nil {
+				fresh = make(map[string]uint16)
+			}
+			if id, ok = fresh[name]; !ok {
+				id = uint16(len(s.names) + len(fresh)%maxNames)
+				fresh[name] = id
+			}
+		}
+		calls[i] = id
+	}
+	return calls
+}
+
+// gramKey extends the key of a run of calls by one at its older end.
+func gramKey(key uint64, call uint16) uint64 {
+	key = (key ^ uint64(call+1)) * gramHashPrime
+	return key ^ key>>29
+}
+
+// count adds the runs that end at each call to grams. known, if any, is a larger collection: a successor that it knows
+// is no new kind.
+func count(grams map[uint64]gram, calls []uint16, known map[uint64]gram) {
+	for i := range calls {
+		countAt(grams, calls, i, known)
+	}
+}
+
+func countAt(grams map[uint64]gram, calls []uint16, i int, known map[uint64]gram) {
+	for n := 0; n < sequenceOrder && n <= i; n++ {
+		context, whole := keysAt(calls, i, n)
+		g := grams[whole]
+		first := g.seen == 0 && known[whole].seen == 0
+		g.seen++
+		grams[whole] = g
+		c := grams[context]
+		c.next++
+		if first {
+			c.kinds++
+		}
+		grams[context] = c
+	}
+}
+
+// keysAt returns the keys of the n calls before i, and of those and call i.
+func keysAt(calls []uint16, i, n int) (context, whole uint64) {
+	context = gramHashSeed + uint64(n)
+	for j := i - n; j < i; j++ {
+		context = gramKey(context, calls[j])
+	}
+	whole = gramHashSeed + uint64(n) + 1
+	for j := i - n; j <= i; j++ {
+		whole = gramKey(whole, calls[j])
+	}
+	return context, whole
+}
+
+// surprise returns -log p of each call of the trace.
+func (s *Sequence) surprise(calls []uint16) []float64 {
+	own := make(map[uint64]gram)
+	out := make([]float64, len(calls))
+	for i := range calls {
+		p := 1.0 / alphabetSize
+		for n := 0; n < sequenceOrder && n <= i; n++ {
+			context, whole := keysAt(calls, i, n)
+			c, o := s.grams[context], own[context]
+			total := float64(c.next) + ownWeight*float64(o.next)
+			if total == 0 {
+				break
+			}
+			kinds := float64(c.kinds + o.kinds)
+			seen := float64(s.grams[whole].seen) + ownWeight*float64(own[whole].seen)
+			p = (seen + kinds*p) / (total + kinds)
+		}
+		out[i] = -math.Log(p)
+		countAt(own, calls, i, s.grams)
+	}
+	return out
+}
+
+// Score says how surprising the calls of one process are, in nats per call; 0 for an empty trace. It judges the trace by
+// its familiar stretches: a program that does normal things begins, loads and ends like others, however unusual its
+// work; code that came from elsewhere is unusual throughout.
+func (s *Sequence) Score(trace []string) float64 {
+	if len(trace) > maxTraceLen {
+		trace = trace[:maxTraceLen]
+	}
+	means := windowMeans(s.surprise(s.resolve(trace)))
+	if len(means) == 0 {
+		return 0
+	}
+	slices.Sort(means)
+	return means[int(sequenceLow*float64(len(means)-1))]
+}
+
+// windowMeans returns the mean of every window of sequenceWindow values, or of all when there are fewer.
+func windowMeans(values []float64) []float64 {
+	var means []float64
+	sum := 0.0
+	for i, v := range values {
+		sum += v
+		if i >= sequenceWindow {
+			sum -= values[i-sequenceWindow]
+		}
+		if i >= sequenceWindow-1 {
+			means = append(means, sum/sequenceWindow)
+		}
+	}
+	if len(means) == 0 && len(values) > 0 {
+		means = append(means, sum/float64(len(values)))
+	}
+	return means
+}
