@@ -90,6 +90,8 @@ func (s *Service) prepare(ctx context.Context, r *taskv3.CreateTaskRequest) (_ *
 		Spec:         forDecision(b.Spec()),
 		ListenerPath: c.notify,
 		Kin:          true,
+		Own:          true,
+		Patient:      true,
 	}
 	if c.decision, err = s.decide(ctx, req); err != nil {
 		return nil, err

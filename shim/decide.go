@@ -42,13 +42,40 @@ func (s *Service) ask(ctx context.Context, req api.AdmitRequest) (d api.Decision
 		return err
 	}
 	err = s.link.call(ctx, s.cfg.AdmitDeadline, admit)
+	if err == nil && d.Wait > 0 {
+		return s.askAgain(ctx, req, d)
+	}
 	if err == nil || !errdefs.IsUnavailable(err) {
 		return d, err
 	}
 	if err := s.link.ensure(ctx); err != nil {
 		return d, err
 	}
-	return d, s.link.call(ctx, s.cfg.ColdStart, admit) // its first answer is part of coming up
+	err = s.link.call(ctx, s.cfg.ColdStart, admit) // its first answer is part of coming up
+	if err == nil && d.Wait > 0 {
+		return s.askAgain(ctx, req, d)
+	}
+	return d, err
+}
+
+// askAgain waits once for what the daemon is finding out about an image that it sees for the first time, and asks
+// anew. Whatever goes wrong with that, the first answer is a whole one (docs/decisions/0044).
+func (s *Service) askAgain(ctx context.Context, req api.AdmitRequest, first api.Decision) (api.Decision, error) {
+	_ = s.link.call(ctx, first.Wait+s.cfg.AdmitDeadline, func(ctx context.Context, c *api.Client) error {
+		return c.Await(ctx, api.AwaitRequest{Version: api.Version, Facts: first.Facts})
+	})
+	req.Waited = true
+	var d api.Decision
+	err := s.link.call(ctx, s.cfg.AdmitDeadline, func(ctx context.Context, c *api.Client) (err error) {
+		d, err = c.Admit(ctx, req)
+		return err
+	})
+	if err != nil && (errdefs.IsUnavailable(err) || errors.Is(err, context.DeadlineExceeded)) {
+		first.Wait = 0
+		first.Notes = append(first.Notes, "the daemon could not be asked again after the wait for the scan: "+err.Error())
+		return first, nil
+	}
+	return d, err
 }
 
 // decideAlone is the choice of on_unavailable. The decision says how it came

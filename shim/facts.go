@@ -48,7 +48,7 @@ func factsOf(id workload.ID, spec *specs.Spec, r *taskv3.CreateTaskRequest, cont
 	f.User = spec.Annotations[policy.AnnotationUser]
 	f.Group = first(spec.Annotations[policy.AnnotationGroup], spec.Annotations[criNamespace], id.Namespace)
 	if p := spec.Process; p != nil {
-		f.Args, f.Cwd, f.UID = p.Args, p.Cwd, p.User.UID
+		f.Args, f.Cwd, f.UID, f.Env = p.Args, p.Cwd, p.User.UID, workload.DecisiveEnv(p.Env)
 		for _, e := range p.Env {
 			if v, ok := strings.CutPrefix(e, "PATH="); ok {
 				f.Path = v

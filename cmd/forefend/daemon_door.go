@@ -22,6 +22,7 @@ const (
 	largeFrom      = 64 << 10 // three times what a container with Docker's profile asks with
 	maxFollowers   = 64       // Events calls that wait
 	maxQueries     = 4
+	maxAwaiting    = 128 // shims that wait for the first scan of an image
 	messageTime    = 10 * time.Second
 	answerTime     = 10 * time.Second
 )
@@ -35,7 +36,8 @@ func newDoor() *door.Door {
 		Calls: door.Class{Turns: maxCalls}, Large: door.Class{Turns: maxLargeCalls}, LargeFrom: largeFrom,
 		Classes: map[string]door.Class{
 			"Events": {Name: "followers", Turns: maxFollowers},
-			"List":   queries, "Explain": queries, "History": queries, "Status": {Name: "status", Turns: maxQueries},
+			"Await":  {Name: "waiting", Turns: maxAwaiting},
+			"List":   queries, "Profile": queries, "Explain": queries, "History": queries, "Status": {Name: "status", Turns: maxQueries},
 		},
 	})
 }

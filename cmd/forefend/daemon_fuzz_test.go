@@ -54,7 +54,8 @@ func within(t testing.TB) *config.Config {
 		t.Fatal(err)
 	}
 	d.identity = identity.NewResolver()
-	d.service = orchestrator.New(d.orchestration(), bookHistory{d.book}, d.journal, d.identity, nil)
+	d.openSources(ctx)
+	d.service = orchestrator.New(d.orchestration(), bookHistory{d.book}, d.journal, d.identity, d.sources(), nil)
 	if d.listener, err = listen(cfg.Socket()); err != nil {
 		t.Fatal(err)
 	}

@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"forefend.dev/forefend/cmd/forefend/foresight"
 	"forefend.dev/forefend/cmd/internal/config"
 	"forefend.dev/forefend/predictor/history"
+	"forefend.dev/forefend/predictor/profile"
 	"forefend.dev/forefend/predictor/recommend"
 	"forefend.dev/forefend/runtime/cgroup"
 	"forefend.dev/forefend/runtime/orchestrator/api"
@@ -29,7 +32,12 @@ func (d *daemon) openHistory(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if d.profiles, err = profile.Open(ctx, d.store, time.Now); err != nil {
+		return err
+	}
+	d.degraded = append(d.degraded, d.profiles.Notes()...)
 	d.book, err = history.Open(ctx, d.store, history.Options{
+		Ended:    d.profiles.Learn,
 		Coverage: d.cfg.Prediction.Coverage, Seal: d.cfg.Prediction.Seal, MinRuns: d.cfg.Prediction.MinRuns,
 		RunsPerWorkload: d.cfg.History.RunsPerWorkload,
 	})
@@ -59,6 +67,9 @@ func (d *daemon) close() error {
 	if d.book != nil {
 		errs = append(errs, d.book.Close())
 	}
+	if d.profiles != nil {
+		errs = append(errs, d.profiles.Save())
+	}
 	if d.store != nil {
 		errs = append(errs, d.store.Close())
 	}
@@ -74,8 +85,8 @@ func (d *daemon) close() error {
 // bookHistory shows a Book as the orchestrator's History.
 type bookHistory struct{ *history.Book }
 
-// Predict implements orchestrator.History. No run gets more than the node has.
-func (h bookHistory) Predict(q workload.Query) workload.Prediction {
+// predict is what the history says. No run gets more than the node has.
+func (h bookHistory) predict(q workload.Query) workload.Prediction {
 	p := h.Book.Predict(q)
 	if cores := processors(); p.CPU.Value > cores {
 		p.CPU.Value, p.CPU.Basis = cores, p.CPU.Basis+"; the node has no more"
@@ -108,22 +119,24 @@ func (h bookHistory) Search(ctx context.Context, req api.HistoryRequest) (api.Hi
 	return resp, err
 }
 
-// recommender turns predictions into claims for this node.
-func recommender(cfg *config.Config) func(workload.Prediction, workload.Facts) []policy.Claim {
+// judge turns what the sources said into risk and claims for this node.
+func judge(cfg *config.Config) func(foresight.Known) foresight.Judgement {
 	memory := nodeMemory()
 	class := func(c seccomp.Class) func(string) bool {
 		return func(name string) bool { return seccomp.Classify(name) == c }
 	}
-	return func(p workload.Prediction, f workload.Facts) []policy.Claim {
+	return func(k foresight.Known) (j foresight.Judgement) {
+		f := k.Request.Facts
 		profile := cfg.Site.Profile(f.User, f.Group)
 		amendments, _ := policy.ParseAnnotations(f.Annotations) // malformed ones are refused by the decision itself
 		mode := policy.Merge(cfg.Site.Input(profile, amendments)).Mode()
-		return recommend.Claims(p, recommend.Input{
+		j.Claims = recommend.Claims(k.Prediction, recommend.Input{
 			Cores: processors(), NodeMemory: memory, Enforce: mode == policy.ModeEnforce,
 			Unified:           cgroup.CurrentMode() == cgroup.V2,
 			AllowReadonlyRoot: cfg.ReadonlyRoot,
 			Hot:               class(seccomp.ClassHot), Sensitive: class(seccomp.ClassSensitive), Dangerous: class(seccomp.ClassDangerous),
 		})
+		return j
 	}
 }
 

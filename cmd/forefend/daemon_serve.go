@@ -20,8 +20,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/cmd/forefend/meter"
+	"forefend.dev/forefend/cmd/forefend/scans"
 	"forefend.dev/forefend/cmd/internal/config"
 	"forefend.dev/forefend/predictor/history"
+	"forefend.dev/forefend/predictor/nodeload"
+	"forefend.dev/forefend/predictor/profile"
 	"forefend.dev/forefend/runtime/cgroup"
 	"forefend.dev/forefend/runtime/orchestrator"
 	"forefend.dev/forefend/runtime/orchestrator/api"
@@ -51,11 +54,14 @@ type daemon struct {
 	door     *door.Door
 	store    *store.Store
 	book     *history.Book
+	profiles *profile.Book
+	load     *nodeload.Sampler
+	scans    *scans.Scans // nil: no static analysis
 	journal  *journal
 	identity *identity.Resolver
 	service  *orchestrator.Service
 	started  time.Time
-	load     time.Duration
+	loaded   time.Duration // how long it took to load the history
 	degraded []string
 	settled  bool // in its own cgroup
 }
@@ -81,13 +87,14 @@ func openDaemon(ctx context.Context, cfg *config.Config, takeover bool) (_ *daem
 	if err := d.openHistory(ctx); err != nil {
 		return nil, err
 	}
-	d.load = time.Since(d.started)
+	d.loaded = time.Since(d.started)
 	d.identity = identity.NewResolver()
 	recent, err := d.journal.recent(ctx)
 	if err != nil {
 		return nil, err
 	}
-	d.service = orchestrator.New(d.orchestration(), bookHistory{d.book}, d.journal, d.identity, recent)
+	d.openSources(ctx)
+	d.service = orchestrator.New(d.orchestration(), bookHistory{d.book}, d.journal, d.identity, d.sources(), recent)
 	if d.listener, err = listen(cfg.Socket()); err != nil {
 		return nil, err
 	}
@@ -153,7 +160,6 @@ func (d *daemon) orchestration() orchestrator.Config {
 		Sealed:     record.SealedDir(d.cfg.SealedDir()),
 		SpoolDir:   d.cfg.SpoolDir(),
 		Collect:    d.cfg.Collect,
-		Recommend:  recommender(d.cfg),
 		Now:        time.Now,
 		Status:     d.status,
 		Meter:      d.meter,
@@ -188,6 +194,7 @@ func (d *daemon) run(ctx context.Context) error {
 	go func() { kept <- d.service.Run(background) }()
 	var beside sync.WaitGroup
 	beside.Go(func() { d.keepLog(background) })
+	d.runSources(background, &beside)
 	if d.scrapes != nil {
 		beside.Go(func() {
 			if err := d.meter.Serve(background, d.scrapes); err != nil {
@@ -195,7 +202,7 @@ func (d *daemon) run(ctx context.Context) error {
 			}
 		})
 	}
-	log.G(ctx).WithField("socket", d.cfg.Socket()).WithField("load", d.load).Info("forefend daemon: serving")
+	log.G(ctx).WithField("socket", d.cfg.Socket()).WithField("load", d.loaded).Info("forefend daemon: serving")
 
 	select {
 	case err = <-served:
@@ -218,7 +225,7 @@ func (d *daemon) status() api.Status {
 	stats := d.book.Stats()
 	st := api.Status{
 		Version: version, PID: os.Getpid(), Started: d.started, Config: d.cfg.Path, Root: d.cfg.Root, State: d.cfg.State,
-		Workloads: stats.Workloads, Runs: int(stats.Runs), SetAside: d.store.SetAside(), Load: d.load,
+		Workloads: stats.Workloads, Runs: int(stats.Runs), SetAside: d.store.SetAside(), Load: d.loaded,
 		Degraded: slices.Concat(d.degraded, d.journal.losses(), refusals(d.door.Counts())),
 	}
 	st.RSS = residentSet()

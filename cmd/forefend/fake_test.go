@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/workload"
@@ -86,6 +87,23 @@ func (f *fakeDaemon) Admit(_ context.Context, r api.AdmitRequest) (api.Decision,
 	d := fakeDecision(r.Facts)
 	d.Prediction = workload.Prediction{Unseen: 1}
 	return d, nil
+}
+
+func (f *fakeDaemon) Await(context.Context, api.AwaitRequest) error { return nil }
+
+func (f *fakeDaemon) Profile(_ context.Context, r api.ProfileRequest) (api.ProfileResponse, error) {
+	alice := evidence.Standing{User: "alice", Runs: 212, Denied: 3, Contacts: 1, OOMKilled: 2, Failed: 4, OverAsking: 6.1, Trust: 0.61,
+		Why: "212 runs, 1 contacts with listed addresses, 3 runs with refused calls, 2 runs out of memory, 4 failed runs; asks for 6.1 times the memory it uses"}
+	web := evidence.Standing{Group: "web", Runs: 300, Trust: 0.9, Why: "300 runs, none at fault"}
+	switch {
+	case r.Name == "":
+		return api.ProfileResponse{Standings: []evidence.Standing{alice, web}}, nil
+	case r.Name == "alice" && !r.Group:
+		return api.ProfileResponse{Standings: []evidence.Standing{alice}}, nil
+	case r.Name == "web" && r.Group:
+		return api.ProfileResponse{Standings: []evidence.Standing{web}}, nil
+	}
+	return api.ProfileResponse{}, nil
 }
 
 func (f *fakeDaemon) Update(context.Context, api.UpdateRequest) (api.Decision, error) {

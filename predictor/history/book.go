@@ -24,6 +24,9 @@ type Options struct {
 	MaxReplay        uint64        // most runs read at start, the newest; default 50,000, five seconds' worth
 	CheckpointExpiry time.Duration // a run not heard of for so long has ended; default 1 h
 	Now              func() time.Time
+	// Ended is told of each run that is recorded as ended, with the number of its record in the store's Runs. It must
+	// return at once.
+	Ended func(seq uint64, o *workload.Observation)
 }
 
 func (o Options) withDefaults() Options {
@@ -217,6 +220,9 @@ func (b *Book) end(ctx context.Context, o *workload.Observation) error {
 	}
 	b.seq = seq
 	b.unsaved++
+	if b.options.Ended != nil {
+		b.options.Ended(seq, o)
+	}
 	b.mu.Lock()
 	_, open := b.model.open[o.Run]
 	open = open || b.model.ended.has(o.Run)

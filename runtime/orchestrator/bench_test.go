@@ -33,7 +33,7 @@ func (j marshalling) AppendEvent(e api.Event) {
 // BenchmarkAdmit is one Admit over the unix socket, as a shim makes it: the CPU of both sides.
 func BenchmarkAdmit(b *testing.B) {
 	n := newNode(b, nil)
-	n.Service = New(n.cfg, n.history, marshalling{n.journal}, identify(named), nil)
+	n.Service = New(n.cfg, n.history, marshalling{n.journal}, identify(named), n.history, nil)
 	client := serve(b, n.Service)
 	req := request(b, "web-1")
 	b.ReportAllocs()
@@ -50,7 +50,7 @@ func BenchmarkAdmit(b *testing.B) {
 // BenchmarkObserve is the report of one run's end, with a server's calls.
 func BenchmarkObserve(b *testing.B) {
 	n := newNode(b, nil)
-	n.Service = New(n.cfg, n.history, marshalling{n.journal}, identify(named), nil)
+	n.Service = New(n.cfg, n.history, marshalling{n.journal}, identify(named), n.history, nil)
 	client := serve(b, n.Service)
 	o := observation("web-1", true)
 	o.Syscalls, o.Keys = map[string]uint64{}, workload.Facts{Args: []string{"x"}}.Keys()

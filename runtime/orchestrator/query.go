@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/record"
@@ -93,7 +94,24 @@ func describe(id workload.ID, r *running) api.Container {
 		ID: id, Run: r.decision.Facts.Run, Name: r.decision.Facts.Name(), Image: r.decision.Facts.Image.Name,
 		PID: r.pid, Mode: policy.KeyMode.Format(e.Mode()), Sealed: e.Sealed(), Started: r.started,
 		Prediction: prediction, Usage: r.usage, Limits: limits, By: r.decision.Availability,
+		Risk: briefly(r.assessed()), Forecasts: r.found.Forecasts,
 	}
+}
+
+// assessed is the container's risk as of its last report, else as it was decided; nil: not known.
+func (r *running) assessed() *evidence.Risk {
+	if r.risk != nil {
+		return r.risk
+	}
+	return r.decision.Risk
+}
+
+// briefly leaves out the factors' reasons.
+func briefly(r *evidence.Risk) *evidence.Risk {
+	if r == nil {
+		return nil
+	}
+	return &evidence.Risk{Score: r.Score, Level: r.Level}
 }
 
 // Explain implements api.Orchestrator: the decision in force, else the last
@@ -103,6 +121,8 @@ func (s *Service) Explain(ctx context.Context, req api.ExplainRequest) (api.Deci
 	r := s.running[req.ID]
 	if r != nil {
 		d := r.decision
+		d.Risk = r.assessed()
+		d.Findings = d.Findings.With(r.found)
 		s.mu.Unlock()
 		return d, nil
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
+	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/runtime/orchestrator/admit"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
@@ -20,9 +21,8 @@ import (
 	"forefend.dev/forefend/runtime/workload"
 )
 
-// History is what earlier runs say. Predict must not block.
+// History keeps what runs were seen to do.
 type History interface {
-	Predict(workload.Query) workload.Prediction
 	Record(context.Context, workload.Observation) error
 	Search(context.Context, api.HistoryRequest) (api.HistoryResponse, error)
 }
@@ -53,26 +53,27 @@ type Config struct {
 	Sealed     record.SealedDir
 	SpoolDir   string
 	Collect    time.Duration // how long what a dead shim left is containerd's to remove; 0: a minute
-	// Recommend turns a prediction into claims.
-	Recommend func(workload.Prediction, workload.Facts) []policy.Claim
-	Now       func() time.Time
-	Status    func() api.Status // what the daemon says of itself; Service adds its counts
-	Meter     Meter             // nil: nothing is counted
+	Now        func() time.Time
+	Status     func() api.Status // what the daemon says of itself; Service adds its counts
+	Meter      Meter             // nil: nothing is counted
+	Monitor    Monitor           // nil: nothing is made of reports but history
 }
 
 // Service implements api.Orchestrator.
 type Service struct {
-	cfg      Config
-	history  History
-	journal  Journal
-	identity Identifier
-	events   *feed
-	seal     chan api.Decision
-	absent   map[string]time.Time // open runs without a container, since when; upkeep alone uses it
-	compiler admit.Compiler
-	seed     maphash.Seed
-	sealed   map[workload.Key]sealNote // sealPolicy alone uses it
-	meter    Meter
+	cfg       Config
+	history   History
+	journal   Journal
+	identity  Identifier
+	predictor Predictor
+	monitor   Monitor
+	events    *feed
+	seal      chan api.Decision
+	absent    map[string]time.Time // open runs without a container, since when; upkeep alone uses it
+	compiler  admit.Compiler
+	seed      maphash.Seed
+	sealed    map[workload.Key]sealNote // sealPolicy alone uses it
+	meter     Meter
 
 	mu      sync.Mutex
 	running map[workload.ID]*running // guarded by mu; changed by keepLocked and dropLocked alone
@@ -89,15 +90,17 @@ type running struct {
 	usage    workload.Usage // as last reported, without its series
 	pid      int
 	started  time.Time
+	found    evidence.Findings // by the monitor
+	risk     *evidence.Risk    // with found; nil: as decided
 }
 
 var _ api.Orchestrator = (*Service)(nil)
 
 // New builds a Service that knows of the containers whose records say that
 // they run. recent are the newest events of an earlier life, oldest first.
-func New(cfg Config, h History, j Journal, id Identifier, recent []api.Event) *Service {
+func New(cfg Config, h History, j Journal, id Identifier, p Predictor, recent []api.Event) *Service {
 	s := &Service{
-		cfg: cfg, history: h, journal: j, identity: id,
+		cfg: cfg, history: h, journal: j, identity: id, predictor: p, monitor: cfg.Monitor,
 		events: newFeed(recent), seal: make(chan api.Decision, sealQueue), seed: maphash.MakeSeed(), sealed: make(map[workload.Key]sealNote), running: make(map[workload.ID]*running), absent: make(map[string]time.Time),
 		meter: cfg.Meter,
 	}
@@ -126,7 +129,7 @@ func (s *Service) adopt() {
 func (s *Service) Admit(ctx context.Context, req api.AdmitRequest) (d api.Decision, err error) {
 	arrived := s.cfg.Now()
 	defer func() {
-		if !req.DryRun {
+		if !req.DryRun && d.Wait == 0 {
 			s.decided(ctx, OperationAdmit, req.Facts, d, s.cfg.Now().Sub(arrived), err)
 		}
 	}()
@@ -139,33 +142,14 @@ func (s *Service) Admit(ctx context.Context, req api.AdmitRequest) (d api.Decisi
 	if req.DryRun && req.ListenerPath == "" {
 		req.ListenerPath = filepath.Join(s.cfg.NotifyDir, "dry-run") // nobody will listen there
 	}
-	facts := req.Facts
-	facts.Requested = admit.Requested(req, s.cfg.Unified)
-	identifying, cancel := context.WithTimeout(ctx, s.cfg.Predict)
-	sources := s.identity.Identify(identifying, &facts)
-	cancel()
-	req.Facts = facts
-
-	began := s.cfg.Now()
-	prediction := s.history.Predict(facts.Query())
-	sources = append(sources, historySource(prediction, s.cfg.Now().Sub(began)))
-	d, err = admit.Decide(admit.Input{
-		Request: req, Site: s.cfg.Site, Privileged: s.cfg.Privileged, Unified: s.cfg.Unified, Availability: api.ByDaemon,
-		Prediction: prediction, Predicted: s.cfg.Recommend(prediction, facts), Sources: sources, Now: s.cfg.Now(), Compiler: &s.compiler,
-	})
-	if err != nil || req.DryRun {
+	f := s.foresee(ctx, &req)
+	d, err = admit.Decide(s.input(req, f))
+	d.Wait = f.Wait
+	if err != nil || req.DryRun || d.Wait > 0 {
 		return d, err
 	}
 	s.admitted(d)
 	return d, nil
-}
-
-func historySource(p workload.Prediction, took time.Duration) api.Source {
-	src := api.Source{Name: "history", Status: api.SourceOK, Took: took, Reason: fmt.Sprintf("%d runs at level %s", p.Runs, p.Level)}
-	if p.Runs == 0 {
-		src.Status, src.Reason = api.SourceAbsent, "no earlier run of this or similar workloads"
-	}
-	return src
 }
 
 // admitted keeps a decision: for ps, for the audit, and sealed for the time
@@ -275,6 +259,7 @@ func (s *Service) record(ctx context.Context, o *workload.Observation) error {
 	s.know(*o)
 	s.identifyAgain(ctx, *o)
 	s.complete(o)
+	s.watch(ctx, o)
 	if err := s.history.Record(ctx, *o); err != nil {
 		return fmt.Errorf("keep the observation of %s: %w", o.ID, err)
 	}
@@ -324,7 +309,7 @@ func (s *Service) know(o workload.Observation) {
 func (s *Service) identifyAgain(ctx context.Context, o workload.Observation) {
 	s.mu.Lock()
 	r := s.running[o.ID]
-	if r == nil || r.decision.Facts.Run != o.Run || !slices.ContainsFunc(r.decision.Sources, late) {
+	if r == nil || r.decision.Facts.Run != o.Run || !slices.ContainsFunc(r.decision.Sources, lateIdentity) {
 		s.mu.Unlock()
 		return
 	}
@@ -332,7 +317,7 @@ func (s *Service) identifyAgain(ctx context.Context, o workload.Observation) {
 	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, secondLook)
 	defer cancel()
-	sources := append(s.identity.Identify(ctx, &facts), slices.DeleteFunc(slices.Clone(before), late)...)
+	sources := append(s.identity.Identify(ctx, &facts), slices.DeleteFunc(slices.Clone(before), lateIdentity)...)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r := s.running[o.ID]; r != nil && r.decision.Facts.Run == o.Run {
@@ -344,6 +329,11 @@ func (s *Service) identifyAgain(ctx context.Context, o workload.Observation) {
 const secondLook = time.Second
 
 func late(s api.Source) bool { return s.Status == api.SourceLate }
+
+// lateIdentity reports whether a late source is one of the Identifier's, who can be asked again.
+func lateIdentity(s api.Source) bool {
+	return late(s) && (s.Name == api.SourceImage || s.Name == api.SourceExecutable)
+}
 
 // firstOfEach keeps the first source of each name.
 func firstOfEach(sources []api.Source) []api.Source {

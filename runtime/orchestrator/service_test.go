@@ -24,13 +24,13 @@ import (
 
 func TestAdmit(t *testing.T) {
 	var recommended workload.Facts
-	n := newNode(t, func(c *Config) {
-		c.Recommend = func(p workload.Prediction, f workload.Facts) []policy.Claim {
-			recommended = f
-			return []policy.Claim{{Key: policy.KeyPIDs, Value: policy.Value(p.PIDs.Value),
-				Origin: policy.Origin{Author: policy.Prediction, Source: "history", Reason: "peak"}}}
-		}
-	})
+	n := newNode(t, nil)
+	n.history.recommend = func(p workload.Prediction, f workload.Facts) []policy.Claim {
+		recommended = f
+		return []policy.Claim{{Key: policy.KeyPIDs, Value: policy.Value(p.PIDs.Value),
+			Origin: policy.Origin{Author: policy.Prediction, Source: "history", Reason: "peak"}}}
+	}
+	n.history.foresight.Sources = []api.Source{{Name: "history", Status: api.SourceOK, Reason: "3 runs at level image+command"}}
 	n.history.prediction = workload.Prediction{Runs: 3, Level: "image+command", PIDs: workload.Bound{Value: 64}, Sealed: true}
 	d := n.admit(t, "web")
 	if d.Availability != api.ByDaemon || d.Seccomp == nil || len(d.Table) == 0 || !d.Time.Equal(clock) {
@@ -65,13 +65,6 @@ func TestAdmit(t *testing.T) {
 	}
 }
 
-func TestAdmitWithoutHistorySaysSo(t *testing.T) {
-	d := newNode(t, nil).admit(t, "new")
-	if s := d.Sources[1]; s.Status != api.SourceAbsent || s.Reason == "" {
-		t.Errorf("%+v", s)
-	}
-}
-
 // A source that hangs costs its budget and a recorded reason, not the container.
 func TestLateIdentity(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -79,7 +72,7 @@ func TestLateIdentity(t *testing.T) {
 		n.Service = New(n.cfg, n.history, n.journal, identify(func(ctx context.Context, _ *workload.Facts) []api.Source {
 			<-ctx.Done()
 			return []api.Source{{Name: "image", Status: api.SourceLate, Reason: "no answer"}}
-		}), nil)
+		}), n.history, nil)
 		began := time.Now()
 		d := n.admit(t, "slow")
 		if took := time.Since(began); took != n.cfg.Predict {
@@ -491,7 +484,7 @@ func TestLateIdentityIsMadeUpFor(t *testing.T) {
 			return []api.Source{{Name: "image", Status: api.SourceLate}}
 		}
 		return named(ctx, f)
-	}), nil)
+	}), n.history, nil)
 	n.admit(t, "web")
 	if err := n.Observe(t.Context(), api.ObserveRequest{Observations: []workload.Observation{observation("web", true)}}); err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/record"
@@ -26,18 +27,37 @@ var clock = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 // fakeHistory stands in for the models: it predicts what it is told to and keeps what it is given.
 type fakeHistory struct {
 	prediction workload.Prediction
+	foresight  Foresight
+	recommend  func(workload.Prediction, workload.Facts) []policy.Claim
 
-	mu     sync.Mutex
-	broken error                  // guarded by mu: what Record answers
-	kept   []workload.Observation // guarded by mu
-	keys   [][]workload.Key       // guarded by mu: of each Predict
+	mu      sync.Mutex
+	broken  error                  // guarded by mu: what Record answers
+	kept    []workload.Observation // guarded by mu
+	keys    [][]workload.Key       // guarded by mu: of each Foresee
+	awaited []workload.ID          // guarded by mu
 }
 
-func (h *fakeHistory) Predict(q workload.Query) workload.Prediction {
+// Foresee implements Predictor: the history is its only source.
+func (h *fakeHistory) Foresee(_ context.Context, req *api.AdmitRequest) Foresight {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.keys = append(h.keys, q.Keys)
-	return h.prediction
+	h.keys = append(h.keys, req.Facts.Keys())
+	f := h.foresight
+	f.Prediction = h.prediction
+	if h.recommend != nil {
+		f.Claims = h.recommend(h.prediction, req.Facts)
+	}
+	return f
+}
+
+func (h *fakeHistory) Await(ctx context.Context, f workload.Facts) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.awaited = append(h.awaited, f.ID)
+}
+
+func (h *fakeHistory) Profile(r api.ProfileRequest) api.ProfileResponse {
+	return api.ProfileResponse{Standings: []evidence.Standing{{User: r.Name}}}
 }
 
 func (h *fakeHistory) Record(_ context.Context, o workload.Observation) error {
@@ -129,20 +149,21 @@ func newNode(t testing.TB, change func(*Config)) *node {
 		cfg: Config{
 			Predict: 50 * time.Millisecond, Containers: record.Dir(filepath.Join(dir, "c")), NotifyDir: filepath.Join(dir, "n"),
 			Sealed: record.SealedDir(filepath.Join(dir, "sealed")), SpoolDir: filepath.Join(dir, "spool"),
-			Recommend: func(workload.Prediction, workload.Facts) []policy.Claim { return nil },
-			Now:       func() time.Time { return clock },
-			Status:    func() api.Status { return api.Status{Version: "test"} },
+			Now:    func() time.Time { return clock },
+			Status: func() api.Status { return api.Status{Version: "test"} },
 		},
 	}
 	if change != nil {
 		change(&n.cfg)
 	}
-	n.Service = New(n.cfg, n.history, n.journal, identify(named), nil)
+	n.Service = New(n.cfg, n.history, n.journal, identify(named), n.history, nil)
 	return n
 }
 
 // restart builds the Service anew over the same directories, as a daemon after a crash does.
-func (n *node) restart() { n.Service = New(n.cfg, n.history, n.journal, identify(named), nil) }
+func (n *node) restart() {
+	n.Service = New(n.cfg, n.history, n.journal, identify(named), n.history, nil)
+}
 
 func containerID(name string) workload.ID { return workload.ID{Namespace: "default", Container: name} }
 

@@ -287,7 +287,7 @@ func (h *abandonable) Abandon(_ context.Context, run string) error {
 func TestRunEndsWithItsShim(t *testing.T) {
 	n := newNode(t, nil)
 	h := &abandonable{fakeHistory: n.history}
-	n.Service = New(n.cfg, h, n.journal, identify(named), nil)
+	n.Service = New(n.cfg, h, n.journal, identify(named), n.history, nil)
 	n.admit(t, "dead")
 	n.admit(t, "again")
 	gone := func(name, run string) {

@@ -59,6 +59,10 @@ func Classify(name string) Class {
 	return ClassSensitive
 }
 
+// Indispensable reports whether a denial of the named call would keep every container from starting, or break what the
+// kernel does on its behalf.
+func Indispensable(name string) bool { return indispensable(name) }
+
 // indispensable reports whether runc itself needs the call between loading the
 // filter and handing the listener over (a notification then would wait for ever),
 // or the kernel makes it on the program's behalf (signal return, uprobes).

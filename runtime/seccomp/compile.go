@@ -38,6 +38,9 @@ type Request struct {
 	// Kin names calls whose verdict Deny does not hold among the caller's own
 	// processes; those for which AmongKin is false are denied altogether.
 	Kin []string
+	// Own names calls whose verdict Deny holds for the container's own processes, not for
+	// those that a client of containerd executes in it, nor their children.
+	Own []string
 	// ListenerPath is the socket of Supervisor.Attach; ListenerMetadata is passed on.
 	ListenerPath, ListenerMetadata string
 }

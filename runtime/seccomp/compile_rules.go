@@ -135,6 +135,9 @@ func (p *plan) record(name string, e entry) {
 	if e.verdict == Deny && e.flags&flagFixed == 0 && AmongKin(name) && slices.Contains(p.req.Kin, name) {
 		e.flags |= flagKin
 	}
+	if e.verdict == Deny && e.flags&flagFixed == 0 && slices.Contains(p.req.Own, name) {
+		e.flags |= flagOwn
+	}
 	if e.outside == 0 {
 		e.outside = p.deniedErrno()
 	}

@@ -35,6 +35,9 @@ func (r *responder) serve(l *listener) bool {
 	if d.Kin && r.amongKin() {
 		d.Verdict = Watch
 	}
+	if d.Own && l.phase == PhaseExec {
+		d.Verdict = Watch
+	}
 	if d.Verdict == Kill && !r.kill() {
 		d.Verdict = Deny
 	}
@@ -74,7 +77,7 @@ func (r *responder) answer(l *listener, d Decision) {
 		return
 	}
 	count := uint64(1)
-	if !d.Kin || d.Verdict != Watch { // else it would be learned, and then be allowed towards everybody
+	if d.Verdict != Watch || !d.Kin && !d.Own { // else it would be learned, and then be allowed towards everybody
 		count = calls.add(r.n.nr, d.Verdict)
 	}
 	if internet {

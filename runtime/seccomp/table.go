@@ -40,7 +40,8 @@ const (
 	flagFixed         // the requested profile denies the call: never looser than Deny
 	flagUnshare       // makes namespaces: never looser than unshare's verdict
 	flagKin           // a denial does not hold among the caller's own processes
-	flagLast    = flagKin
+	flagOwn           // a denial holds for the container's own processes only, not for executed ones
+	flagLast    = flagOwn
 )
 
 // entry is what the table knows of one call.
@@ -67,6 +68,8 @@ type Decision struct {
 	// Kin says that a denial holds only where the call reaches for others than the
 	// caller's own processes.
 	Kin bool
+	// Own says that a denial does not hold for what a client executes in the container.
+	Own bool
 }
 
 // Decide answers the call with number nr of the audit architecture arch. A call
@@ -91,7 +94,7 @@ func (t *Table) Decide(nr int32, arch uint32, args *[6]uint64) Decision {
 	case e.effective == Deny && e.flags&flagFixed != 0:
 		return Decision{Verdict: Deny, Errno: int32(e.outside)}
 	case e.effective == Deny:
-		return Decision{Verdict: Deny, Errno: int32(e.errno), Kin: e.flags&flagKin != 0}
+		return Decision{Verdict: Deny, Errno: int32(e.errno), Kin: e.flags&flagKin != 0, Own: e.flags&flagOwn != 0}
 	}
 	return Decision{Verdict: Watch}
 }
@@ -194,7 +197,7 @@ func (t *Table) SetVerdict(name string, v Verdict) error {
 		}
 	}
 	for _, e := range found {
-		e.verdict, e.flags = v, e.flags&^flagKin
+		e.verdict, e.flags = v, e.flags&^(flagKin|flagOwn)
 	}
 	t.bound()
 	return nil

@@ -32,6 +32,7 @@ type Facts struct {
 	Args       []string   `json:"args"`
 	Path       string     `json:"path,omitempty"` // PATH of the container's environment
 	Cwd        string     `json:"cwd,omitempty"`
+	Env        []string   `json:"env,omitempty"` // NAME=value of those that decide which code runs, no others: see DecisiveEnv
 	Executable Executable `json:"executable"`
 
 	User  string `json:"user,omitempty"`  // whose workload this is (annotation, CRI), not the uid

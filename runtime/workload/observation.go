@@ -64,6 +64,9 @@ type Observation struct {
 	Trace *Trace `json:"trace,omitempty"`
 
 	RootfsWrites Tristate `json:"rootfs_writes,omitempty"`
+
+	// Findings are the daemon's, made of this run's reports; without forecasts.
+	Findings evidence.Findings `json:"findings,omitzero"`
 }
 
 // Tristate is a fact that may be unknown.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"forefend.dev/forefend/cmd/forefend/scans"
 	"forefend.dev/forefend/runtime/orchestrator"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
@@ -20,10 +21,11 @@ var (
 	operations     = []string{orchestrator.OperationAdmit, orchestrator.OperationUpdate, orchestrator.OperationRevert, orchestrator.OperationAlone}
 	modes          = []string{policy.KeyMode.Format(policy.ModeEnforce), policy.KeyMode.Format(policy.ModeAdaptive), policy.KeyMode.Format(policy.ModeObserve)}
 	availabilities = []string{string(api.ByDaemon), string(api.ByLastKnown), string(api.BySiteDefault), string(api.ByNobody)}
-	sources        = []string{"history", "image", "executable"}
+	sources        = []string{"history", "image", "executable", "scan", "load", "threats", "profile"}
 	statuses       = []string{api.SourceOK, api.SourceAbsent, api.SourceLate, api.SourceFailed}
 	kinds          = []string{api.EventAdmitted, api.EventUpdated, api.EventDenied, api.EventLearned, api.EventWatched, api.EventExited,
-		api.EventOOM, api.EventDegraded, api.EventCleaned}
+		api.EventOOM, api.EventDegraded, api.EventCleaned, api.EventAnomaly, api.EventThreat, api.EventForecast, api.EventRisk}
+	scanned = []string{scans.OutcomeOK, scans.OutcomeIncomplete, scans.OutcomeFailed, scans.OutcomeDropped}
 )
 
 func oneOf(list []string, value string) string {
@@ -35,6 +37,7 @@ func oneOf(list []string, value string) string {
 
 var (
 	admitBuckets  = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1}
+	scanBuckets   = []float64{.01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
 	coarseBuckets = []float64{.0001, .0005, .001, .005, .01, .05, .1, 1}
 )
 
@@ -44,6 +47,8 @@ type Meter struct {
 	admit        prometheus.Histogram
 	observe      prometheus.Histogram
 	source       *prometheus.HistogramVec
+	scan         prometheus.Histogram
+	scans        *prometheus.CounterVec
 	decisions    *prometheus.CounterVec
 	refused      *prometheus.CounterVec
 	observations *prometheus.CounterVec
@@ -85,3 +90,11 @@ func (m *Meter) Published(kind string) { m.events.WithLabelValues(oneOf(kinds, k
 
 // JournalLost counts a decision or event that was not written to the journal.
 func (m *Meter) JournalLost() { m.lost.WithLabelValues("journal").Inc() }
+
+// Scanned counts how a scan came out. It is scans.Options.Done.
+func (m *Meter) Scanned(outcome string, took time.Duration) {
+	m.scans.WithLabelValues(oneOf(scanned, outcome)).Inc()
+	if took > 0 {
+		m.scan.Observe(took.Seconds())
+	}
+}

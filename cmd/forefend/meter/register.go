@@ -40,6 +40,9 @@ func New(version string, now func() Standing) *Meter {
 			"Time in which the daemon made a shim's report durable.", coarseBuckets)),
 		source: prometheus.NewHistogramVec(histogram("forefend_source_duration_seconds",
 			"Time that a source of a decision took, or was waited for.", coarseBuckets), []string{"source", "status"}),
+		scan: prometheus.NewHistogram(histogram("forefend_scan_duration_seconds",
+			"Time that the static analysis of an image took.", scanBuckets)),
+		scans:        counter("forefend_scans_total", "Static analyses of images.", "outcome"),
 		decisions:    counter("forefend_decisions_total", "Decisions about containers.", "operation", "mode", "sealed", "availability"),
 		refused:      counter("forefend_decisions_refused_total", "Requests for a decision that were refused.", "operation"),
 		observations: counter("forefend_observations_total", "Observations that shims sent, checkpoints included.", "result"),
@@ -51,7 +54,7 @@ func New(version string, now func() Standing) *Meter {
 		ConstLabels: prometheus.Labels{"version": version, "api": strconv.Itoa(api.Version), "goversion": runtime.Version()},
 	})
 	build.Set(1)
-	m.registry.MustRegister(build, m.admit, m.observe, m.source, m.decisions, m.refused, m.observations, m.events, m.lost,
+	m.registry.MustRegister(build, m.admit, m.observe, m.source, m.decisions, m.refused, m.observations, m.events, m.lost, m.scan, m.scans,
 		standing(now), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// A counter that is there before it counts lets rate() see the first one.
 	for _, result := range []string{"kept", "failed"} {
@@ -59,6 +62,9 @@ func New(version string, now func() Standing) *Meter {
 	}
 	for _, origin := range []string{"shim", "journal"} {
 		m.lost.WithLabelValues(origin)
+	}
+	for _, outcome := range scanned {
+		m.scans.WithLabelValues(outcome)
 	}
 	for _, kind := range kinds {
 		m.events.WithLabelValues(kind)

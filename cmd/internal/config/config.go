@@ -41,6 +41,7 @@ type Config struct {
 	Collect    time.Duration // how long what a dead shim left is containerd's to remove
 	History    History
 	Prediction Prediction
+	Scan       Scan
 	Metrics    Metrics
 
 	Site policy.Site // mode, [defaults], [guardrails], [conflicts], [[profile]]
@@ -65,6 +66,16 @@ type Prediction struct {
 	Coverage float64 // of the predicted bounds: 0.99 means that 1 run in 100 may exceed one
 	Seal     float64 // sealed when the probability of an unseen call is at most this
 	MinRuns  int     // runs before which nothing is sealed
+}
+
+// Scan is how images are analysed before they run.
+type Scan struct {
+	Enabled       bool
+	FirstScanWait time.Duration // how long a container may wait for the first scan of what it runs; 0: not at all
+	Timeout       time.Duration // of one scan
+	Memory        int64         // of one scan, bytes
+	Cache         int64         // of all results kept, bytes
+	OSV           string        // directory or zip of vulnerability data; "": none
 }
 
 // Metrics is where the daemon's figures can be read.
@@ -100,6 +111,7 @@ func Default() *Config {
 		Collect:       time.Minute,
 		History:       History{RunsPerWorkload: 64, MaxAge: 90 * day, MaxBytes: 1 << 30},
 		Prediction:    Prediction{Coverage: 0.99, Seal: 0.2, MinRuns: 4},
+		Scan:          Scan{Enabled: true, FirstScanWait: 2 * time.Second, Timeout: 30 * time.Second, Memory: 512 << 20, Cache: 256 << 20},
 		Metrics:       Metrics{Listen: metricsUnix},
 		Site: policy.Site{
 			Claims: []policy.Claim{modeClaim(policy.ModeAdaptive, "forefend")},

@@ -128,6 +128,13 @@ max_bytes = "64Mi"
 coverage = 0.9
 seal = 1
 min_runs = 2
+[scan]
+enabled = false
+first_scan_wait = "0s"
+timeout = "10s"
+memory = "128Mi"
+cache = "1Mi"
+osv = "/srv/osv.zip"
 [defaults]
 memory = "512Mi"
 "memory.soft" = 1048576
@@ -167,6 +174,7 @@ groups = ["*"]
 		Sample:    500 * time.Millisecond, Checkpoint: time.Minute, Collect: 2 * time.Minute,
 		History:    History{8, 36 * time.Hour, 64 << 20},
 		Prediction: Prediction{0.9, 1, 2},
+		Scan:       Scan{OSV: "/srv/osv.zip", Timeout: 10 * time.Second, Memory: 128 << 20, Cache: 1 << 20},
 		Site: policy.Site{
 			Claims: []policy.Claim{
 				modeClaim(policy.ModeEnforce, "config.toml mode"),

@@ -109,6 +109,8 @@ func (c *Config) readTables(top *table) {
 	t.integer("min_runs", &c.Prediction.MinRuns, 1, 4096)
 	t.rest()
 
+	c.readScan(top.sub("scan"))
+
 	t = top.sub("metrics")
 	t.listen("listen", &c.Metrics.Listen)
 	t.rest()

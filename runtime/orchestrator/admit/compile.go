@@ -19,7 +19,7 @@ func (p callPlan) compile(d *api.Decision, in Input) error {
 	if in.Request.ListenerPath == "" {
 		return fmt.Errorf("the request names no socket for seccomp notifications: %w", errdefs.ErrInvalidArgument)
 	}
-	c, err := in.Compiler.compiled(p, verdictsOf(d.Effective, p.ruled))
+	c, err := in.Compiler.compiled(p, verdictsOf(d.Effective, p.ruled, in.Request.Own))
 	switch {
 	case err == nil:
 	case leaveAlone(err):
@@ -45,10 +45,12 @@ type verdicts struct {
 const (
 	undecided = seccomp.Native + 1 + iota
 	kin       // denied, but not among the caller's own processes
+	own       // denied to the container's own processes, not to executed ones
 )
 
-// verdictsOf reads them from the policy. Of the calls in ruled no denial has exceptions.
-func verdictsOf(e policy.Effective, ruled map[policy.Key]bool) verdicts {
+// verdictsOf reads them from the policy. Of the calls in ruled no denial has exceptions; without mayOwn none has that
+// of executed processes.
+func verdictsOf(e policy.Effective, ruled map[policy.Key]bool, mayOwn bool) verdicts {
 	table := calls()
 	v := verdicts{native: make([]seccomp.Verdict, len(table.list))}
 	for i := range v.native {
@@ -61,8 +63,11 @@ func verdictsOf(e policy.Effective, ruled map[policy.Key]bool) verdicts {
 		for _, name := range f.Names {
 			if i, known := table.index[name]; known {
 				v.native[i] = seccomp.Verdict(f.Value)
-				if f.Value == policy.SyscallDeny && f.Author == policy.Default && f.Reason == kinOnly && !ruled[table.list[i].key] {
-					v.native[i] = kin
+				if f.Value == policy.SyscallDeny && f.Author == policy.Default && !ruled[table.list[i].key] {
+					v.native[i] = exception(f.Reason)
+				}
+				if v.native[i] == own && !mayOwn {
+					v.native[i] = seccomp.Deny
 				}
 				continue
 			}
@@ -75,13 +80,24 @@ func verdictsOf(e policy.Effective, ruled map[policy.Key]bool) verdicts {
 	return v
 }
 
+// exception is a denial, with the exception that belongs to its reason.
+func exception(reason string) seccomp.Verdict {
+	switch reason {
+	case kinOnly:
+		return kin
+	case unreached, unlearned:
+		return own
+	}
+	return seccomp.Deny
+}
+
 // byName is what seccomp.Compile wants. Where nobody decides (observe mode) the
 // hot calls stay fast.
 func (v verdicts) byName() map[string]seccomp.Verdict {
 	out := make(map[string]seccomp.Verdict, len(v.native)+len(v.others))
 	for i, c := range calls().list {
 		switch {
-		case v.native[i] == kin:
+		case v.native[i] == kin || v.native[i] == own:
 			out[c.name] = seccomp.Deny
 		case v.native[i] != undecided:
 			out[c.name] = v.native[i]
@@ -93,10 +109,10 @@ func (v verdicts) byName() map[string]seccomp.Verdict {
 	return out
 }
 
-// kin lists the calls that are denied towards others only.
-func (v verdicts) kin() (names []string) {
+// with lists the calls with the given verdict, kin or own.
+func (v verdicts) with(exception seccomp.Verdict) (names []string) {
 	for i, c := range calls().list {
-		if v.native[i] == kin {
+		if v.native[i] == exception {
 			names = append(names, c.name)
 		}
 	}
@@ -112,7 +128,7 @@ type compiled struct {
 
 func (p callPlan) compileCalls(v verdicts) (compiled, error) {
 	profile, table, err := seccomp.Compile(seccomp.Request{
-		Requested: p.widened(v), Verdicts: v.byName(), Kin: v.kin(), Fallback: p.fallback,
+		Requested: p.widened(v), Verdicts: v.byName(), Kin: v.with(kin), Own: v.with(own), Fallback: p.fallback,
 		ForeignArch:  true, // docs/decisions/0005: refused by name like all calls, not by killing a thread
 		AllowUnknown: p.open,
 		ListenerPath: "to be named",

@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/rewrite"
@@ -26,6 +27,11 @@ type Input struct {
 	Privileged   string // what the site does with privileged containers
 	Predicted    []policy.Claim
 	Prediction   workload.Prediction
+	Scan         *evidence.Scan // nil: no static analysis; never written to
+	Risk         *evidence.Risk // nil: nobody worked it out
+	Load         *evidence.Load
+	Standing     *evidence.Standing
+	Past         evidence.Findings // of earlier runs of the same code
 	Operator     []policy.Claim
 	Sources      []api.Source
 	Notes        []string
@@ -51,6 +57,7 @@ func Decide(in Input) (api.Decision, error) {
 	d := api.Decision{
 		Version: api.Version, Time: in.Now, Facts: facts, Availability: in.Availability,
 		Prediction: in.Prediction, Sources: in.Sources, Notes: slices.Clone(in.Notes), Revision: 1,
+		Risk: in.Risk, Scan: summary(in.Scan), Load: in.Load, Standing: in.Standing, Findings: in.Past,
 	}
 	profile := in.Site.Profile(facts.User, facts.Group)
 	d.Profile = profile.Name

@@ -46,10 +46,12 @@ func newCallPlan(in Input, mode policy.Value, unconfined bool) callPlan {
 	table := calls()
 	plan.claims = make([]policy.Claim, 0, len(table.list))
 	allowed := table.allowedBy(plan.profile)
+	known := newKnowledge(in, mode)
+	plan.notes = append(plan.notes, known.notes()...)
 	for i, c := range table.list {
 		switch {
 		case allowed[i]:
-			plan.claim(c, classVerdict(c, mode, in))
+			plan.claim(c, known.verdict(c))
 		case plan.ours && c.class == seccomp.ClassDangerous:
 			plan.claim(c, verdict{policy.SyscallDeny, "dangerous, and not in Forefend's default profile"})
 		case !plan.ours:
@@ -82,38 +84,6 @@ func ruledBy(guards []policy.Guard) map[policy.Key]bool {
 		}
 	}
 	return ruled
-}
-
-type verdict struct {
-	value  policy.Value
-	reason string
-}
-
-// kinOnly is the reason of a default that denies a call towards other processes than
-// the caller's own (docs/decisions/0015).
-const kinOnly = "dangerous, and nothing speaks for it: only among the caller's own processes"
-
-// classVerdict is the default for one call (DESIGN sections 5 and 7).
-func classVerdict(c call, mode policy.Value, in Input) verdict {
-	_, seen := in.Prediction.Seen[c.name]
-	surprise := in.Prediction.Sealed && !seen && mode == policy.ModeEnforce
-	switch {
-	case c.class == seccomp.ClassHot:
-		return verdict{policy.SyscallNative, "benign and frequent: full speed"}
-	case c.class == seccomp.ClassDangerous:
-		if by := speaker(c.name, &in.Request.Spec); by != "" && !surprise {
-			return verdict{policy.SyscallWatch, "dangerous, but the " + by + " speaks for it"}
-		}
-		if seccomp.AmongKin(c.name) && in.Request.Kin {
-			return verdict{policy.SyscallDeny, kinOnly}
-		}
-		return verdict{policy.SyscallDeny, "dangerous, and nothing speaks for it"}
-	case surprise:
-		return verdict{policy.SyscallDeny, "enforce mode, sealed: no earlier run made it"}
-	case c.class == seccomp.ClassSensitive:
-		return verdict{policy.SyscallWatch, "rare and matters: stays switchable"}
-	}
-	return verdict{policy.SyscallWatch, "benign, not yet learned"}
 }
 
 // speaker returns what of spec speaks for a dangerous call: a capability, or a requested profile that

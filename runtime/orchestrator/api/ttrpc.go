@@ -22,12 +22,14 @@ const ServiceName = "forefend.orchestrator.v1.Orchestrator"
 // Orchestrator is the Policy Orchestration Service. Errors are errdefs kinds.
 type Orchestrator interface {
 	Admit(context.Context, AdmitRequest) (Decision, error)
+	Await(context.Context, AwaitRequest) error
 	Update(context.Context, UpdateRequest) (Decision, error)
 	Observe(context.Context, ObserveRequest) error
 	List(context.Context) (ListResponse, error)
 	Explain(context.Context, ExplainRequest) (Decision, error)
 	History(context.Context, HistoryRequest) (HistoryResponse, error)
 	Events(context.Context, EventsRequest) (EventsResponse, error)
+	Profile(context.Context, ProfileRequest) (ProfileResponse, error)
 	Status(context.Context) (Status, error)
 }
 
@@ -37,6 +39,8 @@ type none struct{}
 func Register(server *ttrpc.Server, o Orchestrator) {
 	server.RegisterService(ServiceName, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
 		"Admit":   method(o.Admit),
+		"Await":   method(func(ctx context.Context, r AwaitRequest) (none, error) { return none{}, o.Await(ctx, r) }),
+		"Profile": method(o.Profile),
 		"Update":  method(o.Update),
 		"Explain": method(o.Explain),
 		"History": method(o.History),
@@ -136,6 +140,18 @@ func call[Req, Resp any](ctx context.Context, c *Client, name string, req Req) (
 func (c *Client) Admit(ctx context.Context, r AdmitRequest) (Decision, error) {
 	r.Oldest = Oldest
 	return call[AdmitRequest, Decision](ctx, c, "Admit", r)
+}
+
+// Await implements Orchestrator.
+func (c *Client) Await(ctx context.Context, r AwaitRequest) error {
+	r.Oldest = Oldest
+	_, err := call[AwaitRequest, none](ctx, c, "Await", r)
+	return err
+}
+
+// Profile implements Orchestrator.
+func (c *Client) Profile(ctx context.Context, r ProfileRequest) (ProfileResponse, error) {
+	return call[ProfileRequest, ProfileResponse](ctx, c, "Profile", r)
 }
 
 // Update implements Orchestrator.

@@ -23,6 +23,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/workload"
 )
@@ -67,6 +68,10 @@ func (m *mirror) Admit(ctx context.Context, r AdmitRequest) (Decision, error) {
 
 func (m *mirror) Update(_ context.Context, r UpdateRequest) (Decision, error) {
 	return r.Before, m.saw(r)
+}
+func (m *mirror) Await(_ context.Context, r AwaitRequest) error { return m.saw(r) }
+func (m *mirror) Profile(_ context.Context, r ProfileRequest) (ProfileResponse, error) {
+	return ProfileResponse{Standings: []evidence.Standing{{User: r.Name, Trust: 0.5}}}, m.saw(r)
 }
 func (m *mirror) Observe(_ context.Context, r ObserveRequest) error { return m.saw(r) }
 func (m *mirror) List(context.Context) (ListResponse, error) {
@@ -156,6 +161,12 @@ func TestRoundTrip(t *testing.T) {
 		"Explain": func(o Orchestrator) (any, error) { return o.Explain(t.Context(), ExplainRequest{ID: id}) },
 		"History": func(o Orchestrator) (any, error) {
 			return o.History(t.Context(), HistoryRequest{Workload: "redis", Limit: 3})
+		},
+		"Await": func(o Orchestrator) (any, error) {
+			return nil, o.Await(t.Context(), AwaitRequest{Version: Version, Oldest: Oldest, Facts: admitRequest().Facts})
+		},
+		"Profile": func(o Orchestrator) (any, error) {
+			return o.Profile(t.Context(), ProfileRequest{Name: "alice", Limit: 3})
 		},
 		"Events": func(o Orchestrator) (any, error) { return o.Events(t.Context(), events) },
 		"Status": func(o Orchestrator) (any, error) { return o.Status(t.Context()) },

@@ -3,6 +3,7 @@ package api
 import (
 	"time"
 
+	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/workload"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -21,6 +22,13 @@ type AdmitRequest struct {
 	// Kin says that who asks knows denials that do not hold among a program's own
 	// processes (docs/decisions/0015). A shim of before would refuse a table with one.
 	Kin bool `json:"kin,omitempty"`
+	// Own says that who asks knows denials that do not hold for what a client executes in the container
+	// (docs/decisions/0045).
+	Own bool `json:"own,omitempty"`
+	// Patient says that who asks will call Await, and then Admit again, where Decision.Wait says so; Waited that it
+	// has done so.
+	Patient bool `json:"patient,omitempty"`
+	Waited  bool `json:"waited,omitempty"`
 	// DryRun decides without recording anything: explain --image.
 	DryRun bool `json:"dry_run,omitempty"`
 }
@@ -54,6 +62,56 @@ type Decision struct {
 	// its spec nor its execs are touched beyond resources.
 	AsAsked  bool `json:"as_asked,omitempty"`
 	Revision int  `json:"revision"` // 1 at Create, one more for each change of the running container
+
+	// What the sources of a prediction said beside the history, and what follows from it. Nil: not known.
+	Risk     *evidence.Risk     `json:"risk,omitempty"`
+	Scan     *Scan              `json:"scan,omitempty"`
+	Load     *evidence.Load     `json:"load,omitempty"`
+	Standing *evidence.Standing `json:"standing,omitempty"`
+	// Findings are what earlier runs of the same code were caught at, and from the first report on this run itself.
+	Findings evidence.Findings `json:"findings,omitzero"`
+
+	// Wait is how long it is worth waiting (Await) for what this decision was made without, and asking again. It is
+	// set for a Patient request only, and then nothing else was done about the container yet.
+	Wait time.Duration `json:"wait,omitempty"`
+}
+
+// Scan is what static analysis said, as far as people and decisions look at it.
+type Scan struct {
+	Entry    string   `json:"entry"`
+	Syscalls []string `json:"syscalls,omitempty"`
+	Programs int      `json:"programs"` // files whose code may run
+	// Unknown are the first places that could not be followed, Unfollowed is how many there are.
+	Unknown         []evidence.Unknown       `json:"unknown,omitempty"`
+	Unfollowed      int                      `json:"unfollowed,omitempty"`
+	Capabilities    []evidence.Capability    `json:"capabilities,omitempty"`
+	Ports           []evidence.Port          `json:"ports,omitempty"`
+	Memory          evidence.MemoryPrior     `json:"memory,omitzero"`
+	Sinks           []evidence.Sink          `json:"sinks,omitempty"`
+	Packages        int                      `json:"packages,omitempty"`
+	Vulnerable      int                      `json:"vulnerable,omitempty"`      // known vulnerabilities of all packages
+	Vulnerabilities []evidence.Vulnerability `json:"vulnerabilities,omitempty"` // reachable ones, the worst first
+	Seconds         float64                  `json:"seconds,omitempty"`
+	Errors          []string                 `json:"errors,omitempty"`
+}
+
+// AwaitRequest asks to be answered once what is being found out about a container is known, or not worth waiting for.
+type AwaitRequest struct {
+	Version int            `json:"version"`
+	Oldest  int            `json:"oldest,omitempty"` // see Understood; the client fills it in
+	Facts   workload.Facts `json:"facts"`            // of the decision with Wait
+}
+
+// ProfileRequest asks what is known of a user or, with Group, of a group; of everybody when Name is empty.
+type ProfileRequest struct {
+	Name  string `json:"name,omitempty"`
+	Group bool   `json:"group,omitempty"`
+	Limit int    `json:"limit,omitempty"` // rows of each kind; 0: 100
+}
+
+// ProfileResponse lists what is known, the least trusted first.
+type ProfileResponse struct {
+	Standings []evidence.Standing `json:"standings"`
 }
 
 // Prediction is what the predictor expects of a run.
@@ -65,6 +123,12 @@ const (
 	SourceAbsent = "absent" // it had nothing to say
 	SourceLate   = "late"   // its deadline passed
 	SourceFailed = "failed"
+)
+
+// The names of the sources that say who a container is.
+const (
+	SourceImage      = "image"
+	SourceExecutable = "executable"
 )
 
 // Source is how one input of a prediction took part.
@@ -115,6 +179,10 @@ const (
 	EventOOM      = "oom"
 	EventDegraded = "degraded" // something works less well than it should
 	EventCleaned  = "cleaned"  // garbage of a crashed shim was collected
+	EventAnomaly  = "anomaly"  // a running container departs from what it, or its like, did before
+	EventThreat   = "threat"   // it reached for a listed address, or matches an attack pattern
+	EventForecast = "forecast" // it is likely to reach a limit
+	EventRisk     = "risk"     // its risk has another level now
 )
 
 // Event is one thing that happened to one container, or to the node.
@@ -147,6 +215,9 @@ type Container struct {
 	Usage      workload.Usage `json:"usage"`
 	Limits     Limits         `json:"limits"`
 	By         Availability   `json:"by"`
+
+	Risk      *evidence.Risk      `json:"risk,omitempty"`      // as of its last report, without the factors' reasons
+	Forecasts []evidence.Forecast `json:"forecasts,omitempty"` // as of its last report
 }
 
 // Limits are the enforced limits; zero is none.

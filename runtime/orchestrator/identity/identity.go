@@ -90,8 +90,8 @@ func (r *Resolver) Identify(ctx context.Context, f *workload.Facts) []api.Source
 		name string
 		ask  func(context.Context) answer
 	}{
-		{"image", func(ctx context.Context) answer { return r.image(ctx, asked) }},
-		{"executable", func(ctx context.Context) answer { return r.executable(ctx, asked) }},
+		{api.SourceImage, func(ctx context.Context) answer { return r.image(ctx, asked) }},
+		{api.SourceExecutable, func(ctx context.Context) answer { return r.executable(ctx, asked) }},
 	}
 	results := make([]chan answer, len(waits))
 	began := time.Now()

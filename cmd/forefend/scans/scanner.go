@@ -1,0 +1,59 @@
+package scans
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"forefend.dev/forefend/predictor/evidence"
+	"forefend.dev/forefend/predictor/scan/sandbox"
+)
+
+const (
+	// A scan gives way to what runs on the node, and goes first when memory is short.
+	scanNice     = 5
+	scanOOMScore = 500
+)
+
+// Scanner is how the scanner is run.
+type Scanner struct {
+	Binary string        // the path of forefend-scan
+	Cache  string        // directory of analysed objects; empty: none
+	OSV    string        // directory or zip of OSV data; empty: none
+	Time   time.Duration // most
+	Memory int64         // most, bytes
+}
+
+// Scan makes one scan.
+func (s Scanner) Scan(ctx context.Context, r Request) (evidence.Scan, error) {
+	if s.Cache != "" {
+		if err := os.MkdirAll(s.Cache, 0o700); err != nil {
+			return evidence.Scan{}, fmt.Errorf("directory of analysed objects: %w", err)
+		}
+	}
+	return sandbox.Run(ctx, s.Binary, r.arguments(s.Cache, s.OSV), sandbox.Limits{Time: s.Time, Memory: s.Memory, Started: giveWay})
+}
+
+// giveWay undoes what the scanner has inherited of the daemon's precedence. What the kernel refuses is no reason not to scan.
+func giveWay(pid int) error {
+	_ = unix.Setpriority(unix.PRIO_PROCESS, pid, scanNice)
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), fmt.Appendf(nil, "%d", scanOOMScore), 0)
+	return nil
+}
+
+// Beside returns the path of the scanner that belongs to the program running: the one in the same directory.
+func Beside() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find my own binary: %w", err)
+	}
+	path := filepath.Join(filepath.Dir(self), "forefend-scan")
+	if _, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("no scanner: install forefend-scan beside forefend: %w", err)
+	}
+	return path, nil
+}
