@@ -38,6 +38,9 @@ func (in *input) reads() []string {
 			paths = append(paths, dir)
 		}
 	}
+	if in.osv != "" {
+		paths = append(paths, in.osv)
+	}
 	return paths
 }
 

@@ -18,5 +18,6 @@ func parts() []part {
 		{"system calls", func(ctx context.Context, in input, s *evidence.Scan) error {
 			return scan.Analyze(ctx, in.root, in.req, s)
 		}},
+		{"packages", vulnerabilities},
 	}
 }

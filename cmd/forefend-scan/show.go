@@ -19,6 +19,17 @@ func show(w io.Writer, s evidence.Scan) {
 	for _, u := range s.Unknown {
 		fmt.Fprintf(w, "unknown   %s: %s\n", u.Where, u.Why)
 	}
+	fmt.Fprintf(w, "packages  %d, with %d known vulnerabilities\n", s.Packages, len(s.Vulnerabilities))
+	for _, v := range s.Vulnerabilities {
+		how := "not reached"
+		if v.Reachable {
+			how = "reached by " + v.Via
+		}
+		if v.Fixed != "" {
+			how += ", fixed in " + v.Fixed
+		}
+		fmt.Fprintf(w, "flaw      %s in %s %s: %.1f, %s\n", v.ID, v.Package, v.Version, v.Severity, how)
+	}
 	for _, e := range s.Errors {
 		fmt.Fprintf(w, "failed    %s\n", e)
 	}
