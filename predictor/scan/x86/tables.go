@@ -1,0 +1,80 @@
+package x86
+
+// What follows an opcode.
+const (
+	modrm     = 1 << iota
+	invalid   // in 64-bit mode
+	immediate = 15 << 2
+)
+
+// The kinds of immediate.
+const (
+	imm8   = iota<<2 + 1<<2
+	imm16  // always two bytes
+	immZ   // two or four
+	immV   // two, four or eight
+	imm24  // enter
+	moffs  // an address
+	group3 // depends on ModRM.reg
+	rel32  // four, whatever the prefix
+)
+
+var oneByte, twoByteMap = oneByteTable(), twoByteTable()
+
+func oneByteTable() (t [256]uint8) {
+	set := func(attr uint8, from, to int) {
+		for i := from; i <= to; i++ {
+			t[i] = attr
+		}
+	}
+	for row := 0; row < 0x40; row += 8 {
+		set(modrm, row, row+3)
+		t[row+4], t[row+5] = imm8, immZ
+		set(invalid, row+6, row+7)
+	}
+	set(invalid, 0x60, 0x62)
+	t[0x63] = modrm
+	t[0x68], t[0x69], t[0x6a], t[0x6b] = immZ, modrm|immZ, imm8, modrm|imm8
+	set(imm8, 0x70, 0x7f)
+	t[0x80], t[0x81], t[0x82], t[0x83] = modrm|imm8, modrm|immZ, invalid, modrm|imm8
+	set(modrm, 0x84, 0x8f)
+	t[0x9a] = invalid
+	set(moffs, 0xa0, 0xa3)
+	t[0xa8], t[0xa9] = imm8, immZ
+	set(imm8, 0xb0, 0xb7)
+	set(immV, 0xb8, 0xbf)
+	set(modrm|imm8, 0xc0, 0xc1)
+	t[0xc2] = imm16
+	t[0xc6], t[0xc7], t[0xc8], t[0xca] = modrm|imm8, modrm|immZ, imm24, imm16
+	t[0xcd], t[0xce] = imm8, invalid
+	set(modrm, 0xd0, 0xd3)
+	set(invalid, 0xd4, 0xd6)
+	set(modrm, 0xd8, 0xdf)
+	set(imm8, 0xe0, 0xe7)
+	t[0xe8], t[0xe9], t[0xea], t[0xeb] = rel32, rel32, invalid, imm8
+	t[0xf6], t[0xf7] = modrm|group3, modrm|group3
+	t[0xfe], t[0xff] = modrm, modrm
+	return t
+}
+
+func twoByteTable() (t [256]uint8) {
+	for i := range t {
+		t[i] = modrm
+	}
+	for _, op := range []int{0x04, 0x0a, 0x0c, 0x24, 0x25, 0x26, 0x27, 0x36, 0x39, 0x3b, 0x3c, 0x3d, 0x3e, 0x3f, 0xa6, 0xa7} {
+		t[op] = invalid
+	}
+	for _, op := range []int{
+		0x05, 0x06, 0x07, 0x08, 0x09, 0x0b, 0x0e, 0x30, 0x31, 0x32, 0x33, 0x34, 0x35, 0x37, 0x77,
+		0xa0, 0xa1, 0xa2, 0xa8, 0xa9, 0xaa, 0xc8, 0xc9, 0xca, 0xcb, 0xcc, 0xcd, 0xce, 0xcf,
+	} {
+		t[op] = 0
+	}
+	for op := 0x80; op <= 0x8f; op++ {
+		t[op] = rel32
+	}
+	for _, op := range []int{0x0f, 0x70, 0x71, 0x72, 0x73, 0xa4, 0xac, 0xba, 0xc2, 0xc4, 0xc5, 0xc6} {
+		t[op] = modrm | imm8
+	}
+	return t
+}
