@@ -33,8 +33,17 @@ type Scan struct {
 // Complete tells whether the list of system calls may be relied on.
 func (s *Scan) Complete() bool { return s != nil && len(s.Syscalls) > 0 && len(s.Unknown) == 0 }
 
+// The kinds of Unknown.
+const (
+	UnknownCall    = "call"    // a system call whose number is not constant
+	UnknownProgram = "program" // a program that is executed, whose name is not constant
+	UnknownPlugin  = "plugin"  // a library that is loaded, whose name is not constant
+	UnknownFile    = "file"    // a file that is missing or could not be analysed
+)
+
 // Unknown is something the analysis could not follow.
 type Unknown struct {
+	Kind  string `json:"kind,omitempty"`
 	Where string `json:"where"` // path, with an offset or a line
 	Why   string `json:"why"`
 }

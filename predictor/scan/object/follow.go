@@ -1,9 +1,11 @@
 package object
 
 import (
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"forefend.dev/forefend/predictor/scan/code"
 	"forefend.dev/forefend/predictor/scan/track"
@@ -144,6 +146,9 @@ func (b *builder) use(s *track.Step) (u use, ok bool) {
 // followOne tracks values through one function and notes what its uses get.
 func (b *builder) followOne(fn int32) {
 	f := track.Function{Steps: b.steps(fn), Convention: b.convention, KeepsNone: b.obj.Go, NoReturn: b.noReturn}
+	if b.obj.Go {
+		f.Initial = b.initial
+	}
 	delete(b.obj.Unknown, fn)
 	delete(b.obj.Commands, fn)
 	found := make(map[uint8]bool)
@@ -194,7 +199,33 @@ func (b *builder) noReturn(s *track.Step) bool {
 		return endlessImports[b.obj.Imports[i]]
 	}
 	fn, ok := b.exact(uint64(s.Imm))
-	return ok && b.endless[fn]
+	return ok && (b.endless[fn] || b.panics(fn))
+}
+
+// initial is the value that a variable has in the file.
+func (b *builder) initial(addr uint64, bytes int) (int64, bool) {
+	d := b.at(addr)
+	switch {
+	case len(d) < 8 || b.executable(addr):
+		return 0, false
+	case bytes == 4:
+		return int64(binary.LittleEndian.Uint32(d)), true
+	}
+	return int64(binary.LittleEndian.Uint64(d)), true
+}
+
+// panics names the functions of Go's runtime that do not come back.
+func (b *builder) panics(fn int32) bool {
+	if !b.obj.Go {
+		return false
+	}
+	name := b.goNames(b.starts[fn])
+	for _, prefix := range []string{"runtime.panic", "runtime.gopanic", "runtime.goPanic", "runtime.throw", "runtime.fatal", "runtime.sigpanic"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
 }
 
 // argumentBit is where an argument is before the call: on the stack the return address is not there yet.

@@ -33,7 +33,7 @@ func (a *analysis) apply(st *state, i int) {
 		}
 		a.set(st, s.Dst, v)
 	case code.LoadAddr:
-		a.set(st, s.Dst, Value{Unknown: true, Memory: true})
+		a.set(st, s.Dst, a.variable(s))
 	case code.Store:
 		a.store(st, s.Dst, s.Imm, st.get(s.Src))
 	case code.StoreConst:
@@ -57,6 +57,21 @@ func (a *analysis) apply(st *state, i int) {
 	case code.Syscall, code.Foreign:
 		a.clobber(st, conv.Kernel)
 	}
+}
+
+// variable is what a load from a fixed address gives: the variable's initial value if it may be a system call's number
+// (Go keeps a few in variables that nobody changes).
+func (a *analysis) variable(s *Step) Value {
+	bytes := 8
+	if s.Narrow {
+		bytes = 4
+	}
+	if a.fn.Initial != nil && s.Dst != code.None {
+		if c, ok := a.fn.Initial(uint64(s.Imm), bytes); ok && c > 0 && c < 1024 {
+			return constant(c)
+		}
+	}
+	return Value{Unknown: true, Memory: true}
 }
 
 func (a *analysis) clobber(st *state, mask uint32) {

@@ -10,7 +10,7 @@ import (
 const (
 	maxInstructions = 200_000
 	maxSlots        = 1024
-	maxVisits       = 40 // of a block, on average
+	maxVisits       = 100 // of a block, on average
 )
 
 // Step is one instruction with its address.
@@ -23,8 +23,9 @@ type Step struct {
 type Function struct {
 	Steps      []Step
 	Convention *code.Convention
-	NoReturn   func(*Step) bool // calls that do not come back; nil: all may
-	KeepsNone  bool             // calls destroy every register but the stack pointer, as in Go
+	Initial    func(addr uint64, bytes int) (int64, bool) // initial value of a variable; nil: none is known
+	NoReturn   func(*Step) bool                           // calls that do not come back; nil: all may
+	KeepsNone  bool                                       // calls destroy every register but the stack pointer, as in Go
 }
 
 // Context is what is known before a step is executed.
@@ -193,8 +194,15 @@ func (a *analysis) padding(b *block) bool {
 
 func (a *analysis) drain() {
 	for len(a.work) > 0 {
-		b := a.work[len(a.work)-1]
-		a.work = a.work[:len(a.work)-1]
+		// In the order of the code, so that few blocks are seen before what leads to them.
+		first := 0
+		for i, b := range a.work {
+			if b.from < a.work[first].from {
+				first = i
+			}
+		}
+		b := a.work[first]
+		a.work = slices.Delete(a.work, first, first+1)
 		if b.visits++; b.visits > maxVisits {
 			any := a.fn.anything()
 			if !b.in.merge(&any) {
