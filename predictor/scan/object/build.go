@@ -27,6 +27,7 @@ type builder struct {
 	taken   []bool           // functions whose address is used as a value
 	data    []bool           // functions that are rather data
 	endless []bool           // functions that do not come back
+	falls   []bool           // functions that run into the next
 	goNames func(addr uint64) string
 	special map[int32]special // imports whose arguments matter
 	makers  []int32           // functions with a system call instruction
@@ -52,6 +53,15 @@ func Read(data []byte) (*Object, error) {
 	}
 	b.header()
 	symbols := f.dynamicSymbols()
+	for name, s := range f.sections {
+		if strings.HasPrefix(name, ".plt") || name == ".iplt" {
+			b.plt = append(b.plt, s)
+		}
+	}
+	if f.codeSize() > maxWhole && len(symbols) > 0 {
+		b.shallow(symbols)
+		return b.obj, nil
+	}
 	table := f.goTable()
 	b.obj.Go = table != nil
 	if b.layout, err = f.layOut(symbols, table.starts()); err != nil {
@@ -59,15 +69,11 @@ func Read(data []byte) (*Object, error) {
 	}
 	b.goNames = table.name
 	b.taken, b.data, b.endless = make([]bool, len(b.starts)), make([]bool, len(b.starts)), make([]bool, len(b.starts))
+	b.falls = make([]bool, len(b.starts))
 	b.obj.Starts = b.starts
 	b.link(symbols)
 	b.roots()
 	b.special = specials(b.obj.Imports)
-	for name, s := range f.sections {
-		if strings.HasPrefix(name, ".plt") || name == ".iplt" {
-			b.plt = append(b.plt, s)
-		}
-	}
 	b.sweep()
 	if err := b.failure.Load(); err != nil {
 		return nil, fmt.Errorf("decode: %v", err)
@@ -187,7 +193,7 @@ func (b *builder) pointers(fn func(edge int32)) {
 		}
 		for d := s.data[-s.addr&7%uint64(max(1, len(s.data))):]; len(d) >= 8; d = d[8:] {
 			if w := binary.LittleEndian.Uint64(d); w >= low && w < high {
-				if i, ok := b.exact(w); ok {
+				if i := b.find(w); i >= 0 && b.begins(i, w) {
 					fn(i)
 				}
 				if i, ok := b.stub(w); ok {

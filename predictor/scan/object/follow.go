@@ -49,6 +49,9 @@ func (b *builder) follow() {
 	todo := make(map[int32]bool)
 	for _, fn := range b.makers {
 		todo[fn] = true
+		for before := fn - 1; before >= 0 && b.continues(before); before-- { // the number may be set before the unwinding tables end
+			todo[before] = true
+		}
 	}
 	for fn := range b.starts {
 		if b.inStubs(b.starts[fn]) {
@@ -95,8 +98,21 @@ func (b *builder) exported(fn int32) bool {
 	return slices.Contains(b.obj.Exports["syscall"], fn)
 }
 
+// continues tells whether fn runs into a piece that is no function of its own.
+func (b *builder) continues(fn int32) bool {
+	return b.falls[fn] && !b.framed[fn+1] && b.starts[fn+1] == b.ends[fn]
+}
+
 func (b *builder) steps(fn int32) []track.Step {
 	start, end := b.starts[fn], b.ends[fn]
+	for next := fn; b.continues(next); next++ {
+		end = b.ends[next+1]
+	}
+	return b.stepsOf(start, end)
+}
+
+// stepsOf decodes a stretch of code.
+func (b *builder) stepsOf(start, end uint64) []track.Step {
 	text := b.at(start)
 	text = text[:min(uint64(len(text)), end-start)]
 	steps := make([]track.Step, 0, len(text)/4)
@@ -145,12 +161,26 @@ func (b *builder) use(s *track.Step) (u use, ok bool) {
 
 // followOne tracks values through one function and notes what its uses get.
 func (b *builder) followOne(fn int32) {
-	f := track.Function{Steps: b.steps(fn), Convention: b.convention, KeepsNone: b.obj.Go, NoReturn: b.noReturn}
+	delete(b.obj.Unknown, fn)
+	delete(b.obj.Commands, fn)
+	found := b.followSteps(fn, b.steps(fn))
+	for _, e := range b.edgesOf(int(fn)) {
+		sp, ok := b.special[^e]
+		if e >= 0 || !ok || found[sp.dynamic] {
+			continue
+		}
+		if b.obj.Dynamic[fn] |= sp.dynamic; sp.dynamic == 0 { // the pointer is passed on
+			b.unknown(fn, b.starts[fn], "takes the address of syscall()")
+		}
+	}
+}
+
+// followSteps tracks values through steps, notes on behalf of fn what their uses get, and returns which kinds there were.
+func (b *builder) followSteps(fn int32, steps []track.Step) map[uint8]bool {
+	f := track.Function{Steps: steps, Convention: b.convention, KeepsNone: b.obj.Go, NoReturn: b.noReturn}
 	if b.obj.Go {
 		f.Initial = b.initial
 	}
-	delete(b.obj.Unknown, fn)
-	delete(b.obj.Commands, fn)
 	found := make(map[uint8]bool)
 	f.Visit(func(s *track.Step) bool { _, ok := b.use(s); return ok }, func(s *track.Step, c track.Context) {
 		u, _ := b.use(s)
@@ -171,15 +201,7 @@ func (b *builder) followOne(fn int32) {
 			b.command(fn, u.special, &c)
 		}
 	})
-	for _, e := range b.edgesOf(int(fn)) {
-		sp, ok := b.special[^e]
-		if e >= 0 || !ok || found[sp.dynamic] {
-			continue
-		}
-		if b.obj.Dynamic[fn] |= sp.dynamic; sp.dynamic == 0 { // the pointer is passed on
-			b.unknown(fn, b.starts[fn], "takes the address of syscall()")
-		}
-	}
+	return found
 }
 
 // endlessImports do not come back.

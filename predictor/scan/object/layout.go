@@ -31,6 +31,15 @@ func (l *layout) exact(addr uint64) (int32, bool) {
 	return i, true
 }
 
+// begins tells whether addr may be where a function begins, addr being in i. In a stretch of code that no table divides it
+// may be anywhere.
+func (l *layout) begins(i int32, addr uint64) bool {
+	return l.starts[i] == addr || !l.framed[i] && l.ends[i]-l.starts[i] > maxUndivided
+}
+
+// maxUndivided is the size of an unframed function up to which it is one function.
+const maxUndivided = 4096
+
 // layOut divides the executable segments into functions: by the unwinding tables, the symbols, the table of a Go
 // program; what none of them knows is a function of its own between its neighbours.
 func (f *file) layOut(symbols []symbol, goStarts []uint64) (*layout, error) {

@@ -17,6 +17,7 @@ type swept struct {
 	foreign []int32
 	bad     []int32   // what nothing but our division calls a function, and holds what is no instruction: data
 	endless []int32   // functions that do not come back
+	falls   []int32   // functions that run into the next
 	texts   []textRef // string constants of Go code
 }
 
@@ -62,6 +63,9 @@ func (b *builder) sweep() {
 		}
 		for _, i := range r.bad {
 			b.data[i] = true
+		}
+		for _, i := range r.falls {
+			b.falls[i] = true
 		}
 		for _, i := range r.endless {
 			b.endless[i] = true
@@ -141,6 +145,7 @@ func (s *sweeper) function(fn int32) {
 	}
 	if b.fallsThrough(fn, last) {
 		s.edge(fn + 1)
+		s.out.falls = append(s.out.falls, fn)
 	}
 	if bad && !b.framed[fn] {
 		s.out.bad = append(s.out.bad, fn)
@@ -238,7 +243,7 @@ func (s *sweeper) constant(c uint64) {
 	if !s.b.executable(c) {
 		return
 	}
-	if _, ok := s.b.exact(c); ok {
+	if i := s.b.find(c); i >= 0 && s.b.begins(i, c) {
 		s.address(c)
 		return
 	}
