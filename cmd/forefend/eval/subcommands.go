@@ -9,5 +9,6 @@ func subcommands() []*cobra.Command {
 		usagePriorCommand(),
 		newTracesCommand(),
 		newRowsCommand(),
+		newScanCommand(),
 	}
 }
