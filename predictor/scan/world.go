@@ -17,7 +17,6 @@ const (
 	maxObjects  = 4000
 	maxPrograms = 512
 	maxUnknown  = 200
-	maxBytes    = 2 << 30 // of all ELF files together
 )
 
 // loaded is an object that some programs load.
@@ -27,8 +26,6 @@ type loaded struct {
 	programs []*program
 	reached  []bool
 	imported []bool // imports that reached functions use
-	scanned  int    // how far triggers were looked for in order
-	order    []int32
 }
 
 // program is one process image: an executable and what it loads.
@@ -63,7 +60,6 @@ type world struct {
 	programs []*program
 	started  map[string]bool // programs and scripts, so that each is followed once
 	work     []job
-	bytes    int64
 	calls    map[string]bool
 	listed   map[string]bool // paths in out.Programs
 	noted    map[string]bool // what is in out.Unknown
@@ -281,7 +277,6 @@ func (w *world) drain() {
 		j := w.work[len(w.work)-1]
 		w.work = w.work[:len(w.work)-1]
 		o := j.at.obj
-		j.at.order = append(j.at.order, j.fn)
 		for _, e := range o.Edges[o.First[j.fn]:o.First[j.fn+1]] {
 			w.edge(j.at, e)
 		}

@@ -29,7 +29,6 @@ type knowledge struct {
 	in      Input
 	mode    policy.Value
 	reached map[string]bool // by static analysis; nil: there is none
-	trusted bool            // what it does not reach is not expected either
 }
 
 func newKnowledge(in Input, mode policy.Value) knowledge {
@@ -41,7 +40,6 @@ func newKnowledge(in Input, mode policy.Value) knowledge {
 	for _, name := range in.Scan.Syscalls {
 		k.reached[name] = true
 	}
-	k.trusted = in.Scan.Complete() || mode == policy.ModeEnforce
 	return k
 }
 
@@ -80,7 +78,8 @@ func (k knowledge) verdict(c call) verdict {
 		return k.dangerous(c, surprise)
 	case surprise != "":
 		return verdict{policy.SyscallDeny, surprise}
-	case c.class == seccomp.ClassHot && k.trusted && !k.reached[c.name] && !seccomp.Indispensable(c.name):
+	case c.class == seccomp.ClassHot && k.reached != nil && !k.reached[c.name] && !seccomp.Indispensable(c.name):
+		// Also where the analysis is incomplete: a watched call passes, some microseconds later, and is learned.
 		return verdict{policy.SyscallWatch, "benign, but static analysis does not reach it"}
 	case c.class == seccomp.ClassHot:
 		return verdict{policy.SyscallNative, "benign and frequent: full speed"}
