@@ -2,7 +2,8 @@
 // system calls it may reach, the programs it may execute, its packages and their vulnerabilities. The daemon runs it as
 // a child for each image; it parses hostile files and therefore locks itself in before it opens the first.
 //
-//	forefend-scan --rootfs DIR [--rootfs LOWER …] [--json] [--cache DIR] [--osv DIR|ZIP] [--env NAME=VALUE …] [--cwd DIR] -- COMMAND ARGS…
+//	forefend-scan --rootfs DIR [--rootfs LOWER …] [--json] [--cache DIR] [--osv DIR|ZIP] [--env NAME=VALUE …] [--cwd DIR]
+//	  [--expose PORT …] [--memory-limit BYTES] [--node-cores N] [--node-memory BYTES] -- COMMAND ARGS…
 //
 // Several --rootfs are the layers of an overlay, topmost first. It exits with 0 when the scan was made, also when
 // parts of it failed (they are listed as errors), with 1 when nothing could be said, with 2 on wrong usage.
@@ -31,6 +32,7 @@ type input struct {
 	dirs  []string // the layers that root joins, topmost first
 	req   scan.Request
 	flags *flag.FlagSet
+	where setting
 	osv   string // OSV records, a directory or a zip; empty: no vulnerabilities are looked for
 }
 
@@ -50,6 +52,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, lock func
 	in.flags.StringVar(&in.req.Cwd, "cwd", "/", "working directory of the command")
 	in.flags.StringVar(&in.req.Cache, "cache", "", "directory that remembers what was analysed, by content")
 	in.flags.StringVar(&in.osv, "osv", "", "OSV records, a directory or a zip; needs --cache, where they are indexed once")
+	in.where.register(in.flags)
 	switch err := in.flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return 0

@@ -18,6 +18,9 @@ func parts() []part {
 		{"system calls", func(ctx context.Context, in input, s *evidence.Scan) error {
 			return scan.Analyze(ctx, in.root, in.req, s)
 		}},
+		{"memory", prior},
+		{"capabilities and ports", wants},
+		{"resource sinks", eats},
 		{"packages", vulnerabilities},
 	}
 }

@@ -19,6 +19,18 @@ func show(w io.Writer, s evidence.Scan) {
 	for _, u := range s.Unknown {
 		fmt.Fprintf(w, "unknown   %s: %s\n", u.Where, u.Why)
 	}
+	if m := s.Memory; m.Runtime != "" {
+		fmt.Fprintf(w, "memory    %s: typically %.0f MiB, at most %.0f MiB: %s\n", m.Runtime, m.Typical/(1<<20), m.High/(1<<20), m.Basis)
+	}
+	for _, p := range s.Ports {
+		fmt.Fprintf(w, "listens   %d/%s: %s\n", p.Number, p.Protocol, p.Why)
+	}
+	for _, c := range s.Capabilities {
+		fmt.Fprintf(w, "needs     %s: %s\n", c.Name, c.Why)
+	}
+	for _, k := range s.Sinks {
+		fmt.Fprintf(w, "sink      %s of %s (%.0f %%) in %s: %s\n", k.Kind, k.Resource, 100*k.Severity, k.Where, k.Why)
+	}
 	fmt.Fprintf(w, "packages  %d, with %d known vulnerabilities\n", s.Packages, len(s.Vulnerabilities))
 	for _, v := range s.Vulnerabilities {
 		how := "not reached"

@@ -77,7 +77,7 @@ func (w *world) entry() error {
 		return fmt.Errorf("scan: there is no program %.256q in the root filesystem", w.req.Command[0])
 	}
 	w.out.Entry = resolved
-	w.execute(name, w.req.Command, "entrypoint")
+	w.executeNamed(name, w.req.Command, "entrypoint") // by PATH when the name has no slash
 	if len(w.programs) == 0 && w.out.Arch == "" {
 		return fmt.Errorf("scan: %s is no program for x86-64 or arm64", resolved)
 	}

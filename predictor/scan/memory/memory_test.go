@@ -117,6 +117,9 @@ func TestPriorsAgainstMeasuredServers(t *testing.T) {
 		"python3 -m http.server":        10.6,
 		"gunicorn -w 4 app:app":         34.9,
 		"node /srv/app.js":              36.2,
+		"postgres -D /data":             133.5,
+		"java -Xmx128m -cp /srv S":      154.1,
+		"java -cp /srv S":               675.4,
 	} {
 		p := Prior(tree, strings.Fields(command), nil, Node{Cores: 2, Memory: 24 << 30}, nil)
 		t.Logf("%-30s measured %6.1f typical %6.1f (%.2f) high %7.1f MiB", command, measured, p.Typical/mib, p.Typical/mib/measured, p.High/mib)

@@ -46,14 +46,17 @@ func jvm(in input) estimate {
 	if direct == 0 {
 		direct = heap / 4
 	}
-	e := estimate{typical: 45*mib + 0.35*heap, high: heap*1.05 + meta + direct + 150*mib, basis: basis}
-	if heap > 2*gib { // few programs fill a large default
-		e.typical = 45*mib + 0.35*2*gib
-	}
+	e := estimate{typical: 45*mib + filled(heap), high: heap*1.05 + meta + direct + 150*mib, basis: basis}
 	if touch {
 		e.typical = max(e.typical, first+80*mib)
 	}
 	return e
+}
+
+// filled is how much of a heap a typical program comes to use: small heaps are made to measure and fill up with garbage,
+// of large ones most stays empty, and few programs fill what the default gives them.
+func filled(heap float64) float64 {
+	return 0.8*min(heap, 256*mib) + 0.3*min(max(heap-256*mib, 0), 1792*mib)
 }
 
 // node: V8 bounds its old generation by flag, else by half of the memory it sees, 2 GiB at most (4 GiB from 16 GiB on).

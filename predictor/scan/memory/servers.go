@@ -39,7 +39,7 @@ func postgres(in input) estimate {
 	v, _ := d.Last("max_connections")
 	connections := setup.Count(v, 100)
 	return estimate{
-		typical: 25*mib + 0.25*shared + 0.05*connections*3*mib,
+		typical: 25*mib + 0.5*shared + 0.05*connections*3*mib,
 		high:    60*mib + 1.05*shared + connections*(5*mib+work),
 		basis:   fmt.Sprintf("shared_buffers %s, %.0f connections, work_mem %s", bytes(shared), connections, bytes(work)),
 	}
