@@ -114,17 +114,11 @@ func restrictFiles(c Confinement) (missing, err error) {
 	return nil, nil
 }
 
-// dropPrivileges becomes nobody with one capability. A process without root has nothing to drop.
+// dropPrivileges becomes nobody with one capability. A process without root has nothing to drop. The bounding set is left:
+// it matters for programs that are executed, and none can be, nor would one gain anything.
 func dropPrivileges() error {
 	if os.Geteuid() != 0 {
 		return nil
-	}
-	for last := uintptr(0); last <= 63; last++ {
-		if err := everyThread(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, last, 0); errors.Is(err, unix.EINVAL) {
-			break // beyond the last one that this kernel knows
-		} else if err != nil && !errors.Is(err, unix.EPERM) {
-			return fmt.Errorf("scan sandbox: bounding set: %w", err)
-		}
 	}
 	steps := []struct {
 		what string

@@ -85,9 +85,12 @@ func (f *finder) binary(tree rootfs.Tree, name string) {
 		return
 	}
 	defer file.Close()
+	if f.window == nil {
+		f.window = make([]byte, window)
+	}
 	var m mining
 	for _, part := range constants(file) {
-		m.search(part)
+		m.search(part, f.window)
 	}
 	if ok, why := m.verdict(); ok {
 		f.add("miner", "cpu", 0.9, name, "has "+why)
@@ -125,13 +128,13 @@ type mining struct{ protocol, pool, algorithm, setting map[string]bool }
 // anchors are in every miner; without one of them the rest is not searched for.
 var anchors = [][]byte{[]byte("stratum"), []byte("mining."), []byte("donate")}
 
-const window = 4 << 20
+const window = 256 << 10
 
-func (m *mining) search(r io.Reader) {
+// search looks through a part by way of buf, a window that moves over it.
+func (m *mining) search(r io.Reader, buf []byte) {
 	if m.protocol == nil {
 		*m = mining{map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]bool{}}
 	}
-	buf := make([]byte, window)
 	kept := 0
 	total := 0
 	for total < maxBinary {
@@ -163,9 +166,12 @@ func note(b []byte, words []string, found map[string]bool) {
 	}
 }
 
+// manyPools is more than any miner knows: such a program looks for miners, as this one does.
+const manyPools = 10
+
 // verdict: the protocol, and beside it two more kinds, one of which is the algorithms (two at least).
 func (m *mining) verdict() (bool, string) {
-	if len(m.protocol) == 0 || len(m.algorithm) < 2 || (len(m.setting) < 2 && len(m.pool) < 1) {
+	if len(m.pool) > manyPools || len(m.protocol) == 0 || len(m.algorithm) < 2 || (len(m.setting) < 2 && len(m.pool) < 1) {
 		return false, ""
 	}
 	return true, fmt.Sprintf("%d words of mining protocols (%s), %d algorithms (%s), %d pools, %d settings of miners",

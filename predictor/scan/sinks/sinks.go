@@ -61,8 +61,9 @@ func Find(tree rootfs.Tree, command, env []string, cwd string, programs []eviden
 }
 
 type finder struct {
-	node  Node
-	found []evidence.Sink
+	node   Node
+	found  []evidence.Sink
+	window []byte // through which binaries are searched
 }
 
 func (f *finder) add(kind, resource string, severity float64, where, why string) {

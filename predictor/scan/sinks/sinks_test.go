@@ -137,9 +137,10 @@ func TestMinersBinary(t *testing.T) {
 		want bool
 	}{
 		"a miner":             {program(strings.Repeat("\x00", 5<<20) + miner), true},
-		"across two windows":  {program(strings.Repeat("\x00", 4<<20-10) + miner), true},
+		"across two windows":  {program(strings.Repeat("\x00", 256<<10-10) + miner), true},
 		"without sections":    {append([]byte("UPX!"), miner...), true},
 		"a network monitor":   {program("stratum+tcp:// mining.subscribe xmrig minexmr.com supportxmr.com rule text"), false},
+		"a hunter of miners":  {program(miner + strings.Join(pools, "\x00")), false},
 		"a library of hashes": {program("randomx cryptonight argon2/chukwa equihash yespower"), false},
 		"nothing":             {program("hello world"), false},
 	}
@@ -225,7 +226,7 @@ func FuzzBinary(f *testing.F) {
 	f.Fuzz(func(t *testing.T, file []byte) {
 		var m mining
 		for _, part := range constants(bytes.NewReader(file)) {
-			m.search(part)
+			m.search(part, make([]byte, 4096))
 		}
 		_, why := m.verdict()
 		_ = fmt.Sprint(why)
