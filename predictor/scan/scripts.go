@@ -3,6 +3,7 @@ package scan
 import (
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -73,8 +74,34 @@ func (w *world) shellText(text string, args []string, where string) {
 			w.dirs = append(w.dirs, dir)
 		}
 	}
+	before := len(w.out.Unknown)
 	for _, c := range script.Commands {
 		w.command(c, script, args, where)
+	}
+	if len(w.out.Unknown) > before {
+		w.words(text, where)
+	}
+}
+
+// comments are lines that a shell passes over; prose are names of programs that are words of every message.
+var (
+	comments = regexp.MustCompile(`(?m)^\s*#.*$`)
+	prose    = strings.Fields("free more script login which groups install make find dir top time watch last host split join look write wall users who tee yes")
+)
+
+// words executes every program that a script's text names, whatever the words are for: it is what a command that is not
+// constant is likely to be.
+func (w *world) words(text, where string) {
+	separators := " \t\n;|&<>()$`\"'=,{}[]:"
+	text = comments.ReplaceAllString(text, "")
+	for word := range strings.FieldsFuncSeq(text, func(r rune) bool { return strings.ContainsRune(separators, r) }) {
+		base := path.Base(word)
+		if len(base) < 3 || slices.Contains(prose, word) || slices.Contains(builtins, base) || strings.Trim(base, "abcdefghijklmnopqrstuvwxyz0123456789_-.") != "" {
+			continue
+		}
+		if !w.executeNamed(word, nil, "named in "+where) && strings.Contains(word, "/") {
+			w.executeNamed(base, nil, "named in "+where) // below a directory that is not constant
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 const (
 	maxPluginDepth = 4
 	maxPlugins     = 1500
+	maxHelpers     = 48
 )
 
 // triggers looks at what was reached in a program since the last time, for other files that it makes run.
@@ -99,6 +100,34 @@ func (w *world) programStrings(p *program, at *loaded) {
 		if strings.HasPrefix(text, "/") && !isLibraryName(text) && !strings.ContainsAny(text, " %:") {
 			if resolved, ok := w.view.program(text); ok && resolved != p.main.path {
 				w.execute(text, nil, "named in "+at.path)
+			}
+			left := maxHelpers
+			w.helpers(text, at.path, &left, 0)
+		}
+	}
+}
+
+// helpers executes the programs in a directory that belongs to one package, as /usr/lib/postfix/sbin does.
+func (w *world) helpers(dir, by string, left *int, depth int) {
+	a, ok := w.view.lookup(dir)
+	if !ok || !a.Mode.IsDir() || slices.Contains(general, a.Resolved) || path.Base(a.Resolved) == "bin" || depth > 3 {
+		return
+	}
+	if !slices.ContainsFunc([]string{"/usr/lib/", "/usr/libexec/", "/usr/local/lib", "/opt/"}, func(p string) bool { return strings.HasPrefix(a.Resolved, p) }) ||
+		strings.HasPrefix(a.Resolved, "/usr/lib/debug") {
+		return
+	}
+	for _, e := range w.view.list(a.Resolved) {
+		name := path.Join(a.Resolved, e.Name)
+		switch {
+		case *left <= 0:
+			return
+		case e.Type.IsDir():
+			w.helpers(name, by, left, depth+1)
+		case e.Type.IsRegular() && !isPlugin(e.Name):
+			if _, ok := w.view.program(name); ok {
+				*left--
+				w.execute(name, nil, "helper of "+by)
 			}
 		}
 	}

@@ -4,6 +4,7 @@ package arm64
 
 import (
 	"encoding/binary"
+	"math/bits"
 
 	"forefend.dev/forefend/predictor/scan/code"
 )
@@ -40,9 +41,9 @@ func Decode(text []byte, pc uint64, in *code.Inst) {
 		in.Op, in.Imm = code.Branch, relative(pc, w, 5, 14)
 	case w&0xfffffc1f == 0xd65f0000, w == 0xd65f0bff, w == 0xd65f0fff:
 		in.Op = code.Return
-	case w&0xfedff800 == 0xd61f0000:
+	case w&0xfefff800 == 0xd61f0000:
 		in.Op = code.JumpReg
-	case w&0xfedff800 == 0xd63f0000 || w>>25 == 0b1101011 && w>>21&15 == 1:
+	case w&0xfefff800 == 0xd63f0000:
 		in.Op = code.CallReg
 	case w == 0xd4000001:
 		in.Op = code.Syscall
@@ -55,6 +56,12 @@ func Decode(text []byte, pc uint64, in *code.Inst) {
 	case w&0x7fe0ffe0 == 0x2a0003e0: // mov
 		move(in, rd, code.Reg(w>>16&31))
 		in.Narrow = w>>31 == 0
+	case w>>23&0xff == 0b01100100 && rn == zero: // mov, by way of orr
+		if v, ok := bitmask(w); ok {
+			in.Op, in.Dst, in.Imm, in.Narrow = code.Const, rd, v, w>>31 == 0
+		} else {
+			in.Clobber = 1 << rd
+		}
 	case w>>24&0x1f == 0b10000:
 		address(in, w, pc, rd)
 	case w>>23&0x3f == 0b100010: // add, sub immediate
@@ -117,6 +124,12 @@ func other(in *code.Inst, w uint32, rd, rn code.Reg) {
 	switch {
 	case load && w>>26&1 == 1: // vectors
 	case load && w>>22&1 == 0 && w>>27&7 == 5: // stp and the like
+		if w>>23&3 == 2 { // at an offset
+			in.Op, in.Dst, in.Src, in.Imm = code.Store, rn, rd, int64(w>>15&0x7f)<<57>>57*int64(4<<(w>>31))
+			if in.Disp = int32(4 << (w >> 31)); rd == zero {
+				in.Src = code.None
+			}
+		}
 	case load:
 		in.Clobber = 1 << rd
 		if w>>27&7 == 5 { // pairs
@@ -150,4 +163,29 @@ func writeBack(in *code.Inst, w uint32, rn code.Reg) {
 		v = int64(w>>15&0x7f) << 57 >> 57 << scale
 	}
 	in.Op, in.Dst, in.Src, in.Imm = code.Add, SP, SP, v
+}
+
+// bitmask decodes the immediate of a logical instruction (DecodeBitMasks of the manual).
+func bitmask(w uint32) (int64, bool) {
+	n, immr, imms := w>>22&1, w>>16&63, w>>10&63
+	length := bits.Len32(n<<6|^imms&63) - 1
+	if length < 1 {
+		return 0, false
+	}
+	size := uint32(1) << length
+	s, r := imms&(size-1), immr&(size-1)
+	if s == size-1 {
+		return 0, false
+	}
+	element := uint64(1)<<(s+1) - 1
+	if r > 0 {
+		element = element>>r | element<<(size-r)
+		if size < 64 {
+			element &= 1<<size - 1
+		}
+	}
+	for ; size < 64; size *= 2 {
+		element |= element << size
+	}
+	return int64(element), true
 }

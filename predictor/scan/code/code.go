@@ -21,9 +21,11 @@ const (
 	Move          // Dst = Src
 	CondMove      // Dst = Src, or not
 	Add           // Dst = Src + Imm
+	And           // Dst = Dst & Imm
+	Choice        // Dst = 0 or Imm
 	Load          // Dst = memory at Src + Imm
 	LoadAddr      // Dst = memory at the address Imm
-	Store         // memory at Dst + Imm = Src
+	Store         // memory at Dst + Imm = Src; Disp, if not 0, is where a second, unknown, register goes, relative to it
 	StoreConst    // memory at Dst + Disp = Imm; Dst may be None
 	Push          // push Src; None: something unknown
 	PushConst     // push Imm

@@ -188,7 +188,7 @@ func (b *builder) pointers(fn func(edge int32)) {
 		}
 	}
 	for _, s := range b.segments {
-		if s.exec {
+		if s.exec || len(s.data) > 64 && string(s.data[:4]) == "\x7fELF" && s.addr&7 == 0 && len(s.data) < 4096 { // headers alone
 			continue
 		}
 		for d := s.data[-s.addr&7%uint64(max(1, len(s.data))):]; len(d) >= 8; d = d[8:] {

@@ -93,6 +93,7 @@ type sweeper struct {
 	b    *builder
 	out  *swept
 	seen []int32 // edges of the present function
+	fn   int32
 	page [32]int64
 	has  uint32 // registers with a page address
 }
@@ -115,7 +116,7 @@ func (s *sweeper) function(fn int32) {
 	text := b.at(start)
 	text = text[:min(uint64(len(text)), end-start)]
 	s.out.first = append(s.out.first, uint32(len(s.out.edges)))
-	s.seen, s.has = s.seen[:0], 0
+	s.seen, s.has, s.fn = s.seen[:0], 0, fn
 	makes, foreign, bad, returns := false, false, false, false
 	var in code.Inst
 	var last code.Op
@@ -204,6 +205,7 @@ func (s *sweeper) instruction(in *code.Inst, pc, start, end uint64) {
 				s.slot(at)
 			} else {
 				s.address(at)
+				s.goAddress(at)
 			}
 		}
 	}

@@ -38,9 +38,7 @@ func (b *builder) text(addr uint64) string {
 func (s *sweeper) goText(in *code.Inst, fn int32) {
 	switch in.Op {
 	case code.Addr:
-		if !s.b.executable(uint64(in.Imm)) {
-			s.out.texts = append(s.out.texts, textRef{fn, uint64(in.Imm), 0})
-		}
+		s.goAddress(uint64(in.Imm))
 	case code.Const:
 		if n := len(s.out.texts); n > 0 && in.Imm > 0 && in.Imm <= maxPathSize && s.out.texts[n-1].fn == fn && s.out.texts[n-1].size == 0 {
 			s.out.texts[n-1].size = uint32(in.Imm)
@@ -48,6 +46,12 @@ func (s *sweeper) goText(in *code.Inst, fn int32) {
 	}
 	if n := len(s.out.texts); n > 1 && s.out.texts[n-2].size == 0 { // it was no string
 		s.out.texts = slices.Delete(s.out.texts, n-2, n-1)
+	}
+}
+
+func (s *sweeper) goAddress(at uint64) {
+	if s.b.obj.Go && !s.b.executable(at) {
+		s.out.texts = append(s.out.texts, textRef{s.fn, at, 0})
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 // Bounds of one script.
 const (
 	MaxSize     = 1 << 20
-	maxNesting  = 200
+	maxNesting  = 1000
 	maxCommands = 20_000
 	maxValues   = 16
 )
@@ -74,24 +74,17 @@ func Parse(text string) (Script, error) {
 // deep tells whether brackets nest so deeply that a parser that recurses might not come back.
 func deep(text string) bool {
 	depth := 0
-	for _, c := range []byte(text) {
-		switch c {
+	for i := range len(text) {
+		switch text[i] {
 		case '(', '{':
-			depth++
-		case ')', '}':
-			depth = max(0, depth-1)
-		case '`':
-			depth++ // may open or close: either way few are enough
-		case '\n':
-			if depth > maxNesting {
+			if depth++; depth > maxNesting {
 				return true
 			}
-		}
-		if depth > 10*maxNesting {
-			return true
+		case ')', '}':
+			depth = max(0, depth-1)
 		}
 	}
-	return depth > maxNesting
+	return false
 }
 
 func (s *Script) assign(a *syntax.Assign, values map[string][]string) {

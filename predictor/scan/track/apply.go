@@ -24,18 +24,27 @@ func (a *analysis) apply(st *state, i int) {
 		a.set(st, s.Dst, st.get(s.Dst).join(st.get(s.Src)))
 	case code.Add:
 		a.add2(st, s)
+	case code.And:
+		a.set(st, s.Dst, st.get(s.Dst).and(s.Imm))
+	case code.Choice:
+		a.set(st, s.Dst, constant(0).join(constant(s.Imm)))
 	case code.Load:
 		v := Value{Unknown: true, Memory: true}
 		if at, ok := a.slot(st, s.Src, s.Imm); ok {
 			if kept, ok := st.slots[at]; ok {
 				v = kept
 			}
+		} else if base := st.get(s.Src); len(base.Consts) == 1 && base.Args == 0 {
+			v = a.variable(base.Consts[0]+s.Imm, s)
 		}
 		a.set(st, s.Dst, v)
 	case code.LoadAddr:
-		a.set(st, s.Dst, a.variable(s))
+		a.set(st, s.Dst, a.variable(s.Imm, s))
 	case code.Store:
 		a.store(st, s.Dst, s.Imm, st.get(s.Src))
+		if s.Disp != 0 {
+			a.store(st, s.Dst, s.Imm+int64(s.Disp), unknown)
+		}
 	case code.StoreConst:
 		a.store(st, s.Dst, int64(s.Disp), constant(s.Imm))
 	case code.Push, code.PushConst:
@@ -59,15 +68,15 @@ func (a *analysis) apply(st *state, i int) {
 	}
 }
 
-// variable is what a load from a fixed address gives: the variable's initial value if it may be a system call's number
+// variable is what a load from addr gives: the variable's initial value if it may be a system call's number
 // (Go keeps a few in variables that nobody changes).
-func (a *analysis) variable(s *Step) Value {
+func (a *analysis) variable(addr int64, s *Step) Value {
 	bytes := 8
 	if s.Narrow {
 		bytes = 4
 	}
 	if a.fn.Initial != nil && s.Dst != code.None {
-		if c, ok := a.fn.Initial(uint64(s.Imm), bytes); ok && c > 0 && c < 1024 {
+		if c, ok := a.fn.Initial(uint64(addr), bytes); ok && c > 0 && c < 1024 {
 			return constant(c)
 		}
 	}

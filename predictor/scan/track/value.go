@@ -82,6 +82,20 @@ func (v Value) add(n int64, narrow bool) Value {
 	return out
 }
 
+// and is v with the bits of a mask.
+func (v Value) and(mask int64) Value {
+	if v.Unknown || v.Args != 0 {
+		return unknown
+	}
+	out := Value{}
+	for _, c := range v.Consts {
+		if !slices.Contains(out.Consts, c&mask) {
+			out.Consts = append(out.Consts, c&mask)
+		}
+	}
+	return out
+}
+
 // state is what is known at one point.
 type state struct {
 	reached bool

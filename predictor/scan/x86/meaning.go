@@ -89,6 +89,8 @@ func (s *state) arithmetic(op byte) {
 	kind, form := op>>3, op&7
 	switch {
 	case kind == 7: // cmp
+	case kind == 3 && (form == 1 || form == 3) && s.mod == 3 && s.reg == s.rm && !s.word: // sbb r, r
+		s.in.Op, s.in.Dst, s.in.Imm = code.Choice, code.Reg(s.rm), -1
 	case form == 4 || form == 5:
 		s.in.Clobber = bits(RAX)
 	case (kind == 6 || kind == 5) && (form == 1 || form == 3) && s.mod == 3 && s.reg == s.rm && !s.word:
@@ -118,6 +120,8 @@ func (s *state) group1(op byte) {
 		s.in.Op, s.in.Dst, s.in.Imm = code.Const, r, -1
 	case s.reg == 4 && s.imm() == 0:
 		s.in.Op, s.in.Dst = code.Const, r
+	case s.reg == 4 && r != RSP:
+		s.in.Op, s.in.Dst, s.in.Imm = code.And, r, s.imm()
 	default:
 		s.in.Clobber = bits(r)
 	}
