@@ -53,8 +53,8 @@ func within(t testing.TB) *config.Config {
 	if err := d.openHistory(ctx); err != nil {
 		t.Fatal(err)
 	}
-	d.identity = identity.NewResolver()
 	d.openSources(ctx)
+	d.identity = identity.NewResolver(d.follower())
 	d.service = orchestrator.New(d.orchestration(), bookHistory{d.book}, d.journal, d.identity, d.sources(), nil)
 	if d.listener, err = listen(cfg.Socket()); err != nil {
 		t.Fatal(err)

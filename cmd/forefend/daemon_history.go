@@ -11,15 +11,10 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
-	"forefend.dev/forefend/cmd/forefend/foresight"
-	"forefend.dev/forefend/cmd/internal/config"
 	"forefend.dev/forefend/predictor/history"
 	"forefend.dev/forefend/predictor/profile"
-	"forefend.dev/forefend/predictor/recommend"
 	"forefend.dev/forefend/runtime/cgroup"
 	"forefend.dev/forefend/runtime/orchestrator/api"
-	"forefend.dev/forefend/runtime/policy"
-	"forefend.dev/forefend/runtime/seccomp"
 	"forefend.dev/forefend/runtime/store"
 	"forefend.dev/forefend/runtime/workload"
 )
@@ -66,6 +61,9 @@ func (d *daemon) close() error {
 	}
 	if d.book != nil {
 		errs = append(errs, d.book.Close())
+	}
+	if d.monitor != nil {
+		errs = append(errs, d.saveMonitor())
 	}
 	if d.profiles != nil {
 		errs = append(errs, d.profiles.Save())
@@ -117,27 +115,6 @@ func (h bookHistory) Search(ctx context.Context, req api.HistoryRequest) (api.Hi
 	runs, err := h.Runs(ctx, resp.Workloads[0].Key, req.Limit)
 	resp.Runs = runs
 	return resp, err
-}
-
-// judge turns what the sources said into risk and claims for this node.
-func judge(cfg *config.Config) func(foresight.Known) foresight.Judgement {
-	memory := nodeMemory()
-	class := func(c seccomp.Class) func(string) bool {
-		return func(name string) bool { return seccomp.Classify(name) == c }
-	}
-	return func(k foresight.Known) (j foresight.Judgement) {
-		f := k.Request.Facts
-		profile := cfg.Site.Profile(f.User, f.Group)
-		amendments, _ := policy.ParseAnnotations(f.Annotations) // malformed ones are refused by the decision itself
-		mode := policy.Merge(cfg.Site.Input(profile, amendments)).Mode()
-		j.Claims = recommend.Claims(k.Prediction, recommend.Input{
-			Cores: processors(), NodeMemory: memory, Enforce: mode == policy.ModeEnforce,
-			Unified:           cgroup.CurrentMode() == cgroup.V2,
-			AllowReadonlyRoot: cfg.ReadonlyRoot,
-			Hot:               class(seccomp.ClassHot), Sensitive: class(seccomp.ClassSensitive), Dangerous: class(seccomp.ClassDangerous),
-		})
-		return j
-	}
 }
 
 // nodeMemory is the memory of this node in bytes, 0 when the kernel does not say.

@@ -23,6 +23,7 @@ import (
 	"forefend.dev/forefend/cmd/forefend/scans"
 	"forefend.dev/forefend/cmd/internal/config"
 	"forefend.dev/forefend/predictor/history"
+	"forefend.dev/forefend/predictor/monitor"
 	"forefend.dev/forefend/predictor/nodeload"
 	"forefend.dev/forefend/predictor/profile"
 	"forefend.dev/forefend/runtime/cgroup"
@@ -56,6 +57,7 @@ type daemon struct {
 	book     *history.Book
 	profiles *profile.Book
 	load     *nodeload.Sampler
+	monitor  *monitor.Monitor
 	scans    *scans.Scans // nil: no static analysis
 	journal  *journal
 	identity *identity.Resolver
@@ -88,12 +90,12 @@ func openDaemon(ctx context.Context, cfg *config.Config, takeover bool) (_ *daem
 		return nil, err
 	}
 	d.loaded = time.Since(d.started)
-	d.identity = identity.NewResolver()
+	d.openSources(ctx)
+	d.identity = identity.NewResolver(d.follower())
 	recent, err := d.journal.recent(ctx)
 	if err != nil {
 		return nil, err
 	}
-	d.openSources(ctx)
 	d.service = orchestrator.New(d.orchestration(), bookHistory{d.book}, d.journal, d.identity, d.sources(), recent)
 	if d.listener, err = listen(cfg.Socket()); err != nil {
 		return nil, err
@@ -163,6 +165,7 @@ func (d *daemon) orchestration() orchestrator.Config {
 		Now:        time.Now,
 		Status:     d.status,
 		Meter:      d.meter,
+		Monitor:    d.watcher(),
 	}
 }
 

@@ -3,19 +3,25 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"sync"
+	"time"
 
 	"github.com/containerd/log"
 
 	"forefend.dev/forefend/cmd/forefend/foresight"
 	"forefend.dev/forefend/cmd/forefend/scans"
 	"forefend.dev/forefend/cmd/internal/config"
+	"forefend.dev/forefend/predictor/monitor"
 	"forefend.dev/forefend/predictor/nodeload"
+	"forefend.dev/forefend/runtime/orchestrator"
+	"forefend.dev/forefend/runtime/orchestrator/identity"
 )
 
 // openSources makes what predictions are made from beside the history. What is missing is degraded, not fatal.
 func (d *daemon) openSources(ctx context.Context) {
 	d.load = nodeload.New("/proc", "/sys")
+	d.openMonitor(ctx)
 	if !d.cfg.Scan.Enabled {
 		return
 	}
@@ -30,8 +36,42 @@ func (d *daemon) openSources(ctx context.Context) {
 	})
 }
 
+// monitorName is the name of the monitor's baselines in the store.
+const monitorName = "baselines"
+
+// openMonitor makes the monitor of running containers, with what earlier runs taught it.
+func (d *daemon) openMonitor(ctx context.Context) {
+	node := monitor.Limits{Memory: float64(nodeMemory()), CPUs: processors()}
+	d.monitor = monitor.New(node, nil)
+	if _, _, err := d.store.ReadSnapshot(monitorName, d.monitor.Load); err != nil {
+		d.degraded = append(d.degraded, fmt.Sprintf("anomaly baselines are learned anew: %v", err))
+		log.G(ctx).WithError(err).Warn("forefend daemon: anomaly baselines not loaded")
+	}
+}
+
+// saveMonitor keeps what was learned since the last time.
+func (d *daemon) saveMonitor() error {
+	return d.monitor.Save(func(w io.WriterTo) error { return d.store.WriteSnapshot(monitorName, 0, w) })
+}
+
+// saveEvery is how much of what running containers taught a killed daemon may lose.
+const saveEvery = 5 * time.Minute
+
+// watcher shows the monitor to the orchestrator.
+func (d *daemon) watcher() orchestrator.Monitor {
+	return &foresight.Watcher{Monitor: d.monitor, Assess: assess(d.cfg), Now: time.Now}
+}
+
 // scanner is how this daemon, and the command line, scan.
 func (d *daemon) scanner() (scans.Scanner, error) { return scannerOf(d.cfg) }
+
+// follower is told of containers and images; nil: nobody scans.
+func (d *daemon) follower() identity.Listener {
+	if d.scans == nil {
+		return nil
+	}
+	return d.scans.Follow
+}
 
 // sources are the models of this node together.
 func (d *daemon) sources() *foresight.Sources {
@@ -50,6 +90,20 @@ func (d *daemon) runSources(ctx context.Context, beside *sync.WaitGroup) {
 	if d.scans != nil {
 		beside.Go(func() { d.scans.Run(ctx) })
 	}
+	beside.Go(func() {
+		tick := time.NewTicker(saveEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				if err := d.saveMonitor(); err != nil {
+					warn("anomaly baselines not saved")(err)
+				}
+			}
+		}
+	})
 }
 
 // scannerOf is how a scan is made under a configuration.

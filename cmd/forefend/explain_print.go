@@ -34,7 +34,13 @@ func (a *app) printDecision(d api.Decision, all bool) error {
 			page.Item(2, "-", 4, n)
 		}
 	}
+	printRisk(page, d)
 	printPrediction(page, d, all)
+	if d.Scan != nil {
+		scanLines(page, d.Scan, all)
+	}
+	printFindings(page, d.Findings)
+	printNode(page, d)
 	printSources(page, d.Sources)
 	for _, dimension := range policy.Dimensions {
 		printDimension(page, dimension, d.Effective.Fields, all)

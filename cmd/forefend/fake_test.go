@@ -120,11 +120,13 @@ func (f *fakeDaemon) List(context.Context) (api.ListResponse, error) {
 		PID: 4711, Mode: "adaptive", Sealed: true, Started: clock.Add(-5 * time.Minute), Prediction: fakePrediction(),
 		Usage:  workload.Usage{MemoryPeak: 24 << 20, CPUPeak: 0.31, PIDsPeak: 3},
 		Limits: api.Limits{MemorySoft: 64 << 20, PIDs: 32}, By: api.ByDaemon,
+		Risk: &evidence.Risk{Score: 31.4, Level: evidence.Medium},
 	}
 	pod := web
 	pod.ID = workload.ID{Namespace: "k8s.io", Container: "3f4e8a2b9c1d3f4e8a2b9c1d3f4e8a2b9c1d3f4e8a2b9c1d3f4e8a2b9c1d0001"}
 	pod.Name, pod.Sealed, pod.Limits = "registry.example.com/team/a-service-with-a-long-name -- serve --all", false, api.Limits{Memory: 512 << 20, CPUs: 1.5, PIDs: 4096}
 	pod.Prediction = workload.Prediction{Unseen: 1}
+	pod.Risk = nil
 	pod.Started = clock.Add(-49 * time.Hour)
 	hostile := web
 	hostile.ID, hostile.Name, hostile.By = workload.ID{Namespace: "other", Container: "evil"}, "\x1b[2J\x1b[31mowned\r\n\u202e界界界界界界界界界界界界界界界界界界界界界界界界界界", api.ByLastKnown
@@ -198,6 +200,29 @@ func fakeDecision(facts workload.Facts) api.Decision {
 		Notes:   []string{"The kernel has cgroup v1: the soft memory limit is a reclaim hint, and no limit that stops the container from growing."},
 		Seccomp: &specs.LinuxSeccomp{DefaultAction: specs.ActErrno},
 		Table:   []byte("binary"),
+		Risk: &evidence.Risk{Score: 31.4, Level: evidence.Medium, Factors: []evidence.Factor{
+			{Name: evidence.FactorVulnerabilities, Severity: 0.8, Likelihood: 0.3, Share: 0.75, Why: "CVE-2026-0001 in libssl3, severity 8.1"},
+			{Name: evidence.FactorPrivileges, Severity: 0.3, Likelihood: 0.2, Share: 0.25, Why: "uid 0"},
+		}},
+		Scan: &api.Scan{
+			Entry: "/usr/sbin/nginx", Syscalls: []string{"accept4", "bind", "epoll_wait", "listen", "openat", "read", "socket", "write", "writev", "recvfrom"}, Programs: 14,
+			Unknown: []evidence.Unknown{{Where: "/usr/lib/x86_64-linux-gnu/libperl.so.5.36+0x1f2", Why: "a system call whose number is not known"}}, Unfollowed: 1,
+			Capabilities: []evidence.Capability{{Name: "NET_BIND_SERVICE", Why: "listens on 80"}}, Ports: []evidence.Port{{Number: 80, Protocol: "tcp", Why: "listen in nginx.conf"}},
+			Memory:   evidence.MemoryPrior{Runtime: "native", Typical: 12 << 20, High: 64 << 20, Basis: "servers of this kind"},
+			Sinks:    []evidence.Sink{{Kind: "oversized", Resource: "memory", Severity: 0.4, Where: "command", Why: "asks for more workers than the node has processors"}},
+			Packages: 120, Vulnerable: 3, Vulnerabilities: []evidence.Vulnerability{{ID: "CVE-2026-0001", Package: "libssl3", Version: "3.0.1", Fixed: "3.0.2",
+				Severity: 8.1, Exploited: 0.3, Reachable: true}},
+		},
+		Standing: &evidence.Standing{User: "alice", Group: "web", Runs: 212, Trust: 0.61, Why: "212 runs, 3 runs with refused calls"},
+		Load: &evidence.Load{Cores: 8, CPU: 0.91, Memory: 0.4, PressureCPU: 0.1, PressureMemory: -1, PressureIO: -1,
+			Tight: map[string]string{"cpu": "91 % of 8 processors in use over the last minute"}},
+		Findings: evidence.Findings{
+			Contacts:   []evidence.Contact{{Destination: "tcp/192.0.2.66:443", Indicator: "192.0.2.0/24", Feed: "drop", Confidence: 0.9}},
+			Techniques: []evidence.Technique{{ID: "T1611", Name: "Escape to Host", Confidence: 0.5, Severity: 0.9, Why: "mount was refused"}},
+			Anomalies:  []evidence.Anomaly{{Kind: evidence.AnomalyPrograms, Time: clock, Score: 5, Threshold: 3, Why: "executed /tmp/x: no earlier run did"}},
+			Forecasts: []evidence.Forecast{{Resource: "memory", Now: 50 << 20, Window: time.Hour, Bound: 80 << 20, Coverage: 0.99, Limit: 96 << 20,
+				Probability: 0.62, Horizon: 10 * time.Minute, TimeToLimit: 7 * time.Minute}},
+		},
 	}
 }
 

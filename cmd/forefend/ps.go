@@ -73,11 +73,11 @@ func (a *app) printContainers(containers []api.Container, asJSON, quiet bool) er
 	}
 	t := output.NewTable(
 		output.Column{Name: "ID", Min: 12}, output.Column{Name: "NAME", Min: 8},
-		output.Column{Name: "MODE"}, output.Column{Name: "SEALED"},
+		output.Column{Name: "MODE"}, output.Column{Name: "SEALED"}, output.Column{Name: "RISK"},
 		output.Column{Name: "MEMORY", Note: "pred/used/limit"}, output.Column{Name: "CPUS", Note: "p/u/l"},
 		output.Column{Name: "PIDS", Note: "p/u/l"}, output.Column{Name: "AGE", Right: true})
 	for _, c := range containers {
-		t.Row(shortID(c), c.Name, mode(c), yesNo(c.Sealed), memory(c), cpus(c), pids(c), age(a.now(), c.Started))
+		t.Row(shortID(c), c.Name, mode(c), yesNo(c.Sealed), risk(c), memory(c), cpus(c), pids(c), age(a.now(), c.Started))
 	}
 	return t.Write(a.stdout)
 }
@@ -120,6 +120,14 @@ func pids(c api.Container) string {
 }
 
 func triple(predicted, used, limit string) string { return predicted + "/" + used + "/" + limit }
+
+// risk is the level; "-": not known.
+func risk(c api.Container) string {
+	if c.Risk == nil {
+		return "-"
+	}
+	return string(c.Risk.Level)
+}
 
 func yesNo(b bool) string {
 	if b {

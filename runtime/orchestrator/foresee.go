@@ -44,9 +44,11 @@ type Foresight struct {
 
 // Monitor makes findings of what a running container reports.
 type Monitor interface {
-	// Watch looks at a report of a run before it is recorded and returns what is found in all its reports; news are the
-	// events about what is found for the first time. A final report ends the run.
-	Watch(o *workload.Observation, d api.Decision) (f evidence.Findings, news []api.Event)
+	// Watch looks at a report of a run before it is recorded and returns what is found in all its reports. before is what
+	// it returned last; news are the events about what is found for the first time. A final report ends the run.
+	Watch(o *workload.Observation, d api.Decision, before evidence.Findings) (f evidence.Findings, news []api.Event)
+	// Forget ends a run of which nobody will report again.
+	Forget(run string)
 	// Reassess works out the risk of a running container anew.
 	Reassess(api.Decision, evidence.Findings) *evidence.Risk
 }
@@ -110,9 +112,9 @@ func (s *Service) watch(ctx context.Context, o *workload.Observation) {
 		s.mu.Unlock()
 		return
 	}
-	d := r.decision
+	d, before := r.decision, r.found
 	s.mu.Unlock()
-	found, news := s.monitor.Watch(o, d)
+	found, news := s.monitor.Watch(o, d, before)
 	risk := s.monitor.Reassess(d, found)
 	o.Findings = found
 	o.Findings.Forecasts = nil // of a moment, not of the run

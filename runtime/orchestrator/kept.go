@@ -22,7 +22,11 @@ const (
 // much, those decided longest ago go, a quarter at a time so that it is rarely
 // done. s.mu is held, or s is not shared yet.
 func (s *Service) keepLocked(id workload.ID, r *running) {
-	s.dropLocked(id)
+	if old := s.running[id]; old != nil && old.decision.Facts.Run == r.decision.Facts.Run {
+		s.kept -= old.size // it goes on
+	} else {
+		s.dropLocked(id)
+	}
 	r.size = sizeOf(r.decision)
 	s.running[id], s.kept = r, s.kept+r.size
 	if len(s.running) <= maxRunning && s.kept <= maxKept {
@@ -51,6 +55,9 @@ func (s *Service) dropLocked(id workload.ID) {
 	if r := s.running[id]; r != nil {
 		s.kept -= r.size
 		delete(s.running, id)
+		if s.monitor != nil {
+			s.monitor.Forget(r.decision.Facts.Run)
+		}
 	}
 }
 

@@ -260,6 +260,7 @@ func (s *Service) record(ctx context.Context, o *workload.Observation) error {
 	s.identifyAgain(ctx, *o)
 	s.complete(o)
 	s.watch(ctx, o)
+	o.Trace = nil // large, and of no use to the history
 	if err := s.history.Record(ctx, *o); err != nil {
 		return fmt.Errorf("keep the observation of %s: %w", o.ID, err)
 	}

@@ -125,3 +125,28 @@ func TestKinInTheTable(t *testing.T) {
 		t.Error("denied by name, and still not among kin")
 	}
 }
+
+// A denial of the container's own surprises goes through the binary form, and ends when the call is decided by name.
+func TestOwnInTheTable(t *testing.T) {
+	requested := &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Syscalls: []specs.LinuxSyscall{
+		{Names: []string{"chmod", "mkdir", "write", "execve"}, Action: specs.ActAllow},
+	}}
+	_, table := compiled(t, Request{Requested: requested, Fallback: Watch, Verdicts: map[string]Verdict{"chmod": Deny, "mkdir": Deny}, Own: []string{"chmod", "chown"}})
+	body, err := table.MarshalBinary()
+	must(t, err)
+	var again Table
+	must(t, again.UnmarshalBinary(body))
+	look := func(name string) Decision {
+		nr, _ := Number(name)
+		return again.Decide(int32(nr), nativeAuditArch, &[maxArgs]uint64{})
+	}
+	for name, own := range map[string]bool{"chmod": true, "mkdir": false, "chown": false} { // chown was not requested
+		if d := look(name); d.Verdict != Deny || d.Own != own {
+			t.Errorf("%s: %+v", name, d)
+		}
+	}
+	must(t, again.SetVerdict("chmod", Deny))
+	if look("chmod").Own {
+		t.Error("denied by name, and still not to executed processes")
+	}
+}

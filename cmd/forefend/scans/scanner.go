@@ -57,3 +57,25 @@ func Beside() (string, error) {
 	}
 	return path, nil
 }
+
+// Once answers from dir what was found before, or scans, and keeps the result of an image for the daemon. A Request
+// without a key is always scanned, and not kept.
+func Once(ctx context.Context, scanner Scanner, dir string, bytes int64, r Request) (*evidence.Scan, error) {
+	kept := shelf{dir, bytes}
+	if r.Key != "" {
+		if s, err := kept.read(r.Key); err == nil {
+			return s, nil
+		}
+	}
+	s, err := scanner.Scan(ctx, r)
+	if err != nil {
+		return nil, fmt.Errorf("scan %s: %w", r.Args[0], err)
+	}
+	s.Key = r.Key
+	if r.Key != "" && os.Geteuid() == 0 {
+		if err := kept.write(&s); err != nil {
+			return nil, err
+		}
+	}
+	return &s, nil
+}

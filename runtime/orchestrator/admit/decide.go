@@ -57,7 +57,7 @@ func Decide(in Input) (api.Decision, error) {
 	d := api.Decision{
 		Version: api.Version, Time: in.Now, Facts: facts, Availability: in.Availability,
 		Prediction: in.Prediction, Sources: in.Sources, Notes: slices.Clone(in.Notes), Revision: 1,
-		Risk: in.Risk, Scan: summary(in.Scan), Load: in.Load, Standing: in.Standing, Findings: in.Past,
+		Risk: in.Risk, Scan: Summary(in.Scan), Load: in.Load, Standing: in.Standing, Findings: in.Past,
 	}
 	profile := in.Site.Profile(facts.User, facts.Group)
 	d.Profile = profile.Name

@@ -14,8 +14,8 @@ const (
 	maxReached = 512
 )
 
-// summary keeps of a scan what people and later decisions look at. Nil stays nil.
-func summary(s *evidence.Scan) *api.Scan {
+// Summary keeps of a scan what people and later decisions look at. Nil stays nil.
+func Summary(s *evidence.Scan) *api.Scan {
 	if s == nil {
 		return nil
 	}

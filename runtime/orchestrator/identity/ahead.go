@@ -9,6 +9,7 @@ import (
 
 	eventsapi "github.com/containerd/containerd/api/events"
 	eventservice "github.com/containerd/containerd/api/services/events/v1"
+	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/log"
 	"google.golang.org/grpc"
 
@@ -17,6 +18,7 @@ import (
 
 const (
 	createdTopic = "/containers/create"
+	imageTopic   = "/images/create"
 	// runtimeWord is in the name and in the path of the runtime whose containers are asked about ahead.
 	runtimeWord = "forefend"
 	// Between a container's creation and its task's lie the start of a shim and, with some clients, the user. An
@@ -98,7 +100,7 @@ func (r *Resolver) follow(conn *grpc.ClientConn) {
 // listen asks ahead until the stream of events ends, and returns why it did.
 func (r *Resolver) listen(conn *grpc.ClientConn) error {
 	stream, err := eventservice.NewEventsClient(conn).Subscribe(r.life, &eventservice.SubscribeRequest{
-		Filters: []string{`topic=="` + createdTopic + `"`},
+		Filters: r.filters(),
 	})
 	if err != nil {
 		return err
@@ -109,7 +111,14 @@ func (r *Resolver) listen(conn *grpc.ClientConn) error {
 			return err
 		}
 		var created eventsapi.ContainerCreate
-		if envelope.Event == nil || envelope.Topic != createdTopic || envelope.Event.UnmarshalTo(&created) != nil || !ours(&created) {
+		if envelope.Event == nil {
+			continue
+		}
+		if envelope.Topic == imageTopic {
+			r.heardOfImage(conn, envelope)
+			continue
+		}
+		if envelope.Topic != createdTopic || envelope.Event.UnmarshalTo(&created) != nil || !ours(&created) {
 			continue
 		}
 		id := workload.ID{Namespace: envelope.Namespace, Container: created.ID}
@@ -117,7 +126,49 @@ func (r *Resolver) listen(conn *grpc.ClientConn) error {
 			continue
 		}
 		r.prefetch(conn, id)
+		r.pass(conn, id.Namespace, &created)
 	}
+}
+
+func (r *Resolver) filters() []string {
+	filters := []string{`topic=="` + createdTopic + `"`}
+	if r.listener != nil {
+		filters = append(filters, `topic=="`+imageTopic+`"`)
+	}
+	return filters
+}
+
+func (r *Resolver) heardOfImage(conn *grpc.ClientConn, envelope *types.Envelope) {
+	var created eventsapi.ImageCreate
+	if envelope.Event.UnmarshalTo(&created) == nil && namespaceOf(envelope) {
+		r.pass(conn, envelope.Namespace, &created)
+	}
+}
+
+// namespaceOf reports whether an event says of which namespace it is.
+func namespaceOf(e *types.Envelope) bool {
+	return workload.ID{Namespace: e.Namespace, Container: "x"}.Validate() == nil
+}
+
+// listenTime bounds what a listener does about one event.
+const listenTime = 30 * time.Second
+
+// pass hands an event on, unless as many as may be are being looked at: who needs the answer asks for it again.
+func (r *Resolver) pass(conn *grpc.ClientConn, namespace string, event any) {
+	if r.listener == nil {
+		return
+	}
+	select {
+	case r.listening <- struct{}{}:
+	default:
+		return
+	}
+	r.late.Go(func() {
+		defer func() { <-r.listening }()
+		ctx, cancel := context.WithTimeout(r.life, listenTime)
+		defer cancel()
+		r.listener(ctx, conn, namespace, event)
+	})
 }
 
 // ours reports whether the container will be run by this runtime, as far as its name

@@ -37,6 +37,7 @@ const (
 	maxDaemons   = 8                // containerds remembered; one per config is usual
 	afterthought = 10 * time.Second // how long a late source may go on for the cache's sake
 	cachedFiles  = 4096
+	maxListening = 64 // events that are looked at
 )
 
 // reconnect is how soon a containerd that was restarted is asked again.
@@ -49,15 +50,23 @@ type Resolver struct {
 	life        context.Context // of late sources, which outlive the call that asked them; ended by Close
 	end         context.CancelFunc
 	ahead       ahead
+	listener    Listener
+	listening   chan struct{} // a place for each event that listener looks at
 
 	mu    sync.Mutex
 	conns map[string]*grpc.ClientConn // by containerd address; guarded by mu
 }
 
-// NewResolver returns a Resolver to be closed after use.
-func NewResolver() *Resolver {
+// Listener is told what containerd tells: *events.ContainerCreate of containers of ours, and *events.ImageCreate. It may take
+// its time, but not longer than ctx.
+type Listener func(ctx context.Context, conn *grpc.ClientConn, namespace string, event any)
+
+// NewResolver returns a Resolver to be closed after use. listener may be nil.
+func NewResolver(listener Listener) *Resolver {
 	life, end := context.WithCancel(context.Background())
-	return &Resolver{executables: rootfs.NewCache(cachedFiles), life: life, end: end, conns: make(map[string]*grpc.ClientConn)}
+	return &Resolver{
+		executables: rootfs.NewCache(cachedFiles), life: life, end: end, conns: make(map[string]*grpc.ClientConn), listener: listener, listening: make(chan struct{}, maxListening),
+	}
 }
 
 // Close ends late sources and drops the connections. Nobody may call Identify

@@ -112,7 +112,7 @@ func socket(t *testing.T) string {
 
 func resolver(t *testing.T) *Resolver {
 	t.Helper()
-	r := NewResolver()
+	r := NewResolver(nil)
 	t.Cleanup(func() {
 		if err := r.Close(); err != nil {
 			t.Error(err)
@@ -216,7 +216,7 @@ func TestHungContainerd(t *testing.T) {
 	c.hang = make(chan struct{})
 	path := socket(t)
 	stop := start(t, c, path)
-	r := NewResolver()
+	r := NewResolver(nil)
 	facts := workload.Facts{ID: workload.ID{Namespace: "default", Container: "web"}, Containerd: path, Image: workload.Image{Name: "as asked"}}
 	for range 20 {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)

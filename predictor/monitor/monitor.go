@@ -1,0 +1,205 @@
+package monitor
+
+import (
+	"sync"
+	"time"
+
+	"forefend.dev/forefend/predictor/anomaly"
+	"forefend.dev/forefend/predictor/evidence"
+	"forefend.dev/forefend/predictor/forecast"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// Bounds of a Monitor.
+const (
+	maxRuns      = 2048 // containers followed
+	maxBaselines = 512  // workloads remembered
+	// A run that goes on teaches its baseline so often. What it does in between is judged by what came before.
+	learnEvery = time.Hour
+	// horizon is how far ahead the reaching of a limit is told.
+	horizon = 10 * time.Minute
+)
+
+// Threats says what is listed and which attack patterns observations match.
+type Threats interface {
+	// Contacts are those of the destinations that are listed now.
+	Contacts(now time.Time, destinations []string) []evidence.Contact
+	// Techniques are the patterns that everything seen of a run matches.
+	Techniques(*workload.Observation, Program) []evidence.Technique
+}
+
+// Program is the container's own program.
+type Program struct{ Path, SHA256 string }
+
+// Limits are what a container is held to; 0: nothing.
+type Limits struct {
+	Memory float64 // bytes
+	CPUs   float64 // cores
+	PIDs   float64
+}
+
+// Subject is what is known of a container beside its reports.
+type Subject struct {
+	Program Program
+	Limits  Limits
+}
+
+// Monitor follows containers.
+type Monitor struct {
+	node     Limits // what a container without limits cannot exceed
+	threats  Threats
+	forecast *forecast.Model
+
+	mu        sync.Mutex
+	runs      map[string]*run      // by Observation.Run; guarded by mu
+	baselines map[string]*baseline // by key of the workload; guarded by mu
+}
+
+// run is one container. Its fields are guarded by its own mutex, except heard.
+type run struct {
+	heard time.Time // guarded by Monitor.mu
+
+	mu       sync.Mutex
+	baseline *baseline
+	watch    *anomaly.Watch
+	learned  time.Time
+	tracks   tracks
+	seen     map[string]uint64 // destinations
+	found    evidence.Findings
+}
+
+// baseline is what is known of a workload. Its fields are guarded by Monitor.mu.
+type baseline struct {
+	model *anomaly.Baseline
+	state []byte // until it is used first
+	heard time.Time
+	dirty bool // model is not what was saved
+}
+
+// New returns a Monitor that knows nothing yet. threats may be nil.
+func New(node Limits, threats Threats) *Monitor {
+	return &Monitor{
+		node: node, threats: threats, forecast: forecast.New(forecast.Config{Horizon: horizon}),
+		runs: make(map[string]*run), baselines: make(map[string]*baseline),
+	}
+}
+
+// Observe takes a report of a run, made at now. It returns everything found in the run so far, and what of that is new. A final
+// report ends the run, of which nothing is kept but what it taught.
+func (m *Monitor) Observe(o *workload.Observation, s Subject, now time.Time) (found, fresh evidence.Findings) {
+	r := m.run(o, s, now)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fresh.Anomalies = r.watch.Observe(*o, now)
+	m.contacts(r, o, now, &fresh)
+	if m.threats != nil {
+		fresh.Techniques = unknown(r.found.Techniques, m.threats.Techniques(o, s.Program))
+	}
+	fresh.Forecasts = r.tracks.observe(o, s.Limits, now)
+	fresh = fresh.Bounded()
+	r.found = r.found.With(fresh)
+	if o.Final || now.Sub(r.learned) >= learnEvery {
+		m.learn(r, now)
+	}
+	if o.Final {
+		m.mu.Lock()
+		delete(m.runs, o.Run)
+		m.mu.Unlock()
+	}
+	return r.found, fresh
+}
+
+// contacts looks up the destinations that are new since the last report, and the container's program in its first.
+func (m *Monitor) contacts(r *run, o *workload.Observation, now time.Time, fresh *evidence.Findings) {
+	var news []string
+	for d, n := range o.Destinations {
+		if n > r.seen[d] {
+			news = append(news, d)
+		}
+	}
+	r.seen = o.Destinations
+	if m.threats == nil || len(news) == 0 {
+		return
+	}
+	known := make(map[string]bool)
+	for _, c := range r.found.Contacts {
+		known[c.Destination+"\x00"+c.Feed] = true
+	}
+	for _, c := range m.threats.Contacts(now, news) {
+		if !known[c.Destination+"\x00"+c.Feed] {
+			fresh.Contacts = append(fresh.Contacts, c)
+		}
+	}
+}
+
+// unknown are the techniques that were not found before, or are surer now.
+func unknown(before, now []evidence.Technique) (fresh []evidence.Technique) {
+	sure := make(map[string]float64, len(before))
+	for _, t := range before {
+		sure[t.ID] = t.Confidence
+	}
+	for _, t := range now {
+		if was, ok := sure[t.ID]; !ok || t.Confidence > was {
+			fresh = append(fresh, t)
+		}
+	}
+	return fresh
+}
+
+// run finds or begins the run of a report.
+func (m *Monitor) run(o *workload.Observation, s Subject, now time.Time) *run {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r := m.runs[o.Run]
+	if r == nil {
+		b := m.baselineLocked(o.Keys, now)
+		r = &run{
+			baseline: b, watch: b.model.Watch(o.Started), learned: now, tracks: newTracks(m.forecast, s.Limits.within(m.node), o.Started),
+		}
+		room(m.runs, maxRuns, func(r *run) time.Time { return r.heard })
+		m.runs[o.Run] = r
+	}
+	r.heard = now
+	return r
+}
+
+// within bounds limits by those of the node.
+func (l Limits) within(node Limits) Limits {
+	least := func(a, b float64) float64 {
+		if a <= 0 || b > 0 && b < a {
+			return b
+		}
+		return a
+	}
+	return Limits{least(l.Memory, node.Memory), least(l.CPUs, node.CPUs), least(l.PIDs, node.PIDs)}
+}
+
+// Runs is how many containers are followed.
+func (m *Monitor) Runs() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.runs)
+}
+
+// Forget ends runs of which no more will be heard: their containers are gone. What they did is not learned.
+func (m *Monitor) Forget(run string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.runs, run)
+}
+
+// room makes room for one more entry: the eighth that was not heard of for longest goes.
+func room[V any](in map[string]V, most int, heard func(V) time.Time) {
+	for len(in) >= most {
+		oldest := make([]time.Time, 0, len(in))
+		for _, v := range in {
+			oldest = append(oldest, heard(v))
+		}
+		before := nth(oldest, most/8)
+		for name, v := range in {
+			if !heard(v).After(before) {
+				delete(in, name)
+			}
+		}
+	}
+}
