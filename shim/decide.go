@@ -64,7 +64,7 @@ func (s *Service) askAgain(ctx context.Context, req api.AdmitRequest, first api.
 	_ = s.link.call(ctx, first.Wait+s.cfg.AdmitDeadline, func(ctx context.Context, c *api.Client) error {
 		return c.Await(ctx, api.AwaitRequest{Version: api.Version, Facts: first.Facts})
 	})
-	req.Waited = true
+	req.Waited, req.Facts = true, first.Facts // who it is need not be found out again
 	var d api.Decision
 	err := s.link.call(ctx, s.cfg.AdmitDeadline, func(ctx context.Context, c *api.Client) (err error) {
 		d, err = c.Admit(ctx, req)

@@ -95,11 +95,11 @@ func (k knowledge) dangerous(c call, surprise string) verdict {
 	if by := speaker(c.name, &k.in.Request.Spec); by != "" && surprise == "" {
 		return verdict{policy.SyscallWatch, "dangerous, but the " + by + " speaks for it"}
 	}
+	if seccomp.AmongKin(c.name) && k.in.Request.Kin { // honest programs need no more, whatever is in their code
+		return verdict{policy.SyscallDeny, kinOnly}
+	}
 	if k.reached[c.name] && surprise == "" && !k.risky() {
 		return verdict{policy.SyscallWatch, "dangerous, but static analysis reaches it and the risk is not high"}
-	}
-	if seccomp.AmongKin(c.name) && k.in.Request.Kin {
-		return verdict{policy.SyscallDeny, kinOnly}
 	}
 	return verdict{policy.SyscallDeny, "dangerous, and nothing speaks for it"}
 }

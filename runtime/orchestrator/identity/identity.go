@@ -132,6 +132,9 @@ func (r *Resolver) Identify(ctx context.Context, f *workload.Facts) []api.Source
 func nothing(*workload.Facts) {}
 
 func (r *Resolver) executable(ctx context.Context, f workload.Facts) answer {
+	if f.Executable.SHA256 != "" {
+		return answer{api.Source{Status: api.SourceOK, Reason: f.Executable.Path}, nothing}
+	}
 	if len(f.Rootfs) == 0 || len(f.Args) == 0 {
 		return answer{api.Source{Status: api.SourceAbsent, Reason: "no root filesystem or no command is known"}, nothing}
 	}
@@ -145,6 +148,9 @@ func (r *Resolver) executable(ctx context.Context, f workload.Facts) answer {
 func (r *Resolver) image(ctx context.Context, f workload.Facts) answer {
 	if f.Containerd == "" {
 		return answer{api.Source{Status: api.SourceAbsent, Reason: "the containerd that asks is not known"}, nothing}
+	}
+	if f.Image.Digest != "" { // of a shim that asks again
+		return answer{api.Source{Status: api.SourceOK, Reason: f.Image.Name}, nothing}
 	}
 	image, err := r.lookup(ctx, f)
 	if err != nil {
