@@ -129,7 +129,9 @@ func TestEventsOfFindings(t *testing.T) {
 func TestWatcher(t *testing.T) {
 	w := &Watcher{
 		Monitor: monitor.New(monitor.Limits{}, nil), Now: func() time.Time { return clock.Add(time.Minute) },
-		Assess: func(d api.Decision, f evidence.Findings) *evidence.Risk { return &evidence.Risk{Score: float64(len(f.Forecasts))} },
+		Assess: func(d api.Decision, f evidence.Findings) *evidence.Risk {
+			return &evidence.Risk{Score: float64(len(f.Forecasts))}
+		},
 	}
 	o := &workload.Observation{Run: "r", Started: clock, Usage: workload.Usage{MemoryLast: 1 << 20}}
 	found, news := w.Watch(o, api.Decision{}, evidence.Findings{})
