@@ -10,5 +10,6 @@ func subcommands() []*cobra.Command {
 		newTracesCommand(),
 		newRowsCommand(),
 		newScanCommand(),
+		newNABCommand(),
 	}
 }
