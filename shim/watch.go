@@ -193,10 +193,10 @@ func sameNews(a, b workload.Observation) bool {
 	return a.Usage.MemoryPeak == b.Usage.MemoryPeak && a.Usage.PIDsPeak == b.Usage.PIDsPeak &&
 		a.Usage.OOMKills == b.Usage.OOMKills && a.Usage.MemoryFail == b.Usage.MemoryFail &&
 		b.Usage.CPUSeconds-a.Usage.CPUSeconds < cpu && b.Usage.CPUPeak-a.Usage.CPUPeak < cpu &&
-		maps.Equal(a.Syscalls, b.Syscalls) && maps.Equal(a.Denied, b.Denied) && maps.Equal(a.Destinations, b.Destinations)
+		maps.Equal(a.Syscalls, b.Syscalls) && maps.Equal(a.Denied, b.Denied) && maps.Equal(a.Destinations, b.Destinations) && maps.Equal(a.Programs, b.Programs)
 }
 
-// observation is what was seen so far.
+// observation is what was seen so far, and the order of the calls since the last one: each is to be reported.
 func (w *watch) observation() workload.Observation {
 	d := w.c.current()
 	o := workload.Observation{
@@ -214,6 +214,7 @@ func (w *watch) observation() workload.Observation {
 		o.Watched = true
 		o.Syscalls, o.Denied, o.Native = counts.Allowed, counts.Denied, nativeOf(d)
 		o.Destinations, o.DestinationsLost = counts.Destinations, counts.DestinationsLost
+		o.Programs, o.ProgramsLost, o.Trace = counts.Programs, counts.ProgramsLost, w.c.supervised.TakeTrace()
 	}
 	if o.Final && w.c.upper != "" && w.walked == nil {
 		o.RootfsWrites, _ = rootfs.Wrote(w.before, w.c.upper) // unknown on error

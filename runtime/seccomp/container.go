@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"forefend.dev/forefend/runtime/workload"
 )
 
 // Container is one supervised container: its own processes and those that exec
@@ -17,13 +19,16 @@ type Container struct {
 	socket     *net.UnixListener
 	table      atomic.Pointer[Table]
 
-	calls        tally
-	foreignCalls atomic.Pointer[tally] // made by the first 32-bit call
-	destinations destinations
-	budget       budget
-	listeners    listeners
-	dropped      atomic.Uint64
-	refused      atomic.Uint64
+	calls         tally
+	foreignCalls  atomic.Pointer[tally] // made by the first 32-bit call
+	destinations  tagged
+	programs      tagged
+	recent        recent
+	budget        budget // of destinations
+	programBudget budget
+	listeners     listeners
+	dropped       atomic.Uint64
+	refused       atomic.Uint64
 
 	handovers sync.WaitGroup // accept and the handovers under way
 	closing   chan struct{}
@@ -53,9 +58,14 @@ func (c *Container) Counts() Counts {
 	if t := c.foreignCalls.Load(); t != nil {
 		t.collect(foreignNumbering(), &counts)
 	}
-	c.destinations.collect(&counts)
+	counts.Destinations, counts.DestinationsLost = c.destinations.collect()
+	counts.Programs, counts.ProgramsLost = c.programs.collect()
 	return counts
 }
+
+// TakeTrace returns the order of the watched calls that passed since it was last called, nil when there were none.
+// Calls of other architectures than the machine's are not in it.
+func (c *Container) TakeTrace() *workload.Trace { return c.recent.take() }
 
 // Close stops listening and answering, and returns when nothing of the container
 // is left but its counts. Call it when the container has exited: in processes that

@@ -19,6 +19,11 @@ type Counts struct {
 	// DestinationsLost counts connections whose destination was not recorded,
 	// because too many different ones or too many a second came, or it could not be read.
 	DestinationsLost uint64
+	// Programs holds executions that were allowed, by the path that was asked for, whether or not they succeeded: a shell
+	// that searches its PATH asks for several.
+	Programs map[string]uint64
+	// ProgramsLost counts executions whose path was not recorded, for the same reasons.
+	ProgramsLost uint64
 	// EventsDropped counts events for which there was no room.
 	EventsDropped uint64
 	// Refused counts processes whose listener came while there was no room for it.
@@ -67,20 +72,20 @@ func (t *tally) collect(numbers numbering, c *Counts) {
 	}
 }
 
-// destinations counts connections, bounded in number.
-type destinations struct {
+// tagged counts destinations or programs, bounded in number.
+type tagged struct {
 	mu     sync.Mutex // guards all below
 	counts map[string]uint64
 	lost   uint64
 }
 
-// maxDestinations bounds the distinct destinations remembered per container.
-const maxDestinations = 256
+// maxTagged bounds the distinct destinations, and programs, remembered per container.
+const maxTagged = 256
 
-func (d *destinations) add(key string) {
+func (d *tagged) add(key string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if _, known := d.counts[key]; key == "" || !known && len(d.counts) >= maxDestinations {
+	if _, known := d.counts[key]; key == "" || !known && len(d.counts) >= maxTagged {
 		d.lost++
 		return
 	}
@@ -90,11 +95,11 @@ func (d *destinations) add(key string) {
 	d.counts[key]++
 }
 
-func (d *destinations) collect(c *Counts) {
+func (d *tagged) collect() (counts map[string]uint64, lost uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	c.Destinations, c.DestinationsLost = maps.Clone(d.counts), d.lost
-	if c.Destinations == nil {
-		c.Destinations = map[string]uint64{}
+	if counts = maps.Clone(d.counts); counts == nil {
+		counts = map[string]uint64{}
 	}
+	return counts, d.lost
 }

@@ -36,14 +36,14 @@ func TestParseSockaddr(t *testing.T) {
 }
 
 func TestDestinationsAreBounded(t *testing.T) {
-	var d destinations
-	for i := range 2 * maxDestinations {
+	var d tagged
+	for i := range 2 * maxTagged {
 		d.add(fmt.Sprintf("tcp/192.0.2.1:%d", i))
 		d.add("tcp/192.0.2.1:0")
 	}
 	var c Counts
-	d.collect(&c)
-	if len(c.Destinations) != maxDestinations || c.DestinationsLost != maxDestinations || c.Destinations["tcp/192.0.2.1:0"] != 2*maxDestinations+1 {
+	c.Destinations, c.DestinationsLost = d.collect()
+	if len(c.Destinations) != maxTagged || c.DestinationsLost != maxTagged || c.Destinations["tcp/192.0.2.1:0"] != 2*maxTagged+1 {
 		t.Errorf("%d destinations, %d lost, %d to the first", len(c.Destinations), c.DestinationsLost, c.Destinations["tcp/192.0.2.1:0"])
 	}
 	c.Destinations["x"] = 1

@@ -48,10 +48,16 @@ func (r *responder) serve(l *listener) bool {
 // pass lets runc's own call through, and ends that phase with its execve.
 func (r *responder) pass(l *listener) {
 	r.a.flags = unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE
+	first := ""
+	if r.n.pid == l.pid {
+		first, _ = r.program(l.container)
+	}
 	if send(r.fd, &r.a) == nil && r.n.arch == nativeAuditArch && r.n.pid == l.pid &&
 		(r.n.nr == unix.SYS_EXECVE || r.n.nr == unix.SYS_EXECVEAT) {
 		l.starting = false
 		l.container.calls.add(r.n.nr, Watch)
+		l.container.programs.add(first)
+		l.container.recent.add(r.n.nr, r.n.pid, time.Now())
 	}
 }
 
@@ -61,12 +67,13 @@ func (r *responder) answer(l *listener, d Decision) {
 	c := l.container
 	calls := c.tallyOf(r.n.arch)
 	event, first := Event{}, calls.first(r.n.nr, d.Verdict)
-	var where string
-	internet := false
+	var where, path string
+	internet, executes := false, false
 	switch d.Verdict {
 	case Watch:
 		r.a.flags = unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE
 		where, internet = r.destination(c)
+		path, executes = r.program(c)
 	default:
 		r.a.error = -d.Errno
 	}
@@ -82,6 +89,12 @@ func (r *responder) answer(l *listener, d Decision) {
 	}
 	if internet {
 		c.destinations.add(where)
+	}
+	if executes {
+		c.programs.add(path)
+	}
+	if d.Verdict == Watch && r.n.arch == nativeAuditArch {
+		c.recent.add(r.n.nr, r.n.pid, time.Now())
 	}
 	if first {
 		event.Count = count

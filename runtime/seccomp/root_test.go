@@ -213,6 +213,17 @@ func TestRootExecBringsItsOwnListener(t *testing.T) {
 	if n := c.Counts(); n.Allowed["execve"] != 1+3+3 || n.Denied["unshare"] != 4 || n.Allowed["umask"] != 5 {
 		t.Errorf("counts %+v", n)
 	}
+	if n := c.Counts(); n.Programs["/bin/sh"] != 1 || n.Programs["/probe"] != 6 || n.ProgramsLost != 0 {
+		t.Errorf("programs %v, %d lost", n.Programs, n.ProgramsLost)
+	}
+	calls, err := c.TakeTrace().Calls()
+	order := make(map[string]int)
+	for _, call := range calls {
+		order[call.Name] += call.Count
+	}
+	if err != nil || order["umask"] != 5 || order["execve"] != 7 || order["unshare"] != 0 {
+		t.Errorf("in order %v, %v", order, err)
+	}
 	eventually(t, "the event", func() bool { return len(events.find("unshare")) == 1 })
 	if e := events.find("unshare")[0]; e.Phase != PhaseExec {
 		t.Errorf("event %+v", e)
