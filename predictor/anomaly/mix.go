@@ -2,14 +2,16 @@ package anomaly
 
 import (
 	"cmp"
-	"math"
 	"slices"
 )
 
 // The Mix's measure of time. A row is what a container called in a tenth of a second.
 const (
 	rowsPerHour = 36_000
-	unitRows    = 5   // rows that are counted together
+	unitRows    = 5 // rows that are counted together to learn
+	secondRows  = 10
+	secondsRows = 30
+	errandRows  = 100 // ten seconds, in which names are rare together
 	segmentRows = 600 // a segment, a minute, is left out as a whole when thresholds are set
 	quietRows   = 600 // alarms this close to the one before belong to it
 )
@@ -59,13 +61,18 @@ const (
 )
 
 var mixWhy = [mixParts]string{
-	partSurprise: "calls that come seldom or never",
+	partSurprise: "calls that earlier minutes seldom or never had",
 	partSecond:   "counts of calls that do not belong together, within a second",
 	partSeconds:  "counts of calls that do not belong together, over three seconds",
 }
 
-// mixSpans are the units each part looks at.
-var mixSpans = [mixParts]int{partSurprise: 2, partSecond: 2, partSeconds: 6}
+// leastLimit is what a threshold is at least. A few minutes without anything new say little about the hours to come; that their
+// workload is like others says more: several harmless calls that were never seen are a rare errand, a program that is started, and what
+// it does to start, is not.
+var leastLimit = [mixParts]float64{partSurprise: 15, partSecond: 2, partSeconds: 2}
+
+// limitMargin multiplies the thresholds of counts, whose tails a few minutes show least of.
+var limitMargin = [mixParts]float64{partSurprise: 1, partSecond: 2, partSeconds: 2}
 
 // NewMix returns a model that knows nothing.
 func NewMix() *Mix { return &Mix{ids: make(map[string]uint16)} }
@@ -162,52 +169,37 @@ func (m *Mix) prepare() {
 	}
 	m.fit = newMixFit(m.segments, m.names)
 	for p := range mixParts {
-		m.limit[p] = tails[p].Threshold(PerHour / mixParts)
+		m.limit[p] = max(limitMargin[p]*tails[p].Threshold(PerHour/mixParts), leastLimit[p])
 	}
 }
 
 // MixStream follows one container. It belongs to the goroutine that owns its Mix.
 type MixStream struct {
 	mix   *Mix
-	rows  []Row // of the unit under way
-	units []unit
-	fresh [][]string // names the model has no number for, by unit
+	rows  []unit     // the last ones, each by itself
+	fresh [][]string // names the model had no number for, by row
 }
 
 // Stream returns a stream of a container's rows.
 func (m *Mix) Stream() *MixStream { return &MixStream{mix: m} }
 
-// Add takes the next row and tells, when it completes a unit, how far the last seconds exceed the thresholds: above 1 is an alarm.
+// Add takes the next row and tells how far the last seconds exceed the thresholds: above 1 is an alarm, and why says which part
+// of the model raised it.
 func (s *MixStream) Add(r Row) (score float64, why string) {
-	s.rows = append(s.rows, r)
-	if len(s.rows) < unitRows {
-		return 0, ""
-	}
-	sum := make(Row)
-	for _, r := range s.rows {
-		for name, c := range r {
-			sum[name] = min(sum[name]+max(c, 0), maxMixCount)
-		}
-	}
-	s.rows = s.rows[:0]
-	u, fresh := s.mix.unit(sum, false)
-	s.units, s.fresh = append(s.units, u), append(s.fresh, fresh)
-	if most := slices.Max(mixSpans[:]); len(s.units) > most {
-		s.units, s.fresh = s.units[1:], s.fresh[1:]
+	u, fresh := s.mix.unit(r, false)
+	s.rows, s.fresh = append(s.rows, u), append(s.fresh, fresh)
+	if len(s.rows) > errandRows {
+		s.rows, s.fresh = s.rows[1:], s.fresh[1:]
 	}
 	m := s.mix
 	m.prepare()
-	if m.fit == nil {
-		return 0, ""
+	if m.fit == nil || len(u) == 0 && len(fresh) == 0 {
+		return 0, "" // a row without calls is not where something begins
 	}
-	parts := m.fit.score(s.units, s.fresh)
-	for p, v := range parts {
+	for p, v := range m.fit.score(s.rows, 1, s.fresh) {
 		if over := v / m.limit[p]; over > score {
 			score, why = over, mixWhy[p]
 		}
-	}
-	if math.IsNaN(score) {
-		return 0, ""
 	}
 	return score, why
 }

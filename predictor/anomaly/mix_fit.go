@@ -6,6 +6,9 @@ import (
 	"slices"
 )
 
+// featureShare is the share of units that have a name whose counts are compared with others': of rarer ones too few were seen.
+const featureShare = 0.02
+
 // mixFit is what a Mix makes of segments.
 type mixFit struct {
 	segments int
@@ -21,9 +24,10 @@ func newMixFit(segments [][]unit, known []string) *mixFit {
 	for _, name := range known {
 		f.weights = append(f.weights, weight(name))
 	}
-	units := make([]int, names)
+	units, all := make([]int, names), 0
 	for _, s := range segments {
 		had := make([]bool, names)
+		all += len(s)
 		for _, u := range s {
 			for _, c := range u {
 				had[c.Name] = true
@@ -43,35 +47,32 @@ func newMixFit(segments [][]unit, known []string) *mixFit {
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(units[b], units[a]) })
 	dims := 0
 	for _, name := range order {
-		if dims < maxFeatures && units[name] > 0 {
+		if dims < maxFeatures && float64(units[name]) > featureShare*float64(all) {
 			f.features[name] = dims
 			dims++
 		}
 	}
-	for _, p := range []int{partSecond, partSeconds} {
-		d := newMahalanobis(dims)
-		for _, s := range segments {
-			for i := mixSpans[p]; i <= len(s); i++ {
-				d.add(f.vector(s[i-mixSpans[p]:i], dims))
-			}
-		}
-		d.finish(float64(mixSpans[p]))
-		f.distance[p] = d
-	}
+	f.count(segments, dims)
 	return f
 }
 
-// vector counts the features in units.
-func (f *mixFit) vector(units []unit, dims int) []float64 {
-	x := make([]float64, dims)
-	for _, u := range units {
-		for _, c := range u {
-			if i := f.features[c.Name]; i >= 0 {
-				x[i] += float64(c.Count)
+// count learns the sums of seconds and of three.
+func (f *mixFit) count(segments [][]unit, dims int) {
+	for _, p := range []int{partSecond, partSeconds} {
+		span := secondRows / unitRows
+		if p == partSeconds {
+			span = secondsRows / unitRows
+		}
+		d := newMahalanobis(dims)
+		for _, s := range segments {
+			for i := span; i <= len(s); i++ {
+				sum := f.sum(s[i-span : i])
+				d.add(f.vector(sum, dims))
 			}
 		}
+		d.finish(float64(span))
+		f.distance[p] = d
 	}
-	return x
 }
 
 // weight is how much a call says about an attack when it is rare. Calls that start programs, change identities, reach other
@@ -81,7 +82,17 @@ func weight(name string) float64 {
 	if w, ok := callWeights[name]; ok {
 		return w
 	}
+	if slices.Contains(errands, name) {
+		return 0.5
+	}
 	return 1
+}
+
+// errands are calls by which a program looks after its own memory, threads and time: they come and go with load.
+var errands = []string{
+	"brk", "mmap", "munmap", "mprotect", "madvise", "mremap", "futex", "gettid", "getpid", "exit", "exit_group", "procexit", "clone", "wait4",
+	"prctl", "set_robust_list", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigreturn", "signaldeliver", "sched_yield",
+	"sched_getaffinity", "clock_gettime", "clock_nanosleep", "nanosleep", "gettimeofday", "times", "getrusage", "switch",
 }
 
 var callWeights = map[string]float64{
@@ -91,31 +102,53 @@ var callWeights = map[string]float64{
 	"socket": 2, "connect": 2, "bind": 2, "listen": 2, "dup2": 2, "dup3": 2, "dup": 1.5, "pipe": 2, "pipe2": 2, "kill": 2, "arch_prctl": 2,
 }
 
-// score judges the last units, as far as there are enough of them.
-func (f *mixFit) score(units []unit, fresh [][]string) (parts [mixParts]float64) {
-	span := min(mixSpans[partSurprise], len(units))
-	parts[partSurprise] = f.surprise(units[len(units)-span:], fresh[max(0, len(fresh)-span):])
-	for _, p := range []int{partSecond, partSeconds} {
-		if d := f.distance[p]; len(units) >= mixSpans[p] {
-			parts[p] = d.distance(f.vector(units[len(units)-mixSpans[p]:], d.dims))
-		}
+// score judges units of so many rows each that end now.
+func (f *mixFit) score(units []unit, rows int, fresh [][]string) (parts [mixParts]float64) {
+	last := func(n int) []unit { return units[max(0, len(units)-n/rows):] }
+	second := f.sum(last(secondRows))
+	parts[partSurprise] = f.surprise(f.sum(last(errandRows)), fresh)
+	if d := f.distance[partSecond]; len(units)*rows >= secondRows {
+		parts[partSecond] = d.distance(f.vector(second, d.dims))
+	}
+	if d := f.distance[partSeconds]; len(units)*rows >= secondsRows {
+		parts[partSeconds] = d.distance(f.vector(f.sum(last(secondsRows)), d.dims))
 	}
 	return parts
 }
 
-// surprise sums over the names in units how seldom segments had them, in nats beyond the most usual.
-func (f *mixFit) surprise(units []unit, fresh [][]string) float64 {
+// sum counts by name.
+func (f *mixFit) sum(units []unit) []uint32 {
+	sum := make([]uint32, len(f.presence))
+	for _, u := range units {
+		for _, c := range u {
+			if int(c.Name) < len(sum) { // else learned by another, after this fit
+				sum[c.Name] += c.Count
+			}
+		}
+	}
+	return sum
+}
+
+// vector picks the features of a sum.
+func (f *mixFit) vector(sum []uint32, dims int) []float64 {
+	x := make([]float64, dims)
+	for name, count := range sum {
+		if i := f.features[name]; i >= 0 {
+			x[i] = float64(count)
+		}
+	}
+	return x
+}
+
+// surprise adds up over the names how seldom segments had them, in nats beyond the most usual.
+func (f *mixFit) surprise(sum []uint32, fresh [][]string) float64 {
 	rare := func(segments int) float64 {
 		return max(math.Log((float64(f.segments)+1)/(float64(segments)+0.5))-math.Ln2, 0)
 	}
-	sum := 0.0
-	had := make(map[uint16]bool)
-	for _, u := range units {
-		for _, c := range u {
-			if !had[c.Name] {
-				had[c.Name] = true
-				sum += f.weights[c.Name] * rare(f.presence[c.Name])
-			}
+	total := 0.0
+	for name, count := range sum {
+		if count > 0 {
+			total += f.weights[name] * rare(f.presence[name])
 		}
 	}
 	others := make(map[string]bool)
@@ -123,20 +156,19 @@ func (f *mixFit) surprise(units []unit, fresh [][]string) float64 {
 		for _, name := range names {
 			if !others[name] {
 				others[name] = true
-				sum += weight(name) * rare(0)
+				total += weight(name) * rare(0)
 			}
 		}
 	}
-	return sum
+	return total
 }
 
 // peaks scores every moment of a segment and returns, for each part, the largest score of each spell.
 func (f *mixFit) peaks(s []unit) (peaks [mixParts][]float64) {
-	const spell = quietRows / unitRows
+	const errand, spell = errandRows / unitRows, quietRows / unitRows
 	var best [mixParts]float64
 	for i := range s {
-		parts := f.score(s[max(0, i+1-mixSpans[partSeconds]):i+1], nil)
-		for p, v := range parts {
+		for p, v := range f.score(s[max(0, i+1-errand):i+1], unitRows, nil) {
 			best[p] = max(best[p], v)
 		}
 		if (i+1)%spell == 0 || i == len(s)-1 {
