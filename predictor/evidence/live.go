@@ -24,7 +24,9 @@ type Contact struct {
 	Destination string    `json:"destination"` // as observed: proto/address:port, a domain, a URL or a hash
 	Indicator   string    `json:"indicator"`   // what matched: a prefix, a domain, …
 	Feed        string    `json:"feed"`
-	Confidence  float64   `json:"confidence"` // 0 to 1, as of now: it decays with the indicator's age
+	File        string    `json:"file,omitempty"` // of the feed
+	Line        int       `json:"line,omitempty"` // in it; of STIX the number of the object
+	Confidence  float64   `json:"confidence"`     // 0 to 1, as of now: it decays with the indicator's age
 	Listed      time.Time `json:"listed,omitzero"`
 	Refused     bool      `json:"refused,omitempty"`
 }
