@@ -205,6 +205,7 @@ func (w *watch) observation() workload.Observation {
 		Started: d.Time,
 	}
 	d.Facts.Describe(&o)
+	o.Predicted = d.Prediction.Predicted()
 	w.mu.Lock()
 	o.Usage, o.Exit, o.Ended = w.series.Usage(), w.exit, w.ended
 	w.mu.Unlock()

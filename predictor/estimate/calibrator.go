@@ -1,161 +1,143 @@
 package estimate
 
-import "math"
+import (
+	"math"
 
-// Class says how closely the history a bound is made from matches the run it
-// is made for. Scores of different classes are never mixed.
-type Class uint8
-
-// The classes. Exact is the workload's own history. The others serve a
-// workload's first run: Executable from runs of the same binary under other
-// command lines, Node from first runs of all programs on the node. Runs of other
-// programs of the same repository or user were tried as well: on the evaluation data
-// (docs/prediction.md) their ratios spread so widely that the bound meant nothing.
-const (
-	Exact Class = iota
-	Executable
-	Node
-	classes
+	"forefend.dev/forefend/runtime/workload"
 )
 
-// buckets divides Exact by the number of runs: 1, 2, 3-4, 5-8, 9-16, more.
-const buckets = 6
-
-func bucket(c Class, runs int) int {
-	if c != Exact {
-		return 0
-	}
-	b := 0
-	for most := 1; b < buckets-1 && runs > most; most *= 2 {
-		b++
-	}
-	return b
-}
-
 const (
-	// enough is how many scores a bound wants. A bucket with fewer borrows
-	// those of workloads with fewer runs, whose scores are larger, not smaller.
-	enough = 400
-	// defaultFactor is what a peak may exceed the highest earlier one by while
-	// there are too few scores to know better: by four at full spread.
+	// enough is how many scores a bound of a workload with history wants. A pool with fewer
+	// borrows those of workloads with fewer runs, whose scores are larger, not smaller.
+	enough = 200
+	// defaultFactor is what an unknown workload's peak may exceed the highest earlier first
+	// run by while there are too few of them to know better.
 	defaultFactor = 4
 	// rounding is more than logarithms and 32-bit scores lose: a run like the ones
 	// before must not exceed a bound equal to their peak.
 	rounding = 1e-5
-	// step is how far one run above its bound raises the margin, in spreads.
-	step = 0.3
-	// A long series of surprises must not ruin the bound for good. First runs
-	// have no history of their own to be surprised by.
-	maxMargin      = 25
-	maxMarginFirst = 5
+	// rate is how fast the level follows what is reached, and drift how far it may go.
+	rate  = 0.001
+	drift = 8
+	// mostAlpha bounds the level: a bound says something.
+	mostAlpha = 0.2
 )
 
-// origin returns what peaks are measured from, as a logarithm, and in which
-// unit: from the highest recent peak where the history is of the same code. The last
-// programs on a node say nothing about how high the next one's peak is relative to
-// theirs; there, first runs are compared as they are.
-func (c *Calibrator) origin(class Class, p Peaks) (top, spread float64) {
-	if class == Node {
-		return math.Log(c.floor), priorSpread
-	}
-	return p.base(c.floor)
-}
-
-func marginBound(class Class) float64 {
-	if class == Exact {
-		return maxMargin
-	}
-	return maxMarginFirst
-}
-
-// Calibrator turns a workload's earlier peaks into an upper bound for its next
-// one, for one kind of peak (memory, CPU or PIDs). The zero value is not
-// usable; see NewCalibrator.
+// Calibrator turns origins into upper bounds for a run's peak, for one kind of
+// peak (memory, CPU, …). The zero value is not usable; see NewCalibrator.
 //
-// A run's score is how far the logarithm of its peak was above the highest
-// recent peak of its workload, in spreads of that workload. The bound is the
-// highest recent peak plus the conformal quantile of the scores of all
-// workloads with as many runs, plus a margin that grows with each run above
-// its bound and decays with each below (quantile tracking as in conformal PID
-// control: Angelopoulos, Candès, Tibshirani 2023), so that the asked coverage also
-// holds where runs are not exchangeable.
+// The bound is the split-conformal quantile of the scores of runs with an origin of the same pool
+// (Vovk, Gammerman, Shafer 2005), mixed with a seed while they are few. The level of the quantile
+// is not the one asked for but follows from it by adaptive conformal inference (Gibbs, Candès 2021):
+// each run above its bound makes all bounds a little more careful and each run below a little less,
+// so that the asked share of runs stays below also where runs are not exchangeable. Runs that began together share
+// what was known then; therefore learning uses the origins that were given at the start.
 type Calibrator struct {
-	floor    float64
-	coverage float64
-	pools    [classes][buckets]scores
-	margin   [classes]float64
+	slack float64
+	asked float64 // probability to exceed the bound
+	alpha float64 // at which quantiles are taken to reach it
+	pools [pools]scores
 }
 
-// NewCalibrator returns a calibrator that knows nothing. Peaks below floor are
-// treated as floor. Coverage is the share of runs to stay under their bound, in (0, 1).
-func NewCalibrator(floor, coverage float64) *Calibrator {
-	return &Calibrator{floor: floor, coverage: coverage}
+// NewCalibrator returns a calibrator that knows nothing. Slack is the difference between two peaks, in their
+// unit, that does not matter. Coverage is the share of runs to stay under their bound, in (0, 1).
+func NewCalibrator(slack, coverage float64) *Calibrator {
+	return &Calibrator{slack: slack, asked: 1 - coverage, alpha: min(1-coverage, mostAlpha)}
 }
 
 // Bound is an upper bound and what it was made from.
 type Bound struct {
 	Value  float64 // 0: nothing can be said
 	Scores int     // pooled scores that were used
-	Few    bool    // too few for the coverage: the default factor holds as well
+	By     Pool    // whose origin gives the bound
 }
 
-// Bound returns the bound for the next run after p.
-func (c *Calibrator) Bound(class Class, p Peaks) Bound {
-	if p.Runs < 1 || len(p.Newest) == 0 || class >= classes {
-		return Bound{}
+// Bound returns the least of the bounds that origins give. With several, each takes its share of the
+// risk, so that all of them hold together. Most bounds it further where it is above 0: what the
+// user asked for is a limit that no run exceeds.
+func (c *Calibrator) Bound(origins []workload.Origin, most float64) Bound {
+	best, share := Bound{}, c.alpha/float64(max(len(origins), 1))
+	for _, o := range origins {
+		if !sensible(o) {
+			continue
+		}
+		q, n, ok := c.quantile(Pool(o.Pool), share)
+		v := c.exp(o.Center+o.Scale*q) * (1 + rounding)
+		if ok && v > 0 && !math.IsInf(v, 0) && (best.Value == 0 || v < best.Value) {
+			best = Bound{Value: v, Scores: n, By: Pool(o.Pool)}
+		}
 	}
-	top, spread := c.origin(class, p)
-	q, n, few := c.quantile(class, bucket(class, p.Runs))
-	if n == 0 && class == Node {
-		return Bound{}
+	if most > 0 && best.Value > most {
+		best.Value = most
 	}
-	return Bound{Value: math.Exp(top+spread*(q+c.margin[class])) * (1 + rounding), Scores: n, Few: few}
+	return best
 }
 
-// quantile is the split-conformal quantile with its finite-sample correction:
-// the ceil((n+1)·coverage)-th smallest of n scores, where n allows that.
-func (c *Calibrator) quantile(class Class, b int) (q float64, n int, isFew bool) {
-	var store [buckets]*scores
-	pools := store[:0]
-	for ; b >= 0 && n < enough; b-- {
-		pools = append(pools, &c.pools[class][b])
-		n += len(c.pools[class][b].sorted)
+// quantile is what a run of a pool exceeds with probability alpha, and from how many scores that
+// is known. ok is false when nothing can be said.
+func (c *Calibrator) quantile(p Pool, alpha float64) (q float64, n int, ok bool) {
+	var store [ownPools]*scores
+	used := append(store[:0], &c.pools[p])
+	n = len(c.pools[p].sorted)
+	for less := p; less > PoolOwn && less < ownPools && n < enough; less-- {
+		used = append(used, &c.pools[less-1])
+		n += len(c.pools[less-1].sorted)
 	}
-	rank := int(math.Ceil(float64(n+1)*c.coverage - 1e-9))
-	if rank > n {
-		return few(class, pools, n), n, true
+	if p == PoolUnknown {
+		return c.unknown(used, n, alpha)
 	}
-	return max(0, nthLargest(pools, n+1-rank)), n, false
+	s := seed(p, alpha)
+	if n == 0 {
+		return s, 0, true
+	}
+	u := upper(used, n, alpha)
+	if p == PoolAsked { // a first run that fails costs all it asked for: others that asked for too much are no proof
+		return max(s, u), n, true
+	}
+	w := float64(n) / float64(n+seedWeight)
+	return w*u + (1-w)*s, n, true
 }
 
-// few is the quantile while there are too few scores: the highest of them, and no less than
-// the default factor, which where first runs are compared comes on top.
-func few(class Class, pools []*scores, n int) float64 {
-	q := math.Log(defaultFactor) / priorSpread
-	switch {
-	case n == 0:
-		return q
-	case class == Node:
-		return q + nthLargest(pools, 1)
-	}
-	return max(q, nthLargest(pools, 1))
+// upper is the ceil((n+1)(1-alpha))-th smallest of n scores, the largest where n is too small for that.
+func upper(pools []*scores, n int, alpha float64) float64 {
+	rank := int(math.Ceil(float64(n+1)*(1-alpha) - 1e-9))
+	return nthLargest(pools, max(1, n+1-rank))
 }
 
-// Learn tells the calibrator the peak of a run that followed p, where p is
-// what was known when that run began.
-func (c *Calibrator) Learn(class Class, p Peaks, peak float64) {
-	if p.Runs < 1 || len(p.Newest) == 0 || class >= classes {
+// unknown has no seed: before a first run was seen, nothing can be said.
+func (c *Calibrator) unknown(used []*scores, n int, alpha float64) (float64, int, bool) {
+	if n == 0 {
+		return 0, 0, false
+	}
+	q := upper(used, n, alpha)
+	if alpha*float64(n+1) < 1 {
+		q += math.Log(defaultFactor)
+	}
+	return q, n, true
+}
+
+// Learn tells the calibrator the peak of a run, and the origins and the bound that were
+// given when it began. A bound of 0 was none. Before is how many runs of the workload had ended before it did: where
+// many first runs of one workload go on at once, they are told from one origin, and only some of
+// them count (the first, the second, the fourth, …), so that one workload does not pass for all.
+func (c *Calibrator) Learn(origins []workload.Origin, bound, peak float64, before int) {
+	if !(peak > 0) || math.IsInf(peak, 0) {
 		return
 	}
-	top, spread := c.origin(class, p)
-	actual := logPeak(peak, c.floor)
-	if bound := c.Bound(class, p); bound.Value > 0 {
-		missed := 0.0
-		if actual > math.Log(bound.Value) {
-			missed = 1
+	actual := c.log(peak)
+	for i, o := range origins {
+		counts := Pool(o.Pool) < ownPools || before&(before+1) == 0
+		if i < workload.MaxOrigins && sensible(o) && counts {
+			c.pools[o.Pool].add(float32((actual - o.Center) / o.Scale))
 		}
-		m := c.margin[class] + step*(missed-(1-c.coverage))
-		c.margin[class] = min(max(0, m), marginBound(class))
 	}
-	c.pools[class][bucket(class, p.Runs)].add(float32((actual - top) / spread))
+	if !(bound > 0) {
+		return
+	}
+	missed := 0.0
+	if peak > bound {
+		missed = 1
+	}
+	c.alpha += rate * (c.asked - missed)
+	c.alpha = min(max(c.alpha, c.asked/drift), c.asked*drift, mostAlpha)
 }

@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+
+	"forefend.dev/forefend/runtime/workload"
 )
 
 func TestScoresKeepTheNewest(t *testing.T) {
@@ -44,89 +46,181 @@ func TestNthLargestMergesPools(t *testing.T) {
 	}
 }
 
-func TestBuckets(t *testing.T) {
-	for runs, want := range map[int]int{1: 0, 2: 1, 3: 2, 4: 2, 5: 3, 8: 3, 9: 4, 16: 4, 17: 5, 1 << 20: 5} {
-		if got := bucket(Exact, runs); got != want {
-			t.Errorf("%d runs are in bucket %d, want %d", runs, got, want)
+func TestOwnPools(t *testing.T) {
+	for runs, want := range map[int]Pool{1: 0, 2: 1, 3: 2, 4: 2, 5: 3, 8: 3, 9: 4, 16: 4, 17: 5, 32: 5, 33: 6, 1 << 20: 6} {
+		if got := ownPool(runs); got != want {
+			t.Errorf("%d runs are in pool %d, want %d", runs, got, want)
 		}
-		if got := bucket(Node, runs); got != 0 {
-			t.Errorf("node history is in bucket %d", got)
-		}
+	}
+	if PoolProgram != ownPools || pools != 12 {
+		t.Errorf("pools are numbered %d … %d: snapshots hold these numbers", PoolProgram, pools)
 	}
 }
 
 func peaks(values ...float32) Peaks { return Peaks{Runs: len(values), Newest: values} }
 
+// next is the bound after p from p alone.
+func next(c *Calibrator, p Peaks) Bound {
+	o, ok := c.Own(p)
+	if !ok {
+		return Bound{}
+	}
+	return c.Bound([]workload.Origin{o}, 0)
+}
+
+func near(a, b float64) bool { return math.Abs(a-b) <= 0.001*math.Abs(b) }
+
 func TestNothingCanBeSaid(t *testing.T) {
-	c := NewCalibrator(1, 0.99)
+	c := NewCalibrator(1, 0.98)
 	for _, p := range []Peaks{{}, {Runs: 3}, {Newest: []float32{1}}} {
-		if b := c.Bound(Exact, p); b != (Bound{}) {
-			t.Errorf("Bound(%v) = %v", p, b)
+		if o, ok := c.Own(p); ok {
+			t.Errorf("Own(%v) = %v", p, o)
 		}
-		c.Learn(Exact, p, 5)
 	}
-	if b := c.Bound(classes, peaks(1)); b != (Bound{}) {
-		t.Errorf("an unknown class gives %v", b)
+	_, kin := c.Kin(SameProgram, nil, 1)
+	_, kind := c.Kin(affinities, []Peer{{1, 1}}, 1)
+	_, asked := c.Asked(0)
+	_, scanned := c.Scanned(0, 5)
+	_, inverted := c.Scanned(5, 5)
+	if kin || kind || asked || scanned || inverted {
+		t.Errorf("origins of nothing: %t %t %t %t %t", kin, kind, asked, scanned, inverted)
 	}
-	if b := c.Bound(Node, peaks(1)); b != (Bound{}) {
-		t.Errorf("a node without first runs gives %v", b)
+	if b := c.Bound(nil, 5); b != (Bound{}) {
+		t.Errorf("%+v", b)
 	}
-	if !reflect.DeepEqual(c.State(), NewCalibrator(1, 0.99).State()) {
+	if b := c.Bound([]workload.Origin{c.Unknown()}, 0); b != (Bound{}) {
+		t.Errorf("a node without first runs gives %+v", b)
+	}
+	hostile := []workload.Origin{{Pool: uint8(pools), Scale: 1}, {Scale: 0}, {Scale: math.NaN()}, {Center: math.Inf(1), Scale: 1}, {Center: 900, Scale: 900}}
+	if b := c.Bound(hostile, 0); b != (Bound{}) {
+		t.Errorf("%+v", b)
+	}
+	c.Learn(hostile[:4], 0, 5, 0)
+	for _, peak := range []float64{0, -1, math.NaN(), math.Inf(1)} {
+		c.Learn([]workload.Origin{{Scale: 1}}, 1, peak, 0)
+	}
+	if !reflect.DeepEqual(c.State(), NewCalibrator(1, 0.98).State()) {
 		t.Error("something was learned from nothing")
 	}
 }
 
-func TestDefaultFactorWithoutScores(t *testing.T) {
-	c := NewCalibrator(1, 0.99)
-	one := c.Bound(Exact, peaks(100))
-	if math.Abs(one.Value-400) > 0.1 || !one.Few || one.Scores != 0 {
-		t.Errorf("one run: %+v, want 400", one)
+func TestSeeds(t *testing.T) {
+	c := NewCalibrator(0, 0.98)
+	if b := next(c, peaks(100)); !near(b.Value, 100*math.Exp(3*priorSpread)) || b.Scores != 0 || b.By != PoolOwn {
+		t.Errorf("one run: %+v", b)
 	}
-	steady := c.Bound(Exact, peaks(100, 100, 100, 100, 100))
-	if !(steady.Value < 200 && steady.Value > 150) {
-		t.Errorf("five equal runs: %v", steady.Value)
+	steady := peaks(slices.Repeat([]float32{100}, 16)...)
+	steady.Runs = 100
+	if b := next(c, steady); b.Value > 105 {
+		t.Errorf("a hundred equal runs: %+v", b)
 	}
-	wild := c.Bound(Exact, peaks(100, 10, 1, 100, 1))
-	if math.Abs(wild.Value-400) > 0.1 {
-		t.Errorf("wild runs: %v, want no more than the prior spread allows", wild.Value)
+	if b := next(c, peaks(100, 10, 1, 100, 1)); !near(b.Value, 100*math.Exp(1.8*mostSpread)) {
+		t.Errorf("wild runs: %+v, want no more than the largest spread allows", b)
+	}
+	older := steady
+	older.Older = []float32{200, 50}
+	if b := next(c, older); b.Value < 200 {
+		t.Errorf("what was higher long ago is forgotten: %+v", b)
+	}
+	asked, _ := c.Asked(1000)
+	if b := c.Bound([]workload.Origin{asked}, 0); !near(b.Value, 750) || b.By != PoolAsked {
+		t.Errorf("asked for 1000: %+v", b)
+	}
+	scanned, _ := NewCalibrator(0, 0.99).Scanned(100, 1000)
+	if b := NewCalibrator(0, 0.99).Bound([]workload.Origin{scanned}, 0); !(b.Value > 1000 && b.Value < 1250) {
+		t.Errorf("a scan that says 1000 is exceeded by one in a hundred: %+v", b)
+	}
+	if strict := NewCalibrator(0, 0.999); next(strict, peaks(100)).Value <= next(c, peaks(100)).Value {
+		t.Error("more coverage is not dearer")
 	}
 }
 
-func TestFewScoresAreNotTrusted(t *testing.T) {
-	c := NewCalibrator(1, 0.99)
-	for range 50 {
-		c.Learn(Exact, peaks(100), 100)
+func TestKin(t *testing.T) {
+	c := NewCalibrator(0, 0.98)
+	one, _ := c.Kin(SameProgram, []Peer{{100, 0}}, 0)
+	if !near(math.Exp(one.Center), 100) || !near(one.Scale, 0.5) || one.Pool != uint8(PoolProgram) {
+		t.Errorf("%+v", one)
 	}
-	if b := c.Bound(Exact, peaks(100)); math.Abs(b.Value-400) > 0.1 || !b.Few || b.Scores != 50 {
+	word, _ := c.Kin(SharedWord, []Peer{{100, 0}, {10, 0}}, 0)
+	if !near(math.Exp(word.Center), 100) || word.Scale <= 1 || word.Pool != uint8(PoolKin) {
+		t.Errorf("%+v", word)
+	}
+	more, _ := c.Kin(SameProgram, []Peer{{100, 1000}}, 4000)
+	less, _ := c.Kin(SameProgram, []Peer{{100, 1000}}, 500)
+	if !near(math.Exp(more.Center), 200) || !near(math.Exp(less.Center), 100) {
+		t.Errorf("a request four times as high: %+v; half as high: %+v", more, less)
+	}
+}
+
+func TestTheLeastBoundWins(t *testing.T) {
+	c := NewCalibrator(0, 0.98)
+	kin, _ := c.Kin(SameProgram, []Peer{{10, 0}}, 0)
+	asked, _ := c.Asked(1000)
+	both := c.Bound([]workload.Origin{asked, kin}, 0)
+	alone := c.Bound([]workload.Origin{kin}, 0)
+	if both.By != PoolProgram || both.Value <= alone.Value {
+		t.Errorf("%+v and alone %+v: two bounds that hold together are higher than each alone", both, alone)
+	}
+	if b := c.Bound([]workload.Origin{kin}, 12); b.Value != 12 {
+		t.Errorf("above what was asked for: %+v", b)
+	}
+}
+
+func TestRequestsAreNotUndercut(t *testing.T) {
+	c := NewCalibrator(0, 0.98)
+	asked, _ := c.Asked(1000)
+	for range 1000 { // all ask for a hundred times too much
+		c.Learn([]workload.Origin{asked}, 750, 10, 0)
+	}
+	if b := c.Bound([]workload.Origin{asked}, 0); b.Value < 250 || b.Value > 1000 {
 		t.Errorf("%+v", b)
 	}
-	c.Learn(Exact, peaks(100), 1000)
-	if b := c.Bound(Exact, peaks(100)); b.Value < 1000 {
-		t.Errorf("after a run of ten times the peak, the bound is %v", b.Value)
+	for range 100 {
+		c.Learn([]workload.Origin{asked}, 0, 990, 0)
+	}
+	if b := c.Bound([]workload.Origin{asked}, 1000); b.Value < 900 {
+		t.Errorf("users who need what they ask for: %+v", b)
 	}
 }
 
-func TestNodeComparesFirstRuns(t *testing.T) {
-	c := NewCalibrator(1, 0.99)
+func TestUnknownComparesFirstRuns(t *testing.T) {
+	c := NewCalibrator(0.001, 0.99)
+	none := []workload.Origin{c.Unknown()}
 	for _, first := range []float64{10, 1000, 20} {
-		c.Learn(Node, peaks(7), first)
+		c.Learn(none, 0, first, 0)
 	}
-	if b := c.Bound(Node, peaks(1)); b.Value < 3999 || !b.Few || b.Scores != 3 {
+	if b := c.Bound(none, 0); !near(b.Value, 4000) || b.Scores != 3 {
 		t.Errorf("%+v, want four times the highest first run", b)
 	}
 	for range 2000 {
-		c.Learn(Node, peaks(7), 10)
+		c.Learn(none, 0, 10, 0)
 	}
-	if b := c.Bound(Node, peaks(1)); b.Value > 100 || b.Few {
+	if b := c.Bound(none, 0); b.Value > 100 {
 		t.Errorf("%+v", b)
+	}
+}
+
+// Thirty first runs of one workload at once are not thirty workloads.
+func TestFirstRunsOfOneWorkloadAreThinned(t *testing.T) {
+	c := NewCalibrator(1, 0.99)
+	kin, _ := c.Kin(SharedWord, []Peer{{10, 0}}, 0)
+	for before := range 30 {
+		c.Learn([]workload.Origin{kin}, 0, 10, before)
+	}
+	if got := len(c.State().Scores[PoolKin]); got != 5 { // before 0, 1, 3, 7, 15
+		t.Errorf("%d scores", got)
 	}
 }
 
 func TestHostilePeaks(t *testing.T) {
 	c := NewCalibrator(1, 0.99)
 	for _, v := range []float32{0, -5, float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1)), math.MaxFloat32} {
-		c.Learn(Exact, peaks(v, 1), float64(v))
-		if b := c.Bound(Exact, peaks(v, 1)); !(b.Value >= 1) || math.IsInf(b.Value, 0) {
+		o, ok := c.Own(peaks(v, 1))
+		if !ok {
+			t.Fatalf("peak %v", v)
+		}
+		c.Learn([]workload.Origin{o}, 1, float64(v), 0)
+		if b := c.Bound([]workload.Origin{o}, 0); !(b.Value >= 0) || math.IsInf(b.Value, 0) {
 			t.Errorf("peak %v: bound %v", v, b.Value)
 		}
 	}
@@ -141,24 +235,25 @@ func TestHostilePeaks(t *testing.T) {
 
 // stream plays runs of many workloads and returns how many of them exceeded
 // their bound, and the mean of bound/peak's logarithm.
-func stream(c *Calibrator, workloads, runs int, next func(w, run int) float64) (above float64, slack float64) {
+func stream(c *Calibrator, workloads, runs int, peak func(w, run int) float64) (above float64, slack float64) {
 	history := make([]Peaks, workloads)
 	n := 0.0
 	for i := range workloads * runs {
 		w := i % workloads
 		h := &history[w]
-		peak := next(w, i/workloads)
-		if h.Runs > 0 {
-			b := c.Bound(Exact, *h)
+		p := peak(w, i/workloads)
+		if o, ok := c.Own(*h); ok {
+			origins := []workload.Origin{o}
+			b := c.Bound(origins, 0)
 			n++
-			slack += math.Log(b.Value / peak)
-			if peak > b.Value {
+			slack += math.Log(b.Value / p)
+			if p > b.Value {
 				above++
 			}
-			c.Learn(Exact, *h, peak)
+			c.Learn(origins, b.Value, p, h.Runs)
 		}
 		h.Runs++
-		h.Newest = append(h.Newest, float32(peak))
+		h.Newest = append(h.Newest, float32(p))
 		h.Newest = h.Newest[max(0, len(h.Newest)-Window):]
 	}
 	return above / n, slack / n
@@ -169,7 +264,7 @@ func TestAskedCoverageIsReached(t *testing.T) {
 	normal := func(spread float64) func(int, int) float64 {
 		return func(w, _ int) float64 { return float64(1000*(w+1)) * math.Exp(spread*rng.NormFloat64()) }
 	}
-	for name, next := range map[string]func(w, run int) float64{
+	for name, peak := range map[string]func(w, run int) float64{
 		"steady": normal(0.01),
 		"normal": normal(0.2),
 		"mixed":  func(w, run int) float64 { return normal(0.01*float64(1+w%40))(w, run) },
@@ -178,18 +273,18 @@ func TestAskedCoverageIsReached(t *testing.T) {
 			return float64(1000*(w+1)) * math.Pow(1.02, float64(run)) * math.Exp(0.05*rng.NormFloat64())
 		},
 	} {
-		for _, coverage := range []float64{0.95, 0.99} {
-			above, slack := stream(NewCalibrator(1, coverage), 100, 100, next)
+		for _, coverage := range []float64{0.95, 0.98, 0.99} {
+			above, slack := stream(NewCalibrator(1, coverage), 100, 100, peak)
 			t.Logf("%s: asked %.3f above, got %.4f, bound/peak %.2f", name, 1-coverage, above, math.Exp(slack))
-			if above > 1.25*(1-coverage) {
+			if math.Abs(above-(1-coverage)) > 0.005 {
 				t.Errorf("%s: asked for %.3f above the bound, got %.4f", name, 1-coverage, above)
 			}
 		}
 	}
 }
 
-// The scores alone would need the surprise to leave the pool; the margin does not.
-func TestMarginFollowsAChange(t *testing.T) {
+// Quantiles of all scores would need the surprises to leave the pool; the level does not.
+func TestLevelFollowsAChange(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 6))
 	c := NewCalibrator(1, 0.99)
 	stream(c, 100, 60, func(int, int) float64 { return 1000 * math.Exp(0.01*rng.NormFloat64()) })
@@ -197,19 +292,24 @@ func TestMarginFollowsAChange(t *testing.T) {
 	if above > 0.02 {
 		t.Errorf("%.4f above the bound after the world became wilder", above)
 	}
-	if c.margin[Exact] < 0 || c.margin[Exact] > maxMargin {
-		t.Errorf("margin %v", c.margin[Exact])
-	}
 }
 
-func TestMarginsAreBounded(t *testing.T) {
+func TestLevelIsBounded(t *testing.T) {
 	c := NewCalibrator(1, 0.99)
-	for i := range 3000 {
-		c.Learn(Exact, peaks(1), math.Exp(float64(i)))
-		c.Learn(Executable, peaks(1), math.Exp(float64(i)))
+	for range 5000 {
+		c.Learn(nil, 1, 2, 0)
 	}
-	if c.margin[Exact] > maxMargin || c.margin[Executable] > maxMarginFirst {
-		t.Errorf("margins %v", c.margin)
+	if c.alpha < 0.01/drift*0.999 || c.alpha > 0.01/drift*1.001 {
+		t.Errorf("after surprises alone: %v", c.alpha)
+	}
+	for range 50_000 {
+		c.Learn(nil, 2, 1, 0)
+	}
+	if c.alpha > 0.01*drift*1.001 || c.alpha < 0.01*drift*0.999 {
+		t.Errorf("after none: %v", c.alpha)
+	}
+	if loose := NewCalibrator(1, 0.5); loose.alpha != mostAlpha {
+		t.Errorf("%v", loose.alpha)
 	}
 }
 
@@ -217,21 +317,37 @@ func TestStateRestores(t *testing.T) {
 	rng := rand.New(rand.NewPCG(7, 8))
 	c := NewCalibrator(1, 0.99)
 	stream(c, 50, 60, func(int, int) float64 { return 1000 * math.Exp(rng.NormFloat64()) })
-	c.Learn(Node, peaks(1), 7)
+	c.Learn([]workload.Origin{c.Unknown()}, 0, 7, 0)
 	d := NewCalibrator(1, 0.99)
 	d.Restore(c.State())
 	if !reflect.DeepEqual(c.State(), d.State()) {
 		t.Error("state differs after Restore")
 	}
-	if c.Bound(Exact, peaks(1, 2, 3)) != d.Bound(Exact, peaks(1, 2, 3)) {
+	if next(c, peaks(1, 2, 3)) != next(d, peaks(1, 2, 3)) {
 		t.Error("bounds differ after Restore")
 	}
-	d.Restore(State{
-		Margins: []float64{math.NaN(), -1, 1e9, 3, 4, 5},
-		Scores:  append([][]float32{{float32(math.NaN()), float32(math.Inf(1)), 1}}, make([][]float32, 1000)...),
-	})
-	if d.margin != [classes]float64{} || len(d.pools[0][0].aged) != 1 {
-		t.Errorf("hostile state: margins %v, %d scores", d.margin, len(d.pools[0][0].aged))
+	for _, level := range []float64{math.NaN(), -1, 1e9} {
+		d.Restore(State{Level: level, Scores: append([][]float32{{float32(math.NaN()), float32(math.Inf(1)), 1}}, make([][]float32, 1000)...)})
+		if d.alpha != d.asked || len(d.pools[0].aged) != 1 {
+			t.Errorf("hostile state: level %v, %d scores", d.alpha, len(d.pools[0].aged))
+		}
+	}
+}
+
+func TestAdopt(t *testing.T) {
+	many := make([]float32, 10*adopted)
+	for i := range many {
+		many[i] = float32(i)
+	}
+	prior := State{Level: 0.5, Scores: [][]float32{{1, 2}, {3}, many}}
+	c := NewCalibrator(1, 0.99)
+	c.Learn([]workload.Origin{{Pool: 0, Scale: 1}}, 0, 5, 0)
+	for range 2 { // the second time changes nothing
+		c.Adopt(prior)
+		s := c.State()
+		if s.Level != 1 || len(s.Scores[0]) != 1 || len(s.Scores[1]) != 1 || len(s.Scores[2]) != adopted || s.Scores[2][1] != 10 {
+			t.Errorf("%v", s)
+		}
 	}
 }
 
@@ -293,6 +409,6 @@ func BenchmarkBound(b *testing.B) {
 	p := peaks(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
 	b.ReportAllocs()
 	for b.Loop() {
-		c.Bound(Exact, p)
+		next(c, p)
 	}
 }

@@ -2,50 +2,61 @@ package estimate
 
 import "math"
 
-// Window is how many of a workload's newest peaks its bound looks at. More
-// changes little on the evaluation data (docs/prediction.md) and costs memory
-// for each workload.
-const Window = 16
-
-// The spread of a workload's peaks, as a standard deviation of their
-// logarithms, is shrunk towards priorSpread as if priorWeight more runs had
-// been seen. It never exceeds priorSpread: a wild workload's highest peak
-// already says so, and stretching the margin as well multiplies the bound.
+// Window is how many of a workload's newest peaks its spread is made from. For the
+// highest peak, Older more are looked at: one for each Window runs before.
 const (
-	priorSpread = 0.2
-	priorWeight = 1.0
+	Window = 16
+	Older  = 3
 )
 
-// Peaks is what a bound is made from: the number of runs so far and the
-// newest peaks among them (any order, at most Window are used).
+// Peaks is what a workload's own bound is made from: the number of runs so far, the newest
+// peaks among them, at most Window, and the highest of each Window before those, in any order.
 type Peaks struct {
 	Runs   int
 	Newest []float32
+	Older  []float32
 }
 
-// base returns the logarithm of the highest recent peak, and the shrunk spread.
-// Peaks under floor count as floor: below it, ratios mean nothing.
-func (p Peaks) base(floor float64) (top, spread float64) {
+// Constants of the spread of a workload's peaks: the standard deviation of their logarithms
+// is shrunk towards priorSpread as if priorWeight more runs had been seen. It never exceeds
+// mostSpread: a wild workload's highest peak already says so, and stretching the margin as
+// well multiplies the bound.
+const (
+	priorSpread = 0.25
+	priorWeight = 1.0
+	mostSpread  = 1.5 * priorSpread
+)
+
+// base returns the highest recent peak and the shrunk spread, both of logarithms.
+func (c *Calibrator) base(p Peaks) (top, spread float64) {
 	n := min(len(p.Newest), Window)
 	top = math.Inf(-1)
 	var sum, squares float64
 	for _, v := range p.Newest[:n] {
-		l := logPeak(float64(v), floor)
+		l := c.log(float64(v))
 		top = max(top, l)
 		sum += l
 	}
 	mean := sum / float64(n)
 	for _, v := range p.Newest[:n] {
-		d := logPeak(float64(v), floor) - mean
+		d := c.log(float64(v)) - mean
 		squares += d * d
 	}
+	for _, v := range p.Older {
+		top = max(top, c.log(float64(v)))
+	}
 	variance := (priorWeight*priorSpread*priorSpread + squares) / (priorWeight + float64(n-1))
-	return top, min(priorSpread, math.Sqrt(variance))
+	return top, min(mostSpread, math.Sqrt(variance))
 }
 
-func logPeak(v, floor float64) float64 {
-	if !(v > floor) { // NaN as well
-		v = floor
+// log is the scale on which peaks are compared: the logarithm of the peak and the slack.
+// What is much smaller than the slack is all alike.
+func (c *Calibrator) log(v float64) float64 {
+	if !(v > 0) { // NaN as well
+		v = 0
 	}
-	return math.Log(min(v, math.MaxFloat32))
+	return math.Log(min(v, math.MaxFloat32) + c.slack)
 }
+
+// exp is the inverse of log, and no less than nothing.
+func (c *Calibrator) exp(l float64) float64 { return max(0, math.Exp(l)-c.slack) }

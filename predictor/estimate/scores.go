@@ -36,7 +36,7 @@ func (s *scores) oldestFirst() []float32 {
 // which hold at least k scores. k is small for the coverages that matter, so
 // merging from the top beats any index.
 func nthLargest(pools []*scores, k int) float64 {
-	var at [buckets]int
+	var at [ownPools]int
 	var best float32
 	for ; k > 0; k-- {
 		from := -1

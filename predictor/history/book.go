@@ -24,6 +24,7 @@ type Options struct {
 	MaxReplay        uint64        // most runs read at start, the newest; default 50,000, five seconds' worth
 	CheckpointExpiry time.Duration // a run not heard of for so long has ended; default 1 h
 	Now              func() time.Time
+	Priors           *Priors // what to believe where this node has no history; nil: nothing
 	// Ended is told of each run that is recorded as ended, with the number of its record in the store's Runs. It must
 	// return at once.
 	Ended func(seq uint64, o *workload.Observation)
@@ -110,6 +111,7 @@ func (b *Book) load(ctx context.Context) error {
 	if found {
 		b.model, b.seq = loaded, seq
 	}
+	b.model.adopt(b.options.Priors)
 	if err := b.skipOld(ctx); err != nil {
 		return err
 	}

@@ -67,8 +67,9 @@ var redis = workload.Facts{Image: workload.Image{Repository: "redis", Digest: "s
 // observe returns the final observation of run n of f: 10 s long, one a minute.
 func observe(f workload.Facts, n int, memory int64, syscalls ...string) workload.Observation {
 	o := workload.Observation{Version: workload.ObservationVersion, ID: workload.ID{Namespace: "default", Container: "c"},
-		Run: fmt.Sprintf("run-%s-%d", f.Image.Digest, n), Name: f.Name(), Keys: f.Keys(), Started: epoch.Add(time.Duration(n) * time.Minute),
+		Run: fmt.Sprintf("run-%s-%d", f.Image.Digest, n), Started: epoch.Add(time.Duration(n) * time.Minute),
 		Final: true, Watched: true, Syscalls: map[string]uint64{}}
+	f.Describe(&o)
 	o.Ended = o.Started.Add(10 * time.Second)
 	o.Usage = workload.Usage{MemoryPeak: memory, CPUPeak: 0.5, PIDsPeak: 4, Samples: 10}
 	for _, s := range syscalls {

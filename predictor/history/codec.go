@@ -53,6 +53,7 @@ var errTooMany = errors.New("a count beyond its bound")
 type reader struct {
 	r   *bufio.Reader
 	err error
+	old bool // the version before is read
 }
 
 func (r *reader) fail(err error) {

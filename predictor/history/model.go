@@ -8,21 +8,23 @@ import (
 	"forefend.dev/forefend/runtime/workload"
 )
 
-// The kinds of peak a bound is given for, and the value below which ratios
-// of each mean nothing.
+// The kinds of peak a bound is given for, and the difference of each that does not matter.
 const (
 	memory = iota
 	cpu
 	pids
+	received
+	sent
 	kinds
 )
 
-var floors = [kinds]float64{memory: 1 << 20, cpu: 0.01, pids: 1}
+var slacks = [kinds]float64{memory: 24 << 20, cpu: 0.1, pids: 4, received: 64 << 10, sent: 64 << 10}
 
 // model is everything a Book has in memory. It has no lock.
 type model struct {
 	summaries map[workload.Key]*summary
 	names     names
+	kin       kinship
 	bounds    [kinds]*estimate.Calibrator
 	ended     recent                  // runs that were counted
 	open      map[string]*run         // runs that go on, by id, as of their last checkpoint
@@ -45,6 +47,7 @@ func newModel(coverage float64, maxKeys int) *model {
 	m := &model{
 		summaries: make(map[workload.Key]*summary),
 		names:     newNames(),
+		kin:       newKinship(),
 		ended:     newRecent(),
 		open:      make(map[string]*run),
 		live:      make(map[workload.Key][]*run),
@@ -52,7 +55,7 @@ func newModel(coverage float64, maxKeys int) *model {
 		maxBytes:  maxBytes,
 	}
 	for kind := range m.bounds {
-		m.bounds[kind] = estimate.NewCalibrator(floors[kind], coverage)
+		m.bounds[kind] = estimate.NewCalibrator(slacks[kind], coverage)
 	}
 	return m
 }
@@ -77,6 +80,7 @@ func (m *model) end(o *workload.Observation, at time.Time) {
 		s.add(r)
 		m.bytes += s.sizeOf() - before
 	}
+	m.related(r)
 	m.shrink()
 }
 

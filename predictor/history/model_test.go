@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"testing"
-	"time"
 
+	"forefend.dev/forefend/predictor/estimate"
+	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/runtime/workload"
 )
 
@@ -23,12 +25,14 @@ func end(m *model, o workload.Observation) { m.end(&o, o.Ended) }
 
 func sampleModel() *model {
 	m := newModel(0.99, 1000)
+	learned := m.predict(program(9).Query(), 0.99, seal{})
 	for n := range 40 {
 		o := observe(program(n%3), n, int64(n+1)<<20, "openat", fmt.Sprint("call", n%7))
 		o.Syscalls["futex"] = 1e6
 		o.Native = []string{"openat"}
 		o.Destinations = map[string]uint64{fmt.Sprint("tcp/10.0.0.", n, ":443"): 1}
 		o.RootfsWrites = workload.No
+		o.Predicted = learned.Predicted()
 		end(m, o)
 	}
 	return m
@@ -66,46 +70,50 @@ func TestSnapshotKeepsThePredictions(t *testing.T) {
 	}
 }
 
-// TestGoldenSnapshot reads what an earlier version of the program wrote.
+// TestGoldenSnapshot reads what this and the earlier version of the program wrote.
 func TestGoldenSnapshot(t *testing.T) {
-	const path = "testdata/model-v1"
+	const path = "testdata/model-v2"
 	if *update {
 		if err := os.WriteFile(path, encoded(t, sampleModel()), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := readModel(bytes.NewReader(b), 0.99, 1000)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := m.predict(program(0).Query(), 0.99, seal{0.2, 4})
-	if p.Runs != 14 || p.Seen["futex"] != 14 || len(p.Hot) != 1 || len(p.Destinations) != 14 || p.RootfsWrites != workload.No || p.Memory.Value < 40<<20 {
-		t.Errorf("%+v", p)
-	}
-	if got := encoded(t, m); len(got) != len(b) {
-		t.Errorf("%d bytes, the file has %d: if the format changed, raise modelVersion", len(got), len(b))
+	for _, file := range []string{path, "testdata/model-v1"} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := readModel(bytes.NewReader(b), 0.99, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := m.predict(program(0).Query(), 0.99, seal{0.2, 4})
+		if p.Runs != 14 || p.Seen["futex"] != 14 || len(p.Hot) != 1 || len(p.Destinations) != 14 || p.RootfsWrites != workload.No || p.Memory.Value < 40<<20 {
+			t.Errorf("%s: %+v", file, p)
+		}
+		if got := encoded(t, m); file == path && len(got) != len(b) {
+			t.Errorf("%d bytes, the file has %d: if the format changed, raise modelVersion", len(got), len(b))
+		}
 	}
 }
 
 func TestSnapshotOfAnotherVersion(t *testing.T) {
 	b := encoded(t, sampleModel())
-	b[0]++
-	if _, err := readModel(bytes.NewReader(b), 0.99, 1000); err == nil || !strings.Contains(err.Error(), "version 2") {
+	b[0] = modelVersion + 1
+	if _, err := readModel(bytes.NewReader(b), 0.99, 1000); err == nil || !strings.Contains(err.Error(), "version 3") {
 		t.Errorf("%v", err)
 	}
 }
 
 func FuzzReadModel(f *testing.F) {
-	golden, err := os.ReadFile("testdata/model-v1")
-	if err != nil {
-		f.Fatal(err)
+	for _, file := range []string{"testdata/model-v1", "testdata/model-v2"} {
+		golden, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(golden)
+		f.Add(golden[:len(golden)/2])
 	}
-	f.Add(golden)
-	f.Add(golden[:len(golden)/2])
 	f.Add([]byte{1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 7})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := readModel(bytes.NewReader(b), 0.99, 100)
@@ -143,25 +151,32 @@ func TestForgetsTheLongestUnheardOf(t *testing.T) {
 	}
 }
 
-// A run that began before another ended was not predicted from it, and must not
-// teach how well predictions do.
-func TestLearnsFromWhatWasKnownAtTheStart(t *testing.T) {
+// live plays a run: what is said of it at its start is what is learned from at its end.
+func live(m *model, q workload.Query, o workload.Observation) workload.Prediction {
+	p := m.predict(q, 0.99, seal{0.2, 4})
+	o.Requested, o.Prior, o.Program, o.Repository = q.Requested, q.Prior, q.Program, q.Repository
+	o.Predicted = p.Predicted()
+	end(m, o)
+	return p
+}
+
+// Runs that go on at once were all told the same, from nothing, and teach no more than that.
+func TestLearnsFromWhatWasSaidAtTheStart(t *testing.T) {
 	m := newModel(0.99, 100)
+	said := m.predict(redis.Query(), 0.99, seal{})
 	for n := range 20 {
 		o := observe(redis, n, 1<<20)
-		o.Started, o.Ended = epoch, epoch.Add(time.Hour)
+		o.Predicted = said.Predicted()
 		end(m, o)
 	}
-	for _, pool := range m.bounds[memory].State().Scores {
-		if len(pool) != 0 {
-			t.Fatalf("%d scores from runs that were all under way at once", len(pool))
+	for pool, scores := range m.bounds[memory].State().Scores {
+		if estimate.Pool(pool) != estimate.PoolUnknown && len(scores) != 0 {
+			t.Fatalf("%d scores in pool %d from runs that were all under way at once", len(scores), pool)
 		}
 	}
-	o := observe(redis, 21, 1<<20)
-	o.Started, o.Ended = epoch.Add(2*time.Hour), epoch.Add(3*time.Hour)
-	end(m, o)
+	live(m, redis.Query(), observe(redis, 21, 1<<20))
 	if got := len(m.bounds[memory].State().Scores[5]); got != 1 {
-		t.Errorf("%d scores", got)
+		t.Errorf("%d scores of a workload with 20 runs", got)
 	}
 }
 
@@ -187,15 +202,94 @@ func TestCensoredPeaksTeachNothing(t *testing.T) {
 
 func TestFirstRunOfAProgram(t *testing.T) {
 	m := newModel(0.99, 10_000)
-	for n := range 200 {
-		end(m, observe(program(n), n, 100<<20, "openat", "mount"))
+	stranger := func(n int) workload.Facts {
+		f := program(n)
+		f.Args = nil // no name in common
+		return f
 	}
-	p := m.predict(program(1000).Query(), 0.99, seal{0.2, 4})
-	if p.Level != "node" || p.Runs != 200 || p.Unseen != 1 || p.Sealed || len(p.Seen) != 0 {
+	for n := range 600 {
+		live(m, stranger(n).Query(), observe(stranger(n), n, 100<<20, "openat", "mount"))
+	}
+	p := m.predict(stranger(1000).Query(), 0.99, seal{0.2, 4})
+	if p.Level != "node" || p.Runs != 600 || p.Unseen != 1 || p.Sealed || len(p.Seen) != 0 {
 		t.Errorf("%+v", p)
 	}
 	if p.Memory.Value < 100<<20 || p.Memory.Value > 110<<20 {
 		t.Errorf("%+v", p.Memory)
+	}
+}
+
+// A first run is bounded by what is known beside it: the request, a scan, the same program elsewhere.
+func TestFirstRunLeansOnWhatIsKnown(t *testing.T) {
+	m := newModel(0.98, 1000)
+	q := program(1).Query()
+	bound := func(q workload.Query) workload.Bound { return m.predict(q, 0.98, seal{}).Memory }
+	if b := bound(q); b.Value != 0 || len(b.Origins) != 1 {
+		t.Errorf("from nothing: %+v", b)
+	}
+	q.Requested.Memory = 8 << 30
+	request := bound(q)
+	if request.Value < 4<<30 || request.Value > 8<<30 || !strings.HasPrefix(request.Basis, "the request;") {
+		t.Errorf("from the request: %+v", request)
+	}
+	q.Prior = evidence.MemoryPrior{Runtime: "jvm", Typical: 256 << 20, High: 1 << 30}
+	scan := bound(q)
+	if scan.Value < 1<<30 || scan.Value > 2<<30 || !strings.Contains(scan.Basis, "scan: jvm") {
+		t.Errorf("from the scan: %+v", scan)
+	}
+	live(m, program(2).Query(), observe(program(2), 1, 100<<20)) // its command is "run" as well
+	if b := bound(q); b.Value < 100<<20 || b.Value > 500<<20 || !strings.HasPrefix(b.Basis, "alike by program:run") {
+		t.Errorf("from the same program in another image: %+v", b)
+	}
+	live(m, q, observe(program(1), 2, 50<<20))
+	if b := bound(q); b.Value < 50<<20 || b.Value > 160<<20 || !strings.HasPrefix(b.Basis, "1 run image+command") {
+		t.Errorf("from its own run: %+v", b)
+	}
+	q.Requested.Memory = 60 << 20
+	if b := bound(q); b.Value != 60<<20 {
+		t.Errorf("above the request: %+v", b)
+	}
+	q.Requested.Memory = 40 << 20 // which it exceeded before
+	if b := bound(q); b.Value <= 50<<20 {
+		t.Errorf("a limit that did not hold binds: %+v", b)
+	}
+}
+
+func TestWords(t *testing.T) {
+	for name, want := range map[string][]string{
+		"":                           nil,
+		"SAMTOOLS_INDEX":             {"samtools", "index"},
+		"python3.11":                 {"python"},
+		"a-b_cd.efg":                 {"efg"},
+		"one two three four five":    {"one", "two", "three", "four"},
+		"again-again":                {"again"},
+		strings.Repeat("x", 1000):    {strings.Repeat("x", maxTrait-16)},
+		"\xff\xfe\x00redis-server\n": {"redis", "server"},
+	} {
+		if got := words(name); !slices.Equal(got, want) {
+			t.Errorf("%.20q: %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestTraitsAreBounded(t *testing.T) {
+	k := newKinship()
+	for n := range maxTraits + 10 {
+		k.meet(traitName{name: fmt.Sprint("word:", n)}, relative{who: uint64(n)}, uint64(n))
+		k.shrink()
+	}
+	if len(k.traits) > maxTraits || k.traits["word:0"] != nil || k.traits[fmt.Sprint("word:", maxTraits+9)] == nil {
+		t.Errorf("%d traits", len(k.traits))
+	}
+	for n := range 3 * maxRelated {
+		k.meet(traitName{name: "x"}, relative{who: uint64(n % (2 * maxRelated)), peak: peak{float32(100 - n)}}, 1)
+	}
+	if got := k.traits["x"].members; len(got) != maxRelated || got[len(got)-1].who != maxRelated-1 || got[len(got)-1].peak[memory] != 100-(3*maxRelated-1) {
+		t.Errorf("%+v", got)
+	}
+	k.meet(traitName{name: "x"}, relative{who: maxRelated - 1, peak: peak{1}}, 2)
+	if got := k.traits["x"].members; len(got) != maxRelated || got[len(got)-1].peak[memory] != 100-(3*maxRelated-1) {
+		t.Errorf("a workload's highest peak is forgotten: %+v", got)
 	}
 }
 

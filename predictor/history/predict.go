@@ -2,7 +2,6 @@ package history
 
 import (
 	"fmt"
-	"math"
 	"slices"
 
 	"forefend.dev/forefend/predictor/estimate"
@@ -17,19 +16,17 @@ type seal struct {
 
 // predict says what is expected of the run that q is about.
 func (m *model) predict(q workload.Query, coverage float64, limit seal) workload.Prediction {
-	keys := q.Keys
 	p := workload.Prediction{Unseen: 1}
-	for _, key := range keys {
+	for _, key := range q.Keys {
 		if n := m.known(key); n > 0 {
 			p.Runs, p.Level = n, key.Level.String()
 			break
 		}
 	}
-	if p.Runs == 0 {
-		return p
+	m.predictUsage(&p, q, coverage)
+	if p.Runs > 0 {
+		m.predictCalls(&p, q.Keys, limit)
 	}
-	m.predictUsage(&p, keys, coverage)
-	m.predictCalls(&p, keys, limit)
 	return p
 }
 
@@ -42,40 +39,98 @@ func (m *model) known(key workload.Key) int {
 	return n
 }
 
-// predictUsage fills the bounds from the most exact history there is.
-func (m *model) predictUsage(p *workload.Prediction, keys []workload.Key, coverage float64) {
-	s, ok := m.current(keys)
-	if !ok {
-		return
-	}
-	for kind, to := range [kinds]*workload.Bound{&p.Memory, &p.CPU, &p.PIDs} {
-		if h := s.history(kind); slices.Max(h.Newest) > 0 { // else it was never measured
-			*to = boundOf(&s, m.bounds[kind].Bound(s.class, h), coverage)
+// predictUsage fills the bounds: from the workload's own history, or for a first run from all
+// that is known beside it.
+func (m *model) predictUsage(p *workload.Prediction, q workload.Query, coverage float64) {
+	s, ok := m.current(q.Keys)
+	var traits []traitName
+	for kind, to := range [kinds]*workload.Bound{&p.Memory, &p.CPU, &p.PIDs, &p.Received, &p.Sent} {
+		var g guess
+		if h := s.history(kind); ok && slices.Max(h.Newest) > 0 { // else it was never measured
+			g = m.itself(&s, h, kind)
+		} else {
+			if traits == nil {
+				traits = traitsOf(q)
+			}
+			g = m.first(q, traits, kind)
 		}
+		*to = m.bound(g, kind, asked(q.Requested, kind), coverage)
 	}
 }
 
-// current is the most exact history as of now.
+// guess is what a bound is made from.
+type guess struct {
+	origins []workload.Origin
+	basis   string  // of the first
+	most    float64 // a peak of before that was above the request: it binds nobody
+}
+
+func (m *model) itself(s *source, h estimate.Peaks, kind int) guess {
+	o, _ := m.bounds[kind].Own(h)
+	basis := fmt.Sprintf("%s %s", plural(s.runs, "run"), s.level)
+	if s.open > 0 {
+		basis += fmt.Sprintf(", %d going on", s.open)
+	}
+	return guess{[]workload.Origin{o}, basis, float64(max(slices.Max(h.Newest), highest(h.Older)))}
+}
+
+func highest(peaks []float32) (top float32) {
+	for _, p := range peaks {
+		top = max(top, p)
+	}
+	return top
+}
+
+// first collects what is known of a workload's first run.
+func (m *model) first(q workload.Query, traits []traitName, kind int) guess {
+	c := m.bounds[kind]
+	g := guess{origins: make([]workload.Origin, 0, workload.MaxOrigins)}
+	add := func(o workload.Origin, ok bool, basis string) {
+		if !ok {
+			return
+		}
+		if g.origins = append(g.origins, o); g.basis != "" {
+			g.basis += ", "
+		}
+		g.basis += basis
+	}
+	kin, by, ok := m.closest(q, traits, kind)
+	add(kin, ok, "alike by "+by)
+	if kind == memory {
+		o, ok := c.Scanned(q.Prior.Typical, q.Prior.High)
+		add(o, ok, "scan: "+q.Prior.Runtime)
+	}
+	o, ok := c.Asked(asked(q.Requested, kind))
+	add(o, ok, "the request")
+	if len(g.origins) == 0 {
+		add(c.Unknown(), true, "first runs on this node")
+	}
+	return g
+}
+
+// bound is the bound that a guess gives.
+func (m *model) bound(g guess, kind int, asked, coverage float64) workload.Bound {
+	if g.most > asked {
+		asked = 0
+	}
+	b := m.bounds[kind].Bound(g.origins, asked)
+	if b.Value == 0 { // the first runs of a node still teach what first runs are like
+		return workload.Bound{Origins: g.origins}
+	}
+	basis := fmt.Sprintf("%s; %d pooled scores", g.basis, b.Scores)
+	return workload.Bound{Value: b.Value, Coverage: coverage, Basis: basis, Origins: g.origins}
+}
+
+// current is the workload's own history as of now.
 func (m *model) current(keys []workload.Key) (source, bool) {
-	s, ok := m.own(keys, math.MaxUint32)
+	s, ok := m.own(keys)
 	for _, key := range keys {
 		if exact(key.Level) && (!ok || key.Level == s.level) && len(m.live[key]) > 0 {
 			m.addLive(&s, key)
-			return s, s.n > 0
+			break
 		}
 	}
-	if ok {
-		return s, true
-	}
-	for _, key := range keys {
-		if !general(key.Level) {
-			continue
-		}
-		if s, ok = m.asOf(key, math.MaxUint32); ok {
-			return s, true
-		}
-	}
-	return source{}, false
+	return s, s.n > 0
 }
 
 // maxLive bounds how many runs that go on are looked at for one prediction.
@@ -87,30 +142,15 @@ func (m *model) addLive(s *source, key workload.Key) {
 	var top peak
 	live := m.live[key]
 	for _, r := range live[max(0, len(live)-maxLive):] {
-		p := peakOf(r.obs, r.end)
-		top.memory, top.cpu, top.pids = max(top.memory, p.memory), max(top.cpu, p.cpu), max(top.pids, p.pids)
+		top = top.highest(peakOf(&r.obs.Usage))
 	}
 	if top.empty() {
 		return
 	}
-	s.class, s.level, s.open = classOf[key.Level], key.Level, len(live)
+	s.level, s.open = key.Level, len(live)
 	s.runs = max(s.runs, 1)
 	s.n = min(s.n, estimate.Window-1)
 	s.push(top)
-}
-
-func boundOf(s *source, b estimate.Bound, coverage float64) workload.Bound {
-	if b.Value == 0 {
-		return workload.Bound{}
-	}
-	basis := fmt.Sprintf("%s %s, %d pooled scores", plural(s.runs, "run"), s.level, b.Scores)
-	if b.Few {
-		basis = fmt.Sprintf("%s %s, default margin (%d pooled scores are too few)", plural(s.runs, "run"), s.level, b.Scores)
-	}
-	if s.open > 0 {
-		basis += fmt.Sprintf(", %d going on", s.open)
-	}
-	return workload.Bound{Value: b.Value, Coverage: coverage, Basis: basis}
 }
 
 func plural(n int, noun string) string {

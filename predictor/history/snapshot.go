@@ -15,7 +15,12 @@ import (
 // modelVersion is the version of the model's snapshot. Raise it when a reader
 // of the old one would misread it, and keep a golden file of the old one. An unknown
 // version is treated like damage: the model is made anew from the runs that are kept.
-const modelVersion = 1
+//
+// Version 1 is still read. Its calibration meant something else and is left out.
+const (
+	modelVersion    = 2
+	oldModelVersion = 1
+)
 
 // WriteTo writes the model; open runs are not part of it, their checkpoints are in the store.
 func (m *model) WriteTo(to io.Writer) (int64, error) {
@@ -34,6 +39,7 @@ func (m *model) WriteTo(to io.Writer) (int64, error) {
 	for _, c := range m.bounds {
 		w.calibration(c.State())
 	}
+	w.kinship(m.kin)
 	w.uint(uint64(len(m.summaries)))
 	for _, s := range m.summaries {
 		w.summary(s)
@@ -43,10 +49,7 @@ func (m *model) WriteTo(to io.Writer) (int64, error) {
 }
 
 func (w *writer) calibration(s estimate.State) {
-	w.uint(uint64(len(s.Margins)))
-	for _, m := range s.Margins {
-		w.double(m)
-	}
+	w.double(s.Level)
 	w.uint(uint64(len(s.Scores)))
 	for _, pool := range s.Scores {
 		w.uint(uint64(len(pool)))
@@ -64,18 +67,24 @@ func (w *writer) summary(s *summary) {
 		w.uint(v)
 	}
 	w.uint(uint64(len(s.ring)))
-	for _, p := range append(slices.Clone(s.ring[s.next:]), s.ring[:s.next]...) {
-		w.float(p.memory)
-		w.float(p.cpu)
-		w.float(p.pids)
-		w.uint(uint64(p.end))
-	}
+	w.peaks(s.ring[s.next:])
+	w.peaks(s.ring[:s.next])
+	w.uint(uint64(len(s.older)))
+	w.peaks(s.older)
 	w.uint(uint64(s.calls.runs))
 	w.calls(s.calls.many)
 	w.calls(s.calls.once)
 	w.uint(uint64(len(s.destinations)))
 	for _, d := range s.destinations {
 		w.string(d.Value())
+	}
+}
+
+func (w *writer) peaks(list []peak) {
+	for _, p := range list {
+		for _, v := range p {
+			w.float(v)
+		}
 	}
 }
 
@@ -90,9 +99,11 @@ func (w *writer) calls(list []call) {
 // and the constants of this package, whatever the input.
 func readModel(from io.Reader, coverage float64, maxKeys int) (*model, error) {
 	r := &reader{r: bufio.NewReader(from)}
-	if v := r.uint(); r.err == nil && v != modelVersion {
+	v := r.uint()
+	if r.err == nil && v != modelVersion && v != oldModelVersion {
 		return nil, fmt.Errorf("version %d of the history's snapshot is unknown here", v)
 	}
+	r.old = v == oldModelVersion
 	m := newModel(coverage, maxKeys)
 	m.runs, m.names.lost = r.uint(), r.uint()
 	for range r.count(maxNames) {
@@ -105,8 +116,13 @@ func readModel(from io.Reader, coverage float64, maxKeys int) (*model, error) {
 	for range r.count(maxRecent) {
 		m.ended.addHash(r.uint())
 	}
-	for _, c := range m.bounds {
-		c.Restore(r.calibration())
+	if r.old {
+		r.skipCalibrations()
+	} else {
+		for _, c := range m.bounds {
+			c.Restore(r.calibration())
+		}
+		m.kin = r.kinship()
 	}
 	n := r.count(math.MaxInt32)
 	for range n {
@@ -134,10 +150,8 @@ func readModel(from io.Reader, coverage float64, maxKeys int) (*model, error) {
 
 func (r *reader) calibration() estimate.State {
 	var s estimate.State
+	s.Level = r.double()
 	for range r.count(64) {
-		s.Margins = append(s.Margins, r.double())
-	}
-	for range r.count(1024) {
 		var pool []float32
 		for range r.count(estimate.MaxScores) {
 			pool = append(pool, r.float())
@@ -154,11 +168,11 @@ func (r *reader) summary(names int) *summary {
 	s.name = r.string(maxText)
 	s.last = int64(r.uint())
 	s.runs, s.neverWrote, s.wrote, s.measured = r.uint32(), r.uint32(), r.uint32(), r.uint32()
-	if n := r.count(estimate.Window); n > 0 {
-		s.ring = make([]peak, n)
-		for i := range s.ring {
-			s.ring[i] = peak{r.float(), r.float(), r.float(), r.uint32()}
-		}
+	if r.old {
+		s.ring = r.oldPeaks()
+	} else {
+		s.ring = r.peaks(estimate.Window)
+		s.older = r.peaks(estimate.Older)
 	}
 	s.calls.runs = r.uint32()
 	s.calls.many, s.calls.once = r.calls(names), r.calls(names)
@@ -169,6 +183,20 @@ func (r *reader) summary(names int) *summary {
 		}
 	}
 	return s
+}
+
+func (r *reader) peaks(most int) []peak {
+	n := r.count(most)
+	if n == 0 {
+		return nil
+	}
+	list := make([]peak, n)
+	for i := range list {
+		for kind := range list[i] {
+			list[i][kind] = r.float()
+		}
+	}
+	return list
 }
 
 // calls reads a list that must be ordered by id without repetition, and name

@@ -9,71 +9,60 @@ import (
 // leaning on the runs of the same command in other versions of the image.
 const fewRuns = 3
 
-// source is the history a bound is made from.
+// source is a workload's own history.
 type source struct {
-	class estimate.Class
 	level workload.Level
 	runs  int // measured
 	open  int // of them, runs that go on
 	peaks [kinds][estimate.Window]float32
 	n     int // of peaks
+	older [kinds][estimate.Older]float32
+	m     int // of older
 }
 
 func (s *source) history(kind int) estimate.Peaks {
-	return estimate.Peaks{Runs: s.runs, Newest: s.peaks[kind][:s.n]}
+	return estimate.Peaks{Runs: s.runs, Newest: s.peaks[kind][:s.n], Older: s.older[kind][:s.m]}
 }
 
 func (s *source) push(p peak) {
 	if s.n == estimate.Window {
 		return
 	}
-	s.peaks[memory][s.n], s.peaks[cpu][s.n], s.peaks[pids][s.n] = p.memory, p.cpu, p.pids
+	for kind, v := range p {
+		s.peaks[kind][s.n] = v
+	}
 	s.n++
-}
-
-// classOf says which levels bounds are made from, and how.
-var classOf = map[workload.Level]estimate.Class{
-	workload.LevelDigestCommand:     estimate.Exact,
-	workload.LevelRepositoryCommand: estimate.Exact,
-	workload.LevelExecutable:        estimate.Executable,
-	workload.LevelNode:              estimate.Node,
 }
 
 // exact says whether runs at a level are runs of the workload itself.
 func exact(l workload.Level) bool { return l <= workload.LevelRepositoryCommand }
 
-// general says whether a level serves first runs.
-func general(l workload.Level) bool {
-	_, ok := classOf[l]
-	return ok && !exact(l)
-}
-
-// asOf collects the measured runs of a key that had ended by a second.
-// ok is false when there are none.
-func (m *model) asOf(key workload.Key, second uint32) (s source, ok bool) {
+// of collects the measured runs of a key. ok is false when there are none.
+func (m *model) of(key workload.Key) (s source, ok bool) {
 	sum := m.summaries[key]
 	if sum == nil {
 		return source{}, false
 	}
-	s = source{class: classOf[key.Level], level: key.Level, runs: int(sum.measured)}
+	s = source{level: key.Level, runs: int(sum.measured), m: min(len(sum.older), estimate.Older)}
 	for _, p := range sum.ring {
-		if p.end > second {
-			s.runs--
-			continue
-		}
 		s.push(p)
+	}
+	for i, p := range sum.older[:s.m] {
+		for kind, v := range p {
+			s.older[kind][i] = v
+		}
 	}
 	return s, s.n > 0
 }
 
 // own picks the history of the workload itself: of the very image, unless
 // that has few runs and the same command in other versions has more.
-func (m *model) own(keys []workload.Key, second uint32) (best source, ok bool) {
+func (m *model) own(keys []workload.Key) (best source, ok bool) {
 	for _, key := range keys {
 		if !exact(key.Level) {
 			break
 		}
-		s, found := m.asOf(key, second)
+		s, found := m.of(key)
 		if found && (!ok || best.runs < fewRuns && s.runs > best.runs) {
 			best, ok = s, true
 		}
@@ -81,33 +70,25 @@ func (m *model) own(keys []workload.Key, second uint32) (best source, ok bool) {
 	return best, ok
 }
 
-// learn calibrates the bounds with a run that ended, against what was known
-// when it began. A run that was killed for its memory, or whose end nobody saw,
-// tells no peak to learn from.
-func (m *model) learn(r *run) {
-	p := peakOf(r.obs, r.end)
-	if p.empty() || r.obs.Usage.OOMKills > 0 || r.obs.Exit.Lost {
-		return
-	}
-	began := seconds(r.obs.Started)
-	if s, ok := m.own(r.obs.Keys, began); ok {
-		m.learnFrom(&s, p)
-		return
-	}
-	for _, key := range r.obs.Keys {
-		if !general(key.Level) {
-			continue
-		}
-		if s, ok := m.asOf(key, began); ok {
-			m.learnFrom(&s, p)
-		}
-	}
-}
+// censored says of a run that its peak is not what it would have used: it was killed for
+// its memory, or nobody saw its end.
+func censored(o *workload.Observation) bool { return o.Usage.OOMKills > 0 || o.Exit.Lost }
 
-func (m *model) learnFrom(s *source, p peak) {
-	for kind, actual := range [kinds]float32{p.memory, p.cpu, p.pids} {
-		if actual > 0 {
-			m.bounds[kind].Learn(s.class, s.history(kind), float64(actual))
+// learn calibrates the bounds with a run that ended, against what was said when it began. Runs that
+// began before others ended were not predicted from those; so what was said then is what counts.
+func (m *model) learn(r *run) {
+	p := peakOf(&r.obs.Usage)
+	if r.obs.Predicted == nil || p.empty() || censored(r.obs) {
+		return
+	}
+	said := r.obs.Predicted
+	before := 0
+	if s, ok := m.own(r.obs.Keys); ok {
+		before = s.runs
+	}
+	for kind, g := range [kinds]workload.Guess{memory: said.Memory, cpu: said.CPU, pids: said.PIDs, received: said.Received, sent: said.Sent} {
+		if p[kind] > 0 {
+			m.bounds[kind].Learn(g.Origins, g.Value, float64(p[kind]), before)
 		}
 	}
 }

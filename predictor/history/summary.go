@@ -2,7 +2,6 @@ package history
 
 import (
 	"slices"
-	"time"
 	"unique"
 
 	"forefend.dev/forefend/predictor/estimate"
@@ -25,6 +24,7 @@ type summary struct {
 	measured   uint32 // of them, those with usage
 	next       uint8  // of ring: the oldest, once it is full
 	ring       []peak // the newest measured runs
+	older      []peak // the highest of each full ring before, the newest last
 	calls      calls  // only at levels that name code (keepsCalls)
 
 	destinations []unique.Handle[string] // oldest first
@@ -33,22 +33,27 @@ type summary struct {
 // sizeOf is about how many bytes s takes, its place in the model included.
 func (s *summary) sizeOf() int {
 	const fixed, destination = 400, 96 // a destination is shared by all summaries that know it
-	return fixed + len(s.name) + 16*cap(s.ring) + 4*(cap(s.calls.many)+cap(s.calls.once)) + destination*cap(s.destinations)
+	return fixed + len(s.name) + 4*kinds*(cap(s.ring)+cap(s.older)) + 4*(cap(s.calls.many)+cap(s.calls.once)) + destination*cap(s.destinations)
 }
 
-// peak is one run's usage.
-type peak struct {
-	memory, cpu, pids float32
-	end               uint32 // Unix seconds
+// peak is one run's usage, by kind.
+type peak [kinds]float32
+
+func peakOf(u *workload.Usage) peak {
+	return peak{
+		memory: float32(u.MemoryPeak), cpu: float32(u.CPUPeak), pids: float32(u.PIDsPeak), received: float32(u.Received), sent: float32(u.Sent),
+	}
 }
 
-func peakOf(o *workload.Observation, end time.Time) peak {
-	return peak{float32(o.Usage.MemoryPeak), float32(o.Usage.CPUPeak), float32(o.Usage.PIDsPeak), seconds(end)}
+func (p peak) empty() bool { return !(max(p[memory], p[cpu], p[pids]) > 0) }
+
+// highest is the highest of each kind.
+func (p peak) highest(q peak) peak {
+	for kind := range p {
+		p[kind] = max(p[kind], q[kind])
+	}
+	return p
 }
-
-func (p peak) empty() bool { return p.memory <= 0 && p.cpu <= 0 && p.pids <= 0 }
-
-func seconds(t time.Time) uint32 { return uint32(max(t.Unix(), 0)) }
 
 // keepsCalls says at which levels system calls and destinations are kept: those that
 // name code. What a repository, a user or a node did says nothing about one program.
@@ -64,7 +69,7 @@ func (s *summary) add(r *run) {
 	case workload.Yes:
 		s.wrote++
 	}
-	if p := peakOf(r.obs, r.end); !p.empty() {
+	if p := peakOf(&r.obs.Usage); !p.empty() {
 		s.measured++
 		s.push(p)
 	}
@@ -79,11 +84,9 @@ func (s *summary) add(r *run) {
 // amend adds what became known of a run after it was counted.
 func (s *summary) amend(r *run) {
 	s.last = max(s.last, r.end.UnixNano())
-	if p := peakOf(r.obs, r.end); !p.empty() && len(s.ring) > 0 {
+	if p := peakOf(&r.obs.Usage); !p.empty() && len(s.ring) > 0 {
 		newest := &s.ring[(int(s.next)+len(s.ring)-1)%len(s.ring)]
-		newest.memory = max(newest.memory, p.memory)
-		newest.cpu = max(newest.cpu, p.cpu)
-		newest.pids = max(newest.pids, p.pids)
+		*newest = newest.highest(p)
 	}
 	if r.obs.RootfsWrites == workload.Yes && s.wrote == 0 {
 		s.wrote, s.neverWrote = 1, min(s.neverWrote, s.runs-1)
@@ -104,8 +107,19 @@ func (s *summary) push(p peak) {
 		s.ring = append(s.ring, p)
 		return
 	}
+	if s.next == 0 { // a full ring is about to be overwritten
+		s.older = append(s.older[max(0, len(s.older)-estimate.Older+1):], s.highest())
+	}
 	s.ring[s.next] = p
 	s.next = uint8((int(s.next) + 1) % estimate.Window)
+}
+
+// highest is the highest of each kind in the ring.
+func (s *summary) highest() (top peak) {
+	for _, p := range s.ring {
+		top = top.highest(p)
+	}
+	return top
 }
 
 // contacted remembers destinations in a stable order, the most used last.

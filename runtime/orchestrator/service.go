@@ -352,6 +352,7 @@ func (s *Service) complete(o *workload.Observation) {
 	defer s.mu.Unlock()
 	if r := s.running[o.ID]; r != nil && r.decision.Facts.Run == o.Run {
 		r.decision.Facts.Describe(o)
+		o.Predicted = r.decision.Prediction.Predicted()
 	}
 }
 

@@ -37,6 +37,7 @@ type Observation struct {
 	Program    string               `json:"program,omitempty"`
 	Requested  Requested            `json:"requested,omitzero"`
 	Prior      evidence.MemoryPrior `json:"prior,omitzero"`
+	Predicted  *Predicted           `json:"predicted,omitempty"` // nil: nobody predicted
 
 	Started time.Time `json:"started"`
 	Ended   time.Time `json:"ended,omitzero"`

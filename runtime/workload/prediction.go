@@ -28,4 +28,39 @@ type Bound struct {
 	Value    float64 `json:"value"`
 	Coverage float64 `json:"coverage,omitempty"` // 0.99: one run in a hundred may exceed Value
 	Basis    string  `json:"basis,omitempty"`    // from what: "5 runs image+command, pooled scores of 812 runs"
+	// Origins are what the run's peak will be compared with when it is known, so that
+	// the model learns from what it said at the start.
+	Origins []Origin `json:"origins,omitempty"`
+}
+
+// Origin is a place from which peaks are measured: a run's score is how far the
+// logarithm of its peak is above Center, in units of Scale. Scores of one Pool are comparable.
+type Origin struct {
+	Pool   uint8   `json:"pool"` // see predictor/estimate
+	Center float64 `json:"center"`
+	Scale  float64 `json:"scale"`
+}
+
+// MaxOrigins bounds the origins of one bound.
+const MaxOrigins = 4
+
+// Guess is the part of a bound that a model learns from once the run has ended.
+type Guess struct {
+	Value   float64  `json:"value"`
+	Origins []Origin `json:"origins,omitempty"`
+}
+
+// Predicted is what was said of a run's peaks when it began.
+type Predicted struct {
+	Memory   Guess `json:"memory,omitzero"`
+	CPU      Guess `json:"cpu,omitzero"`
+	PIDs     Guess `json:"pids,omitzero"`
+	Received Guess `json:"rx,omitzero"`
+	Sent     Guess `json:"tx,omitzero"`
+}
+
+// Predicted is what an observation of the run that p is about carries back.
+func (p *Prediction) Predicted() *Predicted {
+	guess := func(b Bound) Guess { return Guess{b.Value, b.Origins} }
+	return &Predicted{guess(p.Memory), guess(p.CPU), guess(p.PIDs), guess(p.Received), guess(p.Sent)}
 }
