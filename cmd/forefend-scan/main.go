@@ -5,6 +5,8 @@
 //	forefend-scan --rootfs DIR [--rootfs LOWER …] [--json] [--cache DIR] [--osv DIR|ZIP] [--env NAME=VALUE …] [--cwd DIR]
 //	  [--expose PORT …] [--memory-limit BYTES] [--node-cores N] [--node-memory BYTES] -- COMMAND ARGS…
 //
+//	forefend-scan --index --osv DIR|ZIP --cache DIR
+//
 // Several --rootfs are the layers of an overlay, topmost first. It exits with 0 when the scan was made, also when
 // parts of it failed (they are listed as errors), with 1 when nothing could be said, with 2 on wrong usage.
 package main
@@ -52,6 +54,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, lock func
 	in.flags.StringVar(&in.req.Cwd, "cwd", "/", "working directory of the command")
 	in.flags.StringVar(&in.req.Cache, "cache", "", "directory that remembers what was analysed, by content")
 	in.flags.StringVar(&in.osv, "osv", "", "OSV records, a directory or a zip; needs --cache, where they are indexed once")
+	onlyIndex := in.flags.Bool("index", false, "index the OSV records for later scans, and scan nothing")
 	in.where.register(in.flags)
 	switch err := in.flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
@@ -60,12 +63,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, lock func
 		return 2
 	}
 	in.req.Command = in.flags.Args()
-	if len(in.dirs) == 0 || len(in.req.Command) == 0 {
+	if !*onlyIndex && (len(in.dirs) == 0 || len(in.req.Command) == 0) {
 		fmt.Fprintln(stderr, "forefend-scan: need --rootfs DIR and a command: forefend-scan --rootfs DIR -- COMMAND ARGS…")
 		return 2
 	}
-	if in.osv != "" && in.req.Cache == "" {
-		fmt.Fprintln(stderr, "forefend-scan: --osv needs --cache DIR: the index of the records is kept there")
+	if (in.osv != "" && in.req.Cache == "") || (*onlyIndex && in.osv == "") {
+		fmt.Fprintln(stderr, "forefend-scan: --osv needs --cache DIR, where the index of the records is kept; --index needs both")
 		return 2
 	}
 	lacking, err := lock(&in)
@@ -74,7 +77,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, lock func
 		return 1
 	}
 	in.root = rootfs.Open(in.dirs)
-	s, err := scanAll(ctx, in)
+	what := scanAll
+	if *onlyIndex {
+		what = index
+	}
+	s, err := what(ctx, in)
 	if err != nil {
 		fmt.Fprintf(stderr, "forefend-scan: %v\n", err)
 		return 1

@@ -47,6 +47,9 @@ func TestScanInTheSandbox(t *testing.T) {
 		"var/lib/dpkg/status": "Package: a\nStatus: install ok installed\nVersion: 1-1\n"})
 	put(t, osv, map[string]string{"Go/a.json": `{"id":"GO-9","severity":[{"type":"CVSS_V3","score":"CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H"}],
 		"affected":[{"package":{"ecosystem":"Go","name":"stdlib"},"ranges":[{"type":"SEMVER","events":[{"introduced":"0"}]}]}]}`})
+	if _, err := scanned(t, "--index", "--osv", osv, "--cache", cache); err != nil {
+		t.Fatal(err)
+	}
 	for range 2 { // the second time from the cache
 		s, err := scanned(t, "--rootfs", root, "--osv", osv, "--cache", cache, "--env", "GOMEMLIMIT=64MiB", "--expose", "53/udp",
 			"--", "server", "--listen", ":80")
@@ -94,7 +97,7 @@ func TestHostileImages(t *testing.T) {
 }
 
 func TestUsage(t *testing.T) {
-	for _, args := range [][]string{{}, {"--rootfs", "/"}, {"--rootfs", "/", "--osv", "/x", "--", "true"}, {"--nonsense"}} {
+	for _, args := range [][]string{{}, {"--rootfs", "/"}, {"--rootfs", "/", "--osv", "/x", "--", "true"}, {"--nonsense"}, {"--index"}} {
 		var out, errs strings.Builder
 		lock := func(*input) (string, error) { t.Errorf("%q: came as far as the scan", args); return "", nil }
 		if code := run(t.Context(), args, &out, &errs, lock); code != 2 || errs.Len() == 0 {

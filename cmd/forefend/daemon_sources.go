@@ -89,6 +89,9 @@ func (d *daemon) runSources(ctx context.Context, beside *sync.WaitGroup) {
 	beside.Go(func() { d.profiles.Run(ctx, warn("profiles not saved")) })
 	if d.scans != nil {
 		beside.Go(func() { d.scans.Run(ctx) })
+		if scanner, err := d.scanner(); err == nil {
+			beside.Go(func() { scanner.KeepIndexed(ctx, warn("vulnerability data")) })
+		}
 	}
 	beside.Go(func() {
 		tick := time.NewTicker(saveEvery)

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -53,14 +54,35 @@ func Cached(ctx context.Context, path, dir string) (*Index, error) {
 	if err := os.Rename(f.Name(), file); err != nil {
 		return nil, fmt.Errorf("OSV index: %w", err)
 	}
-	if old, err := filepath.Glob(filepath.Join(dir, "osv-*")); err == nil {
-		for _, o := range old {
-			if o != file {
-				_ = os.Remove(o) // one that stays costs room only
-			}
+	tidy(dir, file)
+	return Open(file)
+}
+
+// abandoned is the age of an unfinished index whose builder was ended.
+const abandoned = time.Hour
+
+// tidy removes other records' indexes and unfinished ones. One that stays costs room only.
+func tidy(dir, file string) {
+	list, _ := os.ReadDir(dir)
+	for _, e := range list {
+		info, err := e.Info()
+		path := filepath.Join(dir, e.Name())
+		switch {
+		case err != nil || path == file:
+		case strings.HasPrefix(e.Name(), "osv-"), strings.HasPrefix(e.Name(), ".osv-") && time.Since(info.ModTime()) > abandoned:
+			_ = os.Remove(path)
 		}
 	}
-	return Open(file)
+}
+
+// Remembered opens the index of the OSV records at path that Cached has built in dir; the error wraps fs.ErrNotExist when
+// there is none of these very records.
+func Remembered(path, dir string) (*Index, error) {
+	print, err := Fingerprint(path)
+	if err != nil {
+		return nil, err
+	}
+	return Open(filepath.Join(dir, "osv-"+print))
 }
 
 // Open maps an index that Build has written. The error matches ErrDamaged when it is none.

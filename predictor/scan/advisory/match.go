@@ -12,32 +12,43 @@ const maxEvents = 1000
 
 // covers tells whether the entry is about version, and the first version that is fixed, if any.
 func (e *entry) covers(version string) (fixed string, yes bool) {
-	if slices.Contains(e.Versions, version) {
-		yes = true
-	}
+	yes = slices.Contains(e.Versions, version)
 	v, err := semantic.Parse(version, e.Ecosystem)
 	if err != nil {
 		return "", yes
 	}
 	for _, events := range e.Ranges {
-		in, fix := within(v, events, e.Ecosystem)
-		if in {
+		if in, fix := within(v, order(events, e.Ecosystem)); in {
 			return fix, true
 		}
 	}
 	return "", yes
 }
 
-// uncovered are those versions that the ranges do not include: most lists only spell the ranges out.
+// fewVersions is how long a list is that somebody may have written; longer ones are the ranges spelled out by a program,
+// as OSV does for every ecosystem it can, and comparing each again takes longer than all else.
+const fewVersions = 16
+
+// uncovered are those versions that the ranges do not include.
 func (e *entry) uncovered(versions []string) []string {
 	if len(e.Ranges) == 0 {
 		return slices.Clone(versions)
 	}
-	bare := entry{Ecosystem: e.Ecosystem, Ranges: e.Ranges}
+	var ranges [][]step
+	for _, events := range e.Ranges {
+		if steps := order(events, e.Ecosystem); len(steps) > 0 {
+			ranges = append(ranges, steps)
+		}
+	}
+	if len(ranges) == len(e.Ranges) && len(versions) > fewVersions {
+		return nil
+	}
 	var rest []string
-	for _, v := range versions {
-		if _, in := bare.covers(v); !in {
-			rest = append(rest, v)
+	for _, text := range versions {
+		v, err := semantic.Parse(text, e.Ecosystem)
+		in := func(steps []step) bool { yes, _ := within(v, steps); return yes }
+		if err != nil || !slices.ContainsFunc(ranges, in) {
+			rest = append(rest, text)
 		}
 	}
 	return rest
@@ -52,8 +63,7 @@ type step struct {
 }
 
 // within walks a range's events in the order of their versions, as the OSV schema's algorithm does.
-func within(v semantic.Version, events []event, ecosystem string) (in bool, fixed string) {
-	steps := order(events, ecosystem)
+func within(v semantic.Version, steps []step) (in bool, fixed string) {
 	for _, s := range steps {
 		c := 1
 		if s.at != nil {
