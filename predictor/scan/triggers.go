@@ -220,6 +220,9 @@ func (w *world) lookUps(p *program, at *loaded) {
 		return
 	}
 	for _, other := range p.objects {
+		if len(other.reached) == 1 { // all of it is reached already
+			continue
+		}
 		w.once(p, "names "+at.path+" "+other.path, func() {
 			for name, fns := range other.obj.Exports {
 				if _, found := slices.BinarySearch(at.obj.Names, object.Hash(name)); found {

@@ -51,11 +51,20 @@ func newView(root rootfs.Tree) *view {
 }
 
 func look(root rootfs.Tree, name string) answer {
+	for _, mounted := range []string{"/proc/", "/sys/", "/dev/"} { // of the container, not of the image
+		if strings.HasPrefix(name, mounted) {
+			return answer{}
+		}
+	}
 	resolved, _, fi, err := root.Lookup(name)
 	if err != nil {
 		return answer{}
 	}
-	return answer{resolved, true, fi.Mode(), identify(fi)}
+	a := answer{resolved, true, fi.Mode(), identify(fi)}
+	if fi.IsDir() { // its entries are another question
+		a.ID = identity{}
+	}
+	return a
 }
 
 func identify(fi fs.FileInfo) identity {

@@ -39,9 +39,11 @@ func (b *builder) shallow(symbols []symbol) {
 	b.link(symbols)
 	b.obj.Roots = []int32{0}
 	b.special = specials(b.obj.Imports)
-	edges := make([]int32, len(b.obj.Imports))
-	for i := range edges {
-		edges[i] = ^int32(i)
+	edges := make([]int32, 0, len(b.obj.Imports))
+	for i, name := range b.obj.Imports {
+		if len(b.obj.Exports[name]) == 0 { // what it defines itself is reached already
+			edges = append(edges, ^int32(i))
+		}
 	}
 	slices.Sort(edges)
 	b.obj.First, b.obj.Edges = []uint32{0, uint32(len(edges))}, edges
