@@ -11,7 +11,8 @@ import (
 // language is the language that a program interprets, by the program's name; empty: none.
 func language(name string) string {
 	for _, l := range []string{"python", "perl", "ruby", "node", "php", "java", "lua", "tclsh"} {
-		if rest, ok := strings.CutPrefix(name, l); ok && strings.Trim(rest, "0123456789.-jsfpmcgi") == "" {
+		rest, ok := strings.CutPrefix(name, l)
+		if rest = strings.Trim(rest, "0123456789.-"); ok && (rest == "" || rest == "js" || rest == "fpm" || rest == "cgi") {
 			return l
 		}
 	}

@@ -35,7 +35,7 @@ func (w *world) shellArguments(p *program, args []string) {
 			return
 		}
 	}
-	if w.out.Entry == p.main.path && len(w.programs) == 1 {
+	if w.out.Entry == p.main.path && slices.Equal(args, w.req.Command) {
 		w.unknown(evidence.UnknownProgram, p.main.path, "executes what it is told interactively")
 	}
 }
