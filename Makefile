@@ -95,6 +95,10 @@ setup-test: ## Install, besides, the other containerds, nerdctl and what else te
 images: ## Build the test images (redis, nginx, busybox, static) into ./.cache/images
 	@GO='$(GO)' $(GO) run ./test/images -out $(IMAGES)
 
+.PHONY: record-usage
+record-usage: ## Record the memory of real servers for `forefend eval limit` (five minutes; after: images)
+	$(GO) run ./test/usage -images $(IMAGES) -for 5m
+
 .PHONY: generate
 generate: ## Run go generate
 	$(GO) generate ./...

@@ -26,7 +26,7 @@ func (s *series) describe(x *[features]float32, ceiling float64) float64 {
 	put(back(2))
 	put(back(3))
 	put(highest(3))
-	put(highest(7))
+	put(highest(14))
 	put(highest(ringWindows))
 	put(s.log(s.top) - ref)
 	put(float64(slices.Min(p[max(0, n-3):])) - ref)
@@ -36,14 +36,14 @@ func (s *series) describe(x *[features]float32, ceiling float64) float64 {
 		put(v - ref)
 		put(flag(ok))
 	}
-	put(s.log(b.end) - ref)
-	put(s.log(b.slot[slots-1]) - ref)
-	put(s.log(b.slot[slots-2]) - ref)
-	put(s.log(max(b.slot[0], b.slot[1], b.slot[2], b.slot[3])) - ref)
-	mean := b.sum / float64(b.n)
-	deviation := math.Sqrt(max(0, b.squares/float64(b.n)-mean*mean))
+	put(s.log(b.End) - ref)
+	put(s.log(b.Slot[slots-1]) - ref)
+	put(s.log(b.Slot[slots-2]) - ref)
+	put(s.log(max(b.Slot[0], b.Slot[1], b.Slot[2], b.Slot[3])) - ref)
+	mean := b.Sum / float64(b.N)
+	deviation := math.Sqrt(max(0, b.Squares/float64(b.N)-mean*mean))
 	put(s.log(mean) - ref)
-	put(s.log(b.low) - ref)
+	put(s.log(b.Low) - ref)
 	put(scale(deviation / max(mean, tiny)))
 
 	sum, rise, second := steps(p[max(0, n-15):])
@@ -67,7 +67,7 @@ func (s *series) describe(x *[features]float32, ceiling float64) float64 {
 	put(flag(known))
 	put(min(2, math.Log(s.window.Hours()+tiny)/2))
 	put(float64(since(p)) / float64(n))
-	put(flag(b.n < 4))
+	put(flag(b.N < 4))
 	return ref
 }
 

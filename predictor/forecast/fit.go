@@ -42,7 +42,7 @@ func (n *network) scatter(random *rand.Rand) {
 		n.w[i] = float32(random.NormFloat64() * 0.15)
 	}
 	at := func(o int) *float32 { return &n.w[hidden*inputs+o*(inputs+hidden)+features] }
-	for i, v := range []float32{1, 0, -1, 0, 0.1, 0.5, -0.5, 0.3, 1} {
+	for i, v := range []float32{1, 0, -1, 0, 0, 0.2, -0.5, 0.3, 1} {
 		*at(i) = v
 	}
 }
@@ -53,7 +53,7 @@ type adam struct {
 }
 
 func (a *adam) step(n *network, g *[weights]float32, batch int, rate float64) {
-	const b1, b2, decay = 0.9, 0.99, 0.003
+	const b1, b2, decay = 0.9, 0.99, 0.1
 	a.t++
 	c1, c2 := 1-math.Pow(b1, float64(a.t)), 1-math.Pow(b2, float64(a.t))
 	size := rate * math.Sqrt(c2) / c1

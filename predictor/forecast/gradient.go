@@ -13,14 +13,15 @@ type Example struct {
 const (
 	// grain is the width of the interval in which an outcome counts as met.
 	grain = 0.02
-	// lowest is where outcomes stop to matter: a bound is about high peaks.
-	lowest = -1.0
+	// below is how far under the highest of the last peaks outcomes are no longer told apart: a bound is about high peaks
+	// (a censored likelihood score: Diks, Panchenko, van Dijk 2011).
+	below = 0.25
 )
 
 // interval is what an example says of the outcome: it was above lo and, unless open, not above hi.
 func (e *Example) interval() (lo, hi float64, hasLo, hasHi bool) {
-	if e.Y < lowest {
-		return 0, lowest, false, true
+	if l := float64(e.X[anchors[1]]) - below; e.Y < l {
+		return 0, l, false, true
 	}
 	return e.Y - grain/2, e.Y + grain/2, true, !e.Capped
 }
@@ -33,7 +34,7 @@ func (n *network) gradient(e *Example, g *[weights]float32) float64 {
 	var h [hidden]float32
 	var out [outputs]float32
 	n.forward(&x, &h, &out)
-	m := mix(&out)
+	m := mix(&x, &out)
 	lo, hi, hasLo, hasHi := e.interval()
 	var part, dAt, dWide [components]float64
 	p := 0.0

@@ -20,24 +20,24 @@ var grid = func() []float64 {
 
 // outlook is what the model expects of one window: the probability that its peak is above each bound of the grid.
 type outlook struct {
-	size    float64   // the last window's peak, which the grid is relative to
-	ceiling float64   // 0: none
-	above   []float32 // as the networks say
-	risk    []float32 // corrected
+	Size    float64   `json:"size"`    // the last window's peak, which the grid is relative to
+	Ceiling float64   `json:"ceiling"` // 0: none
+	Above   []float32 `json:"above"`   // as the networks say
+	Risk    []float32 `json:"-"`       // corrected
 }
 
 func newOutlook(m []mixture, size, ceiling float64) *outlook {
-	o := &outlook{size: size, ceiling: ceiling, above: make([]float32, len(grid)), risk: make([]float32, len(grid))}
+	o := &outlook{Size: size, Ceiling: ceiling, Above: make([]float32, len(grid)), Risk: make([]float32, len(grid))}
 	for i, y := range grid {
-		o.above[i] = float32(above(m, y))
+		o.Above[i] = float32(above(m, y))
 	}
 	return o
 }
 
 // correct applies a correction.
 func (o *outlook) correct(c *correction) {
-	for i, p := range o.above {
-		o.risk[i] = float32(c.apply(float64(p)))
+	for i, p := range o.Above {
+		o.Risk[i] = float32(c.apply(float64(p)))
 	}
 }
 
@@ -45,20 +45,20 @@ func (o *outlook) correct(c *correction) {
 func (o *outlook) choose(price float64) (bound, risk float64) {
 	least := math.Inf(1)
 	for i := range grid {
-		b := o.size * factors[i]
-		r := float64(o.risk[i])
-		if o.ceiling > 0 && b >= o.ceiling {
-			b, r = o.ceiling, 0
+		b := o.Size * factors[i]
+		r := float64(o.Risk[i])
+		if o.Ceiling > 0 && b >= o.Ceiling {
+			b, r = o.Ceiling, 0
 		}
 		if cost := b + price*r; cost < least {
 			least, bound, risk = cost, b, r
 		}
-		if b == o.ceiling {
+		if b == o.Ceiling {
 			return bound, risk
 		}
 	}
-	if o.ceiling > 0 && o.ceiling < least {
-		return o.ceiling, 0
+	if o.Ceiling > 0 && o.Ceiling < least {
+		return o.Ceiling, 0
 	}
 	return bound, risk
 }

@@ -43,6 +43,9 @@ func New(c Config) *Model {
 	return &Model{config: c, pools: make(map[string]*pool)}
 }
 
+// Horizon is how far ahead the reaching of a limit is told.
+func (m *Model) Horizon() time.Duration { return m.config.Horizon }
+
 // Observe has every window that closes told to f, for Fit. Call it before the first Track.
 func (m *Model) Observe(f func(resource string, e Example)) { m.observe = f }
 
@@ -61,7 +64,6 @@ type Track struct {
 	resource string
 	ceiling  float64
 	pool     *pool
-	nets     []network // the pool's
 
 	series  series
 	x       [features]float32
@@ -70,6 +72,7 @@ type Track struct {
 	recent  recent  // samples, for the limit
 	expects bool    // x, ref and outlook are of the filling window
 	bound   float64 // promised for the filling window; 0: not yet
+	risk    float64 // of bound
 }
 
 // Track returns the track of a resource of a new container. ceiling is the highest value it can have (its limit, the
@@ -81,7 +84,7 @@ func (m *Model) Track(resource string, ceiling float64) *Track {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p := m.pool(resource)
-	return &Track{model: m, resource: resource, ceiling: ceiling, pool: p, nets: p.nets, series: series{window: m.config.Window}, recent: recent{apart: m.config.Horizon / 32}}
+	return &Track{model: m, resource: resource, ceiling: ceiling, pool: p, series: series{window: m.config.Window}, recent: recent{apart: m.config.Horizon / 32}}
 }
 
 // Advance tells that time has come to now: a window that has ended is learned from.
@@ -97,28 +100,36 @@ func (t *Track) advance(now time.Time) {
 		return
 	}
 	if t.ceiling > 0 {
-		t.pool.over = max(t.pool.over, done.peak/t.ceiling)
+		t.pool.overshoot(done.Peak / t.ceiling)
 	}
 	if t.expects {
 		if t.bound == 0 {
-			t.bound = t.pool.bound(t.outlook)
+			t.bound, t.risk = t.pool.bound(t.outlook)
 		}
-		e := Example{X: append([]float32(nil), t.x[:]...), Y: t.series.log(done.peak) - t.ref}
-		e.Capped = t.hardCeiling() > 0 && done.peak >= t.hardCeiling()*(1-grain/2)
-		t.pool.learn(t.nets, &e, t.bound, done.peak)
+		e := Example{X: append([]float32(nil), t.x[:]...), Y: t.series.log(done.Peak) - t.ref}
+		e.Capped = t.hardCeiling() > 0 && done.Peak >= t.hardCeiling()*(1-grain/2)
+		t.pool.learn(&e, t.bound, t.risk, done.Peak)
 		if t.model.observe != nil {
 			t.model.observe(t.resource, e)
 		}
 	}
+	t.look()
+}
+
+// look describes the series at the end of a window and says what the next one may bring.
+func (t *Track) look() {
 	t.ref = t.series.describe(&t.x, t.ceiling)
-	t.outlook = newOutlook(mixtures(t.nets, &t.x), math.Exp(t.ref), t.hardCeiling())
+	t.outlook = newOutlook(mixtures(t.pool.nets, &t.x), math.Exp(t.ref), t.hardCeiling())
 	t.pool.offer(t.outlook)
 	t.expects, t.bound = true, 0
 }
 
-// Add takes a sample. Those that are not numbers, negative, or older than the last are left out.
+// highest is more than any resource has; its square is still a number.
+const highest = 1e120
+
+// Add takes a sample. Those that are not numbers, negative, absurdly high, or older than the last are left out.
 func (t *Track) Add(at time.Time, v float64) {
-	if !(v >= 0) || math.IsInf(v, 0) || at.Before(t.series.last) {
+	if !(v >= 0 && v < highest) || at.Before(t.series.last) {
 		return
 	}
 	t.model.mu.Lock()
@@ -131,7 +142,7 @@ func (t *Track) Add(at time.Time, v float64) {
 
 func (t *Track) promise() {
 	if t.expects && t.bound == 0 {
-		t.bound = t.pool.bound(t.outlook)
+		t.bound, t.risk = t.pool.bound(t.outlook)
 	}
 }
 
@@ -145,8 +156,8 @@ func (t *Track) Forecast(now time.Time, limit float64) evidence.Forecast {
 		Resource: t.resource, Now: t.series.value, Window: t.model.config.Window,
 		Bound: t.bound, Coverage: t.model.config.Coverage, Basis: t.basis(),
 	}
-	if t.bound > 0 && t.series.filling.n > 0 && t.series.filling.peak > t.bound {
-		f.Bound = t.series.filling.peak * max(1.1, t.bound/t.outlook.size) // exceeded already: what held before holds no more
+	if t.bound > 0 && t.series.filling.N > 0 && t.series.filling.Peak > t.bound {
+		f.Bound = t.series.filling.Peak * max(1.1, t.bound/t.outlook.Size) // exceeded already: what held before holds no more
 		if c := t.hardCeiling(); c > 0 {
 			f.Bound = min(f.Bound, c)
 		}
@@ -169,5 +180,18 @@ func (t *Track) basis() string {
 	return fmt.Sprintf("%d windows of this container, %d of the node", t.series.runs, t.pool.windows)
 }
 
-// hardCeiling is the value that is not expected to be exceeded. CPU goes above its nominal capacity where clocks rise.
-func (t *Track) hardCeiling() float64 { return t.ceiling * t.pool.overshoot() }
+// hardCeiling is the value that is not expected to be exceeded, 0 where there is none: a ceiling that was exceeded is
+// none. CPU goes above its nominal capacity where clocks rise.
+func (t *Track) hardCeiling() float64 {
+	over := t.series.top / max(t.ceiling, tiny)
+	if t.resource == "cpu" {
+		if over < maxOvershoot {
+			return t.ceiling * max(t.pool.over, over*1.002)
+		}
+		return 0
+	}
+	if over > 1 {
+		return 0
+	}
+	return t.ceiling
+}

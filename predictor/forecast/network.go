@@ -55,15 +55,18 @@ const (
 	widest    = 0.7
 )
 
+// anchors are the features that the components' places are relative to: highest peak of three windows, of fourteen, of all.
+var anchors = [components]int{2, 3, 4}
+
 // mix turns the network's outputs to a mixture.
-func mix(out *[outputs]float32) mixture {
+func mix(x *[features]float32, out *[outputs]float32) mixture {
 	var m mixture
 	highest := max(out[0], out[1], out[2])
 	total := 0.0
 	for i := range components {
 		m.share[i] = math.Exp(float64(out[i] - highest))
 		total += m.share[i]
-		m.at[i] = float64(out[components+i])
+		m.at[i] = float64(out[components+i] + x[anchors[i]])
 		m.wide[i] = math.Exp(narrowest + (widest-narrowest)*logistic(float64(out[2*components+i])))
 	}
 	for i := range m.share {
@@ -95,7 +98,7 @@ func mixtures(nets []network, x *[features]float32) []mixture {
 		var h [hidden]float32
 		var out [outputs]float32
 		nets[i].forward(x, &h, &out)
-		all[i] = mix(&out)
+		all[i] = mix(x, &out)
 	}
 	return all
 }

@@ -3,7 +3,7 @@ package forecast
 import "math"
 
 const (
-	population = 512  // outlooks that the price is found on
+	population = 2048 // outlooks that the price is found on
 	memory     = 4096 // ranks that the correction is made from
 )
 
@@ -17,35 +17,49 @@ type pool struct {
 	oldest  int     // place of the oldest of ranks
 	debt    float64 // violations beyond the promise, repaid by later bounds
 	windows int     // ever closed
-	over    float64 // highest value seen as a share of the ceiling
+	met     float64 // violations, and how many were expected; both fade
+	feared  float64
+	over    float64 // of peaks at a nominal ceiling, the 98th percentile as a share of it
 
 	price      float64
 	correction correction
 	stale      int // outlooks and outcomes since price was found
 }
 
-var (
+const (
 	// caution is how much of the allowed violations is left out of the plan, but no more than most: a promise should be
 	// kept, not met on average.
-	caution, most = 0.08, 0.0016
+	caution, most = 0.16, 0.0018
 	// repay is the number of windows in which a debt is meant to be repaid, floor the least share of the promise that is
 	// planned for meanwhile: bounds for the last few in a thousand cost the most.
-	repay, floor = 600.0, 0.4
+	repay, floor = 3000.0, 0.4
 	// doubt is how many windows of the node the networks' own word is worth.
-	doubt = 150.0
-	// rate is how fast the networks learn from the node's windows.
-	rate = 0.0005
+	doubt = 250.0
 )
 
 func newPool(share float64, w [][]float32) *pool {
-	p := &pool{share: share, nets: make([]network, len(w)), correction: newCorrection(nil, doubt)}
+	p := &pool{share: share, over: 1, nets: make([]network, len(w)), correction: newCorrection(nil, doubt)}
 	for i := range w {
 		copy(p.nets[i].w[:], w[i])
 	}
 	return p
 }
 
-func (p *pool) overshoot() float64 { return min(max(p.over*1.002, 1), 1.2) }
+// maxOvershoot is from where a nominal ceiling is simply wrong.
+const maxOvershoot = 1.2
+
+// overshoot learns by how much peaks at a nominal ceiling exceed it.
+func (p *pool) overshoot(ratio float64) {
+	if ratio < 0.97 || ratio > maxOvershoot {
+		return
+	}
+	const step, quantile = 0.01, 0.98
+	if ratio > p.over {
+		p.over += step * quantile
+	} else {
+		p.over = max(1, p.over-step*(1-quantile))
+	}
+}
 
 func (p *pool) offer(o *outlook) {
 	o.correct(&p.correction)
@@ -58,12 +72,11 @@ func (p *pool) offer(o *outlook) {
 	p.stale++
 }
 
-func (p *pool) bound(o *outlook) float64 {
+func (p *pool) bound(o *outlook) (bound, risk float64) {
 	if p.stale > len(p.recent)/16 || p.price == 0 {
 		p.reprice()
 	}
-	b, _ := o.choose(p.price)
-	return b
+	return o.choose(p.price)
 }
 
 func (p *pool) planned() float64 { return p.share - min(caution*p.share, most) }
@@ -73,6 +86,17 @@ func (p *pool) target() float64 {
 	return min(max(p.planned()-p.debt/repay, p.share*floor), 2*p.share)
 }
 
+// optimism is how many violations there were for each that was expected. Bounds are chosen where they seem cheap, which
+// is more often where their risk was underrated; the correction, made from all windows alike, does not see that.
+func (p *pool) optimism() float64 {
+	return min(max((p.met+steady)/(p.feared+steady), 0.5), 2)
+}
+
+const (
+	fade   = 4000 // windows in which violations fade
+	steady = 14   // violations that must speak against the networks to be believed half
+)
+
 // reprice finds the price of a violation at which the share of windows above their bounds is the target: the Lagrange
 // multiplier of the least sum of bounds under that constraint.
 func (p *pool) reprice() {
@@ -81,10 +105,10 @@ func (p *pool) reprice() {
 	mean := 0.0
 	for i := range p.recent {
 		p.recent[i].correct(&p.correction)
-		mean += p.recent[i].size / float64(len(p.recent))
+		mean += p.recent[i].Size / float64(len(p.recent))
 	}
 	low, high := math.Log(max(mean, tiny)*1e-3), math.Log(max(mean, tiny)*1e6)
-	want := p.target()
+	want := p.target() / p.optimism()
 	for range 24 {
 		mid := (low + high) / 2
 		if p.expected(math.Exp(mid)) > want {
@@ -107,39 +131,24 @@ func (p *pool) expected(price float64) float64 {
 }
 
 // learn takes the outcome of a window.
-func (p *pool) learn(nets []network, e *Example, bound, peak float64) {
+func (p *pool) learn(e *Example, bound, risk, peak float64) {
 	var x [features]float32
 	copy(x[:], e.X)
-	p.rank(float32(above(mixtures(nets, &x), e.Y)))
+	p.rank(float32(above(mixtures(p.nets, &x), e.Y)))
 	met := 0.0
 	if peak > bound {
 		met = 1
 	}
-	p.debt = min(max(p.debt+met-p.planned(), -maxDebt), maxDebt)
+	p.met += met - p.met/fade
+	p.feared += risk - p.feared/fade
+	p.debt = min(max(p.debt+met-p.planned(), -maxSurplus), maxDebt)
 	p.windows++
 	p.stale++
-	if rate > 0 {
-		for i := range nets {
-			nets[i].descend(e)
-		}
-	}
 }
 
-const maxDebt = 40
-
-// descend moves the weights a little towards the example.
-func (n *network) descend(e *Example) {
-	var g [weights]float32
-	n.gradient(e, &g)
-	norm := 0.0
-	for _, v := range g {
-		norm += float64(v) * float64(v)
-	}
-	step := float32(rate / max(1, math.Sqrt(norm)/3))
-	for i, v := range g {
-		n.w[i] -= step * v
-	}
-}
+// The debt's bounds: what is beyond is forgiven, as a node that was long calm or long in trouble must still adapt. A
+// surplus is spent within a few windows, all at the same time; hence so little of it.
+const maxDebt, maxSurplus = 40, 8
 
 func (p *pool) rank(r float32) {
 	if len(p.ranks) < memory {

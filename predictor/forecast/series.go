@@ -33,24 +33,24 @@ type series struct {
 
 // window sums up the samples of one window.
 type window struct {
-	peak, low, sum, squares float64
-	n                       int
-	slot                    [slots]float64 // peaks of its parts; 0: no sample
-	end                     float64        // last sample
+	Peak, Low, Sum, Squares float64
+	N                       int
+	Slot                    [slots]float64 // peaks of its parts; 0: no sample
+	End                     float64        // last sample
 }
 
 func (w *window) add(part int, v float64) {
-	if w.n == 0 || v > w.peak {
-		w.peak = v
+	if w.N == 0 || v > w.Peak {
+		w.Peak = v
 	}
-	if w.n == 0 || v < w.low {
-		w.low = v
+	if w.N == 0 || v < w.Low {
+		w.Low = v
 	}
-	w.slot[part] = max(w.slot[part], v)
-	w.sum += v
-	w.squares += v * v
-	w.end = v
-	w.n++
+	w.Slot[part] = max(w.Slot[part], v)
+	w.Sum += v
+	w.Squares += v * v
+	w.End = v
+	w.N++
 }
 
 // closeUntil ends the filling window if now is beyond it, and returns it with true if it held samples.
@@ -61,12 +61,12 @@ func (s *series) closeUntil(now time.Time) (window, bool) {
 	passed := now.Sub(s.start) / s.window
 	done := s.filling
 	s.start = s.start.Add(passed * s.window)
-	if done.n > 0 {
+	if done.N > 0 {
 		s.keep(done)
 	}
 	s.number += int32(min(passed, math.MaxInt32/2))
 	s.filling = window{}
-	return done, done.n > 0
+	return done, done.N > 0
 }
 
 func (s *series) keep(done window) {
@@ -74,7 +74,7 @@ func (s *series) keep(done window) {
 		s.peaks = append(s.peaks[:0], s.peaks[1:]...)
 		s.index = append(s.index[:0], s.index[1:]...)
 	}
-	s.peaks = append(s.peaks, float32(s.log(done.peak)))
+	s.peaks = append(s.peaks, float32(s.log(done.Peak)))
 	s.index = append(s.index, s.number)
 	s.runs++
 	s.before = done

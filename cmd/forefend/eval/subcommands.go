@@ -7,6 +7,7 @@ func subcommands() []*cobra.Command {
 	return []*cobra.Command{
 		usageCommand(),
 		usagePriorCommand(),
+		limitCommand(),
 		runsCommand(),
 		newTracesCommand(),
 		newRowsCommand(),

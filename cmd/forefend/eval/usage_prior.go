@@ -35,8 +35,8 @@ the networks that a forecaster begins with. The result holds no data of the seri
 	flags := cmd.Flags()
 	flags.StringVar(&data, "data", "", "folder with the recorded series")
 	flags.StringVar(&out, "out", "", "file to write")
-	flags.IntVar(&networks, "networks", 4, "networks whose expectations are averaged")
-	flags.IntVar(&passes, "passes", 30, "how often the average window is seen")
+	flags.IntVar(&networks, "networks", 6, "networks whose expectations are averaged")
+	flags.IntVar(&passes, "passes", 40, "how often the average window is seen")
 	_ = cmd.MarkFlagRequired("data")
 	_ = cmd.MarkFlagRequired("out")
 	return cmd

@@ -38,7 +38,7 @@ func TestUsageScore(t *testing.T) {
 		t.Fatalf("scored %v", windows)
 	}
 	got := scoreUsage(0.9, windows)
-	want := usageScore{Coverage: 0.9, Violations: 0.5, Footprint: 20.0 / 20.0}
+	want := usageScore{Coverage: 0.9, Violations: 0.5, Footprint: 1}
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
