@@ -62,7 +62,8 @@ func TestScanInTheSandbox(t *testing.T) {
 		if s.Memory.Runtime != "go" || s.Packages < 2 || len(s.Ports) != 2 || len(s.Capabilities) != 1 || len(s.Sinks) != 0 {
 			t.Errorf("memory %+v, %d packages, ports %v, capabilities %v, sinks %v", s.Memory, s.Packages, s.Ports, s.Capabilities, s.Sinks)
 		}
-		if len(s.Vulnerabilities) != 1 || !s.Vulnerabilities[0].Reachable || s.Vulnerabilities[0].Via != "/usr/bin/server" {
+		if len(s.Vulnerabilities) != 1 || !s.Vulnerabilities[0].Reachable || s.Vulnerabilities[0].Via != "/usr/bin/server" ||
+			s.Vulnerabilities[0].Exploited <= 0 {
 			t.Errorf("%+v", s.Vulnerabilities)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"forefend.dev/forefend/predictor/evidence"
+	"forefend.dev/forefend/predictor/risk"
 	"forefend.dev/forefend/predictor/scan/advisory"
 	"forefend.dev/forefend/predictor/scan/packages"
 )
@@ -18,7 +19,7 @@ const indexWithin = 2 * time.Second
 
 // vulnerabilities lists packages, and what is known against them where there are advisories (--osv).
 func vulnerabilities(ctx context.Context, in input, s *evidence.Scan) (err error) {
-	o := packages.Options{Cwd: in.req.Cwd}
+	o := packages.Options{Cwd: in.req.Cwd, Exploited: exploited}
 	if in.osv != "" {
 		x, e := advisories(ctx, in)
 		if e == nil {
@@ -28,6 +29,11 @@ func vulnerabilities(ctx context.Context, in input, s *evidence.Scan) (err error
 		err = e
 	}
 	return errors.Join(err, packages.Scan(ctx, in.root, o, s))
+}
+
+// exploited is the risk model's estimate from what an advisory says.
+func exploited(v evidence.Vulnerability) float64 {
+	return risk.Exploitation(risk.Features{CVSS: v.Severity, Vector: v.Vector, CWE: v.CWE})
 }
 
 func advisories(ctx context.Context, in input) (*advisory.Index, error) {
