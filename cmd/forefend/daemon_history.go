@@ -31,7 +31,12 @@ func (d *daemon) openHistory(ctx context.Context) (err error) {
 		return err
 	}
 	d.degraded = append(d.degraded, d.profiles.Notes()...)
+	priors, err := readPriors(d.cfg.Prediction.Priors)
+	if err != nil { // worth a complaint, not a daemon
+		d.degraded = append(d.degraded, err.Error())
+	}
 	d.book, err = history.Open(ctx, d.store, history.Options{
+		Priors:   priors,
 		Ended:    d.profiles.Learn,
 		Coverage: d.cfg.Prediction.Coverage, Seal: d.cfg.Prediction.Seal, MinRuns: d.cfg.Prediction.MinRuns,
 		RunsPerWorkload: d.cfg.History.RunsPerWorkload,

@@ -48,6 +48,7 @@ func newHistoryCommand(a *app) *cobra.Command {
 			})
 		},
 	}
+	cmd.AddCommand(newExportPriorsCommand(a))
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.Flags().IntVar(&limit, "limit", 100, "at most `N` workloads and runs")
 	return cmd

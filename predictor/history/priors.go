@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"forefend.dev/forefend/predictor/estimate"
+	"forefend.dev/forefend/runtime/store"
 )
 
 // Priors are what one node has learned that is worth knowing on another before it has
@@ -31,6 +32,19 @@ func (b *Book) Priors() *Priors {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	return b.model.priors()
+}
+
+// PeekPriors reads what the history kept in a store's directory had learned when it was last written: every 2000 runs
+// and when its daemon ended. The store may be in use. found is false when nothing was written yet.
+func PeekPriors(dir string) (p *Priors, found bool, err error) {
+	found, err = store.PeekSnapshot(dir, snapshotName, func(r io.Reader) error {
+		m, err := readModel(r, Options{}.withDefaults().Coverage, Options{}.withDefaults().MaxKeys)
+		if err == nil {
+			p = m.priors()
+		}
+		return err
+	})
+	return p, found, err
 }
 
 func (m *model) priors() *Priors {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"forefend.dev/forefend/runtime/store"
@@ -114,4 +115,30 @@ func FuzzReadPriors(f *testing.F) {
 		}
 		written(t, m.priors())
 	})
+}
+
+// Another process may look while the daemon has the store open.
+func TestPeekPriors(t *testing.T) {
+	f := newFixture(t)
+	if _, found, err := PeekPriors(f.dir); found || err != nil {
+		t.Errorf("before the first snapshot: %t, %v", found, err)
+	}
+	f.record(observe(redis, 1, 100<<20))
+	if err := f.Snapshot(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	p, found, err := PeekPriors(f.dir)
+	if !found || err != nil || p.kin.traits["program:redis-server"] == nil {
+		t.Fatalf("%t, %v, %+v", found, err, p)
+	}
+	path := filepath.Join(f.dir, snapshotName+".snapshot")
+	if err := os.WriteFile(path, []byte("FFSNAP, but no more than that"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, found, err := PeekPriors(f.dir); found || !errors.Is(err, store.ErrDamaged) {
+		t.Errorf("a damaged one: %t, %v", found, err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Errorf("looking moved it: %v", err)
+	}
 }

@@ -5,6 +5,8 @@ import (
 	"io"
 	"maps"
 	"slices"
+
+	"forefend.dev/forefend/cmd/forefend/output"
 )
 
 // byN names the rows by the number of earlier runs.
@@ -90,27 +92,30 @@ func median(values []float64) float64 {
 	return (values[(n-1)/2] + values[n/2]) / 2
 }
 
+// printRuns prints a line for each method and coverage; a column for each number of earlier runs holds the
+// share of violations and the median of limit / peak.
 func printRuns(w io.Writer, r runsResult) error {
-	var err error
-	line := func(format string, args ...any) {
-		if err == nil {
-			_, err = fmt.Fprintf(w, format, args...)
-		}
+	columns := []output.Column{{Name: "METHOD"}, {Name: "ASKED", Right: true}, {Name: "ABOVE", Right: true}, {Name: "WASTE", Note: "GB·h", Right: true}}
+	for _, n := range byN {
+		columns = append(columns, output.Column{Name: "N=" + n, Note: "above ratio", Right: true})
 	}
+	t := output.NewTable(columns...)
 	show := func(name string, points []runsPoint) {
 		for _, p := range points {
-			line("%-14s asked %6.2f %%: %5d runs, %5.2f %% above, waste %9.1f GB·h", name, 100*(1-p.Coverage), p.Runs, 100*p.Violations, p.Waste)
+			cells := []string{name, output.Percent(1 - p.Coverage), output.Percent(p.Violations), fmt.Sprintf("%.1f", p.Waste)}
 			for _, n := range byN {
-				line("; n=%s: %.1f %% at %.2f×", n, 100*p.ByN[n].Violations, p.ByN[n].Ratio)
+				cells = append(cells, fmt.Sprintf("%s %.2f", output.Percent(p.ByN[n].Violations), p.ByN[n].Ratio))
 			}
-			line("\n")
+			t.Row(cells...)
 		}
 	}
 	show("forefend", r.Points)
 	for _, name := range slices.Sorted(maps.Keys(r.Baselines)) {
 		show(name, r.Baselines[name])
 	}
-	return err
+	page := output.NewPage(w)
+	page.Table(t)
+	return page.Err()
 }
 
 // wholeNode is the limit of a run of which nothing is known and that asked for nothing, in bytes.

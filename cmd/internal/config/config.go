@@ -66,6 +66,7 @@ type Prediction struct {
 	Coverage float64 // of the predicted bounds: 0.99 means that 1 run in 100 may exceed one
 	Seal     float64 // sealed when the probability of an unseen call is at most this
 	MinRuns  int     // runs before which nothing is sealed
+	Priors   string  // file of what another node learned, "": none
 }
 
 // Scan is how images are analysed before they run.

@@ -128,6 +128,7 @@ max_bytes = "64Mi"
 coverage = 0.9
 seal = 1
 min_runs = 2
+priors = "/srv/priors"
 [scan]
 enabled = false
 first_scan_wait = "0s"
@@ -173,7 +174,7 @@ groups = ["*"]
 		Deadlines: Deadlines{200 * time.Millisecond, 5 * time.Second, 200 * time.Millisecond},
 		Sample:    500 * time.Millisecond, Checkpoint: time.Minute, Collect: 2 * time.Minute,
 		History:    History{8, 36 * time.Hour, 64 << 20},
-		Prediction: Prediction{0.9, 1, 2},
+		Prediction: Prediction{0.9, 1, 2, "/srv/priors"},
 		Scan:       Scan{OSV: "/srv/osv.zip", Timeout: 10 * time.Second, Memory: 128 << 20, Cache: 1 << 20},
 		Site: policy.Site{
 			Claims: []policy.Claim{

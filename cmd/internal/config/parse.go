@@ -107,6 +107,7 @@ func (c *Config) readTables(top *table) {
 	t.fraction("coverage", &c.Prediction.Coverage, 0.5, 0.9999)
 	t.fraction("seal", &c.Prediction.Seal, 0, 1)
 	t.integer("min_runs", &c.Prediction.MinRuns, 1, 4096)
+	t.file("priors", &c.Prediction.Priors, "/etc/forefend/priors")
 	t.rest()
 
 	c.readScan(top.sub("scan"))

@@ -2,7 +2,6 @@ package config
 
 import (
 	"path/filepath"
-	"strings"
 	"time"
 )
 
@@ -19,12 +18,7 @@ func (c *Config) readScan(t *table) {
 	if least := int64(1 << 20); s.Cache < least {
 		t.problem(t.at("cache"), `write at least "1Mi"`, "is too little to keep a scan")
 	}
-	osv := s.OSV
-	if t.text("osv", &osv) && osv != "" && (!filepath.IsAbs(osv) || strings.ContainsAny(osv, "\x00\n")) {
-		t.problem(t.at("osv"), `write an absolute path such as "/var/lib/osv", or "" for none`, "%.60q is not an absolute path", osv)
-		osv = s.OSV
-	}
-	s.OSV = osv
+	t.file("osv", &s.OSV, "/var/lib/osv")
 	t.rest()
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -119,6 +120,19 @@ func (t *table) text(key string, into *string) bool {
 	}
 	*into = s
 	return true
+}
+
+// file reads an absolute path, or "" for none.
+func (t *table) file(key string, into *string, example string) {
+	s := *into
+	if !t.text(key, &s) {
+		return
+	}
+	if s != "" && (!filepath.IsAbs(s) || strings.ContainsAny(s, "\x00\n")) {
+		t.problem(t.at(key), `write an absolute path such as "`+example+`", or "" for none`, "%.60q is not an absolute path", s)
+		return
+	}
+	*into = s
 }
 
 // word reads a string that is one of the given.
