@@ -23,6 +23,7 @@ const (
 	Add           // Dst = Src + Imm
 	And           // Dst = Dst & Imm
 	Choice        // Dst = 0 or Imm
+	Byte          // the lowest byte of Dst = Imm
 	Load          // Dst = memory at Src + Imm
 	LoadAddr      // Dst = memory at the address Imm
 	Store         // memory at Dst + Imm = Src; Disp, if not 0, is where a second, unknown, register goes, relative to it

@@ -64,7 +64,7 @@ func Read(data []byte) (*Object, error) {
 	}
 	table := f.goTable()
 	b.obj.Go = table != nil
-	if b.layout, err = f.layOut(symbols, table.starts()); err != nil {
+	if b.layout, err = f.layOut(symbols, table.starts(), b.decode); err != nil {
 		return nil, err
 	}
 	b.goNames = table.name

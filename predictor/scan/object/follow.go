@@ -265,6 +265,8 @@ func (b *builder) number(fn int32, pc uint64, v track.Value, c *track.Context) {
 		case n >= 0 && n < 1024:
 			b.obj.Numbers[fn] = append(b.obj.Numbers[fn], int32(n))
 		case n == -1: // a placeholder that the kernel refuses
+		case n < -1<<32: // an address on the stack: not a number that was followed
+			v.Unknown = true
 		default:
 			b.unknown(fn, pc, fmt.Sprintf("calls the kernel with the impossible number %d", n))
 		}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sort"
 	"strings"
+
+	"forefend.dev/forefend/predictor/scan/code"
 )
 
 // layout is where the functions are.
@@ -42,7 +44,7 @@ const maxUndivided = 4096
 
 // layOut divides the executable segments into functions: by the unwinding tables, the symbols, the table of a Go
 // program; what none of them knows is a function of its own between its neighbours.
-func (f *file) layOut(symbols []symbol, goStarts []uint64) (*layout, error) {
+func (f *file) layOut(symbols []symbol, goStarts []uint64, decode code.Decoder) (*layout, error) {
 	framed, closed := make(map[uint64]bool), make(map[uint64]bool)
 	var bounds []uint64
 	room := func() bool { return len(bounds) < maxFunctions }
@@ -82,7 +84,35 @@ func (f *file) layOut(symbols []symbol, goStarts []uint64) (*layout, error) {
 	if !room() {
 		return nil, fmt.Errorf("more than %d functions", maxFunctions)
 	}
-	return f.divide(bounds, framed, closed), nil
+	l := f.divide(bounds, framed, closed)
+	if more := f.called(l, decode); len(more) > 0 && len(bounds)+len(more) < maxFunctions {
+		l = f.divide(append(bounds, more...), framed, closed)
+	}
+	return l, nil
+}
+
+// called finds where calls go in the stretches of code that no table divides: programs without unwinding tables, musl's
+// libc. A function begins there.
+func (f *file) called(l *layout, decode code.Decoder) (targets []uint64) {
+	var in code.Inst
+	for i, start := range l.starts {
+		if l.framed[i] || l.ends[i]-start < 64 {
+			continue
+		}
+		text := f.at(start)
+		text = text[:min(uint64(len(text)), l.ends[i]-start)]
+		for pc := start; len(text) > 0; {
+			decode(text, pc, &in)
+			if in.Op == code.Call {
+				if to := l.find(uint64(in.Imm)); to >= 0 && !l.framed[to] && l.starts[to] != uint64(in.Imm) && len(targets) < maxFunctions {
+					targets = append(targets, uint64(in.Imm))
+				}
+			}
+			n := min(int(in.Len), len(text))
+			text, pc = text[n:], pc+uint64(n)
+		}
+	}
+	return targets
 }
 
 func (f *file) divide(bounds []uint64, framed, closed map[uint64]bool) *layout {

@@ -146,7 +146,9 @@ func (s *sweeper) function(fn int32) {
 	}
 	if b.fallsThrough(fn, last) {
 		s.edge(fn + 1)
-		s.out.falls = append(s.out.falls, fn)
+		if last != code.Call && last != code.CallReg && last != code.CallMem {
+			s.out.falls = append(s.out.falls, fn)
+		}
 	}
 	if bad && !b.framed[fn] {
 		s.out.bad = append(s.out.bad, fn)

@@ -26,6 +26,8 @@ func (a *analysis) apply(st *state, i int) {
 		a.add2(st, s)
 	case code.And:
 		a.set(st, s.Dst, st.get(s.Dst).and(s.Imm))
+	case code.Byte:
+		a.set(st, s.Dst, st.get(s.Dst).and(^0xff).add(s.Imm&0xff, false))
 	case code.Choice:
 		a.set(st, s.Dst, constant(0).join(constant(s.Imm)))
 	case code.Load:

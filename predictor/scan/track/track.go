@@ -118,6 +118,7 @@ type analysis struct {
 	blocks  []*block
 	start   map[uint64]*block
 	work    []*block
+	budget  int     // visits of blocks that are left; then nothing is known any more
 	escaped []int64 // stack slots whose address is taken
 	tables  *state  // joined at all jumps through tables
 }
@@ -165,7 +166,8 @@ func (a *analysis) run() {
 	entry := a.fn.entry()
 	a.blocks[0].in.merge(&entry)
 	a.blocks[0].known = true
-	a.work = append(a.work, a.blocks[0])
+	a.budget = 30*len(a.blocks) + 1000
+	a.push(a.blocks[0])
 	a.drain()
 	// What only a table, or an exception, leads to.
 	for i, b := range a.blocks {
@@ -177,7 +179,7 @@ func (a *analysis) run() {
 			st = a.tables.clone()
 		}
 		a.blocks[i].in.merge(&st)
-		a.work = append(a.work, b)
+		a.push(b)
 		a.drain()
 	}
 }
@@ -194,16 +196,10 @@ func (a *analysis) padding(b *block) bool {
 
 func (a *analysis) drain() {
 	for len(a.work) > 0 {
-		// In the order of the code, so that few blocks are seen before what leads to them.
-		first := 0
-		for i, b := range a.work {
-			if b.from < a.work[first].from {
-				first = i
-			}
-		}
-		b := a.work[first]
-		a.work = slices.Delete(a.work, first, first+1)
-		if b.visits++; b.visits > maxVisits {
+		b := a.work[len(a.work)-1]
+		a.work = a.work[:len(a.work)-1]
+		a.budget--
+		if b.visits++; b.visits > maxVisits || a.budget < 0 {
 			any := a.fn.anything()
 			if !b.in.merge(&any) {
 				continue
@@ -214,6 +210,14 @@ func (a *analysis) drain() {
 			a.apply(&st, i)
 		}
 		a.leave(b, &st)
+	}
+}
+
+// push keeps the work in the order of the code, the first block last, so that few blocks are seen before what leads to them.
+func (a *analysis) push(b *block) {
+	i, found := slices.BinarySearchFunc(a.work, b, func(x, y *block) int { return y.from - x.from })
+	if !found {
+		a.work = slices.Insert(a.work, i, b)
 	}
 }
 
@@ -242,7 +246,7 @@ func (a *analysis) leave(b *block, st *state) {
 }
 
 func (a *analysis) flow(to uint64, st *state) {
-	if b := a.start[to]; b != nil && b.in.merge(st) && !slices.Contains(a.work, b) {
-		a.work = append(a.work, b)
+	if b := a.start[to]; b != nil && b.in.merge(st) {
+		a.push(b)
 	}
 }

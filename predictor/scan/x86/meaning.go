@@ -24,6 +24,9 @@ func (s *state) meaning(op byte) bool {
 		s.move(op)
 	case op == 0x63 && s.mod == 3:
 		in.Op, in.Dst, in.Src = code.Move, code.Reg(s.reg), code.Reg(s.rm)
+	case op == 0x63:
+		s.move(0x8b)
+		in.Narrow = true // half of the bytes are read
 	case op == 0x8d:
 		s.lea()
 	case op == 0x90, op == 0x98: // nop; sign extension keeps small numbers
@@ -37,6 +40,8 @@ func (s *state) meaning(op byte) bool {
 		in.Clobber = bits(RAX, RCX, RSI, RDI)
 	case op >= 0xb8 && op <= 0xbf && !s.word:
 		in.Op, in.Dst, in.Imm = code.Const, s.low(op), s.imm()
+	case op >= 0xb0 && op <= 0xb3 || op >= 0xb4 && op <= 0xb7 && s.rex != 0 && s.low(op) != RSP:
+		in.Op, in.Dst, in.Imm = code.Byte, s.low(op), s.imm()&0xff
 	case op >= 0xb0 && op <= 0xb7:
 		in.Clobber = bits(s.low(op), s.low(op)&3) &^ bits(RSP) // one byte, maybe the second
 	case op == 0xc7:
