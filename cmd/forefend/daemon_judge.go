@@ -3,10 +3,8 @@ package main
 import (
 	"forefend.dev/forefend/cmd/forefend/foresight"
 	"forefend.dev/forefend/cmd/internal/config"
-	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/predictor/recommend"
 	"forefend.dev/forefend/runtime/cgroup"
-	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/seccomp"
 )
@@ -22,17 +20,16 @@ func judge(cfg *config.Config) func(foresight.Known) foresight.Judgement {
 		profile := cfg.Site.Profile(f.User, f.Group)
 		amendments, _ := policy.ParseAnnotations(f.Annotations) // malformed ones are refused by the decision itself
 		mode := policy.Merge(cfg.Site.Input(profile, amendments)).Mode()
-		j.Claims = recommend.Claims(k.Prediction, recommend.Input{
+		in := recommend.Input{
 			Cores: processors(), NodeMemory: memory, Enforce: mode == policy.ModeEnforce,
 			Unified:           cgroup.CurrentMode() == cgroup.V2,
 			AllowReadonlyRoot: cfg.ReadonlyRoot,
 			Hot:               class(seccomp.ClassHot), Sensitive: class(seccomp.ClassSensitive), Dangerous: class(seccomp.ClassDangerous),
-		})
+		}
+		j.Risk = foresight.Assess(k)
+		j.Claims = recommend.Claims(k.Prediction, in)
+		busy, notes := recommend.UnderLoad(k.Prediction, in, k.Load)
+		j.Claims, j.Notes = append(j.Claims, busy...), notes
 		return j
 	}
-}
-
-// assess works out the risk of a running container.
-func assess(*config.Config) func(api.Decision, evidence.Findings) *evidence.Risk {
-	return func(d api.Decision, _ evidence.Findings) *evidence.Risk { return d.Risk }
 }

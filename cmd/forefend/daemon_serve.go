@@ -19,6 +19,7 @@ import (
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
+	"forefend.dev/forefend/cmd/forefend/foresight"
 	"forefend.dev/forefend/cmd/forefend/meter"
 	"forefend.dev/forefend/cmd/forefend/scans"
 	"forefend.dev/forefend/cmd/internal/config"
@@ -58,6 +59,7 @@ type daemon struct {
 	profiles *profile.Book
 	load     *nodeload.Sampler
 	monitor  *monitor.Monitor
+	threats  *foresight.Threats
 	scans    *scans.Scans // nil: no static analysis
 	journal  *journal
 	identity *identity.Resolver

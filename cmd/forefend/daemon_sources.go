@@ -12,8 +12,10 @@ import (
 	"forefend.dev/forefend/cmd/forefend/foresight"
 	"forefend.dev/forefend/cmd/forefend/scans"
 	"forefend.dev/forefend/cmd/internal/config"
+	"forefend.dev/forefend/cmd/internal/config/techniques"
 	"forefend.dev/forefend/predictor/monitor"
 	"forefend.dev/forefend/predictor/nodeload"
+	"forefend.dev/forefend/predictor/threat"
 	"forefend.dev/forefend/runtime/orchestrator"
 	"forefend.dev/forefend/runtime/orchestrator/identity"
 )
@@ -21,6 +23,7 @@ import (
 // openSources makes what predictions are made from beside the history. What is missing is degraded, not fatal.
 func (d *daemon) openSources(ctx context.Context) {
 	d.load = nodeload.New("/proc", "/sys")
+	d.openThreats()
 	d.openMonitor(ctx)
 	if !d.cfg.Scan.Enabled {
 		return
@@ -32,8 +35,27 @@ func (d *daemon) openSources(ctx context.Context) {
 		return
 	}
 	d.scans = scans.New(scans.Options{
-		Results: d.cfg.ScansDir(), Bytes: d.cfg.Scan.Cache, Wait: d.cfg.Scan.FirstScanWait, Scan: scanner.Scan, Done: d.meter.Scanned,
+		Results: d.cfg.ScansDir(), Bytes: d.cfg.Scan.Cache, Wait: d.cfg.Scan.FirstScanWait, Scan: scanner.Scan, Rate: foresight.Rate, Done: d.meter.Scanned,
 	})
+}
+
+// openThreats makes the threat feeds; Run reads them.
+func (d *daemon) openThreats() {
+	d.threats = &foresight.Threats{Feeds: threat.NewFeeds(threat.Options{
+		Dirs: d.cfg.Threats.Feeds, HalfLife: d.cfg.Threats.HalfLife, Techniques: techniques.Shipped(),
+		ParseTechniques: techniques.Parse, Report: reportFeeds,
+	})}
+	d.threats.Reload(time.Now()) // before the first decision: a million prefixes take under three seconds
+}
+
+// reportFeeds logs what a reload of the feeds found.
+func reportFeeds(s threat.Status) {
+	entry := log.L.WithFields(log.Fields{"feeds": len(s.Feeds), "prefixes": s.Prefixes, "names": s.Names, "techniques": s.Techniques,
+		"took": s.Took.Round(time.Millisecond).String()})
+	for _, p := range s.Problems {
+		entry.Warn("forefend daemon: threat feed: " + p.String())
+	}
+	entry.Info("forefend daemon: threat feeds loaded")
 }
 
 // monitorName is the name of the monitor's baselines in the store.
@@ -42,7 +64,7 @@ const monitorName = "baselines"
 // openMonitor makes the monitor of running containers, with what earlier runs taught it.
 func (d *daemon) openMonitor(ctx context.Context) {
 	node := monitor.Limits{Memory: float64(nodeMemory()), CPUs: processors()}
-	d.monitor = monitor.New(node, nil)
+	d.monitor = monitor.New(node, *d.threats)
 	if _, _, err := d.store.ReadSnapshot(monitorName, d.monitor.Load); err != nil {
 		d.degraded = append(d.degraded, fmt.Sprintf("anomaly baselines are learned anew: %v", err))
 		log.G(ctx).WithError(err).Warn("forefend daemon: anomaly baselines not loaded")
@@ -59,7 +81,7 @@ const saveEvery = 5 * time.Minute
 
 // watcher shows the monitor to the orchestrator.
 func (d *daemon) watcher() orchestrator.Monitor {
-	return &foresight.Watcher{Monitor: d.monitor, Assess: assess(d.cfg), Now: time.Now}
+	return &foresight.Watcher{Monitor: d.monitor, Assess: foresight.Reassess, Now: time.Now}
 }
 
 // scanner is how this daemon, and the command line, scan.
@@ -76,7 +98,7 @@ func (d *daemon) follower() identity.Listener {
 // sources are the models of this node together.
 func (d *daemon) sources() *foresight.Sources {
 	return &foresight.Sources{
-		History: bookHistory{d.book}.predict, Load: d.load.Load, Scans: d.scans, Profiles: d.profiles, Judge: judge(d.cfg),
+		History: bookHistory{d.book}.predict, Load: d.load.Load, Scans: d.scans, Profiles: d.profiles, Threats: d.threats, Judge: judge(d.cfg),
 	}
 }
 
@@ -93,6 +115,11 @@ func (d *daemon) runSources(ctx context.Context, beside *sync.WaitGroup) {
 			beside.Go(func() { scanner.KeepIndexed(ctx, warn("vulnerability data")) })
 		}
 	}
+	beside.Go(func() {
+		if err := d.threats.Run(ctx); err != nil {
+			warn("threat feeds are not followed any more")(err)
+		}
+	})
 	beside.Go(func() {
 		tick := time.NewTicker(saveEvery)
 		defer tick.Stop()

@@ -57,7 +57,7 @@ func TestForesee(t *testing.T) {
 	var k Known
 	s := known(t, &k)
 	f := s.Foresee(t.Context(), request())
-	if f.Wait != time.Second || f.Scan != nil || statuses(f.Sources) != "scan=late history=absent profile=absent load=ok" {
+	if f.Wait != time.Second || f.Scan != nil || statuses(f.Sources) != "scan=late history=absent profile=absent threats=absent load=ok" {
 		t.Errorf("wait %v, %s", f.Wait, statuses(f.Sources))
 	}
 	ctx, stop := context.WithCancel(t.Context())
@@ -68,7 +68,7 @@ func TestForesee(t *testing.T) {
 	stop()
 	<-done
 	if f.Wait != 0 || f.Scan == nil || f.Prediction.Runs != 3 || f.Risk.Score != 10 || f.Notes[0] != "judged" || k.Scan != f.Scan || k.Load == nil ||
-		statuses(f.Sources) != "scan=ok history=ok profile=absent load=ok" {
+		statuses(f.Sources) != "scan=ok history=ok profile=absent threats=absent load=ok" {
 		t.Errorf("%+v: %s", f, statuses(f.Sources))
 	}
 }
@@ -79,7 +79,7 @@ func TestForeseeLate(t *testing.T) {
 	cancel()
 	var k Known
 	f := known(t, &k).Foresee(ctx, request())
-	if statuses(f.Sources) != "scan=late history=absent profile=late load=late" || f.Wait != 0 {
+	if statuses(f.Sources) != "scan=late history=absent profile=late threats=late load=late" || f.Wait != 0 {
 		t.Errorf("%s, wait %v", statuses(f.Sources), f.Wait)
 	}
 }
@@ -87,7 +87,7 @@ func TestForeseeLate(t *testing.T) {
 func TestNothingIsThere(t *testing.T) {
 	s := &Sources{History: func(workload.Query) workload.Prediction { return workload.Prediction{} }, Judge: func(Known) Judgement { return Judgement{} }}
 	f := s.Foresee(t.Context(), request())
-	if statuses(f.Sources) != "scan=absent history=absent profile=absent load=absent" {
+	if statuses(f.Sources) != "scan=absent history=absent profile=absent threats=absent load=absent" {
 		t.Error(statuses(f.Sources))
 	}
 	s.Await(t.Context(), request().Facts)

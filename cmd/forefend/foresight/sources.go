@@ -20,6 +20,7 @@ type Sources struct {
 	Load     func() (evidence.Load, bool)
 	Scans    *scans.Scans
 	Profiles *profile.Book
+	Threats  *Threats
 	// Judge works out risk and recommendation from what the sources said.
 	Judge func(Known) Judgement
 }
@@ -70,6 +71,7 @@ func (s *Sources) Foresee(ctx context.Context, req *api.AdmitRequest) orchestrat
 	k.Prediction = s.History(req.Facts.Query())
 	f.Sources = append(f.Sources, historySource(k.Prediction, time.Since(began)))
 	ask("profile", func() (string, string) { return s.standing(&k) })
+	ask("threats", func() (string, string) { return s.threats(&k) })
 	ask("load", func() (string, string) { return s.load(&k) })
 	j := s.Judge(k)
 	f.Prediction, f.Claims, f.Scan, f.Risk, f.Load = k.Prediction, j.Claims, k.Scan, j.Risk, k.Load
@@ -112,6 +114,19 @@ func (s *Sources) standing(k *Known) (status, reason string) {
 		return api.SourceAbsent, standing.Why
 	}
 	return api.SourceOK, fmt.Sprintf("trust %.2f: %s", standing.Trust, standing.Why)
+}
+
+// threats adds what feeds say of the programs that would run to what earlier runs were caught at.
+func (s *Sources) threats(k *Known) (status, reason string) {
+	if s.Threats == nil {
+		return api.SourceAbsent, "no feeds and no attack patterns"
+	}
+	listed := s.Threats.Listed(time.Now(), k.Request.Facts, k.Scan)
+	k.Past = k.Past.With(evidence.Findings{Contacts: listed})
+	prefixes, names := s.Threats.Set().Size()
+	reason = fmt.Sprintf("%d prefixes, %d names, %d attack patterns; %d contacts and %d patterns known of this code",
+		prefixes, names, s.Threats.Patterns().Len(), len(k.Past.Contacts), len(k.Past.Techniques))
+	return api.SourceOK, reason
 }
 
 func (s *Sources) load(k *Known) (status, reason string) {

@@ -36,6 +36,8 @@ type Options struct {
 	Wait    time.Duration // how long a container may wait for the first scan of what it runs; 0: not at all
 	// Scan runs the scanner in its sandbox.
 	Scan func(context.Context, Request) (evidence.Scan, error)
+	// Rate completes each scan, once, before anybody sees it; nil: nothing is to be added.
+	Rate func(*evidence.Scan)
 	// Done is told how each scan came out; nil: nobody is.
 	Done func(outcome string, took time.Duration)
 }
@@ -70,6 +72,9 @@ type job struct {
 
 // New returns a Scans over what its directory holds.
 func New(o Options) *Scans {
+	if o.Rate == nil {
+		o.Rate = func(*evidence.Scan) {}
+	}
 	if o.Done == nil {
 		o.Done = func(string, time.Duration) {}
 	}
@@ -121,6 +126,7 @@ func (s *Scans) recall(key string) (*evidence.Scan, error, bool) {
 		}
 		return nil, nil, false
 	}
+	s.o.Rate(scan)
 	s.remember(&result{key: key, scan: scan, at: time.Now()})
 	return scan, nil, true
 }
@@ -249,10 +255,11 @@ func (s *Scans) scan(ctx context.Context, j *job) {
 		outcome = OutcomeIncomplete
 	}
 	s.o.Done(outcome, took)
-	s.remember(&result{key: j.Key, scan: &scan, at: time.Now()})
 	if err := s.shelf.write(&scan); err != nil {
 		log.G(ctx).WithError(err).Warn("forefend: scan not kept")
 	}
+	s.o.Rate(&scan)
+	s.remember(&result{key: j.Key, scan: &scan, at: time.Now()})
 	fields["calls"], fields["unknown"], fields["programs"] = len(scan.Syscalls), len(scan.Unknown), len(scan.Programs)
 	log.G(ctx).WithFields(fields).Info("forefend: scanned")
 }

@@ -42,6 +42,7 @@ type Config struct {
 	History    History
 	Prediction Prediction
 	Scan       Scan
+	Threats    Threats
 	Metrics    Metrics
 
 	Site policy.Site // mode, [defaults], [guardrails], [conflicts], [[profile]]
@@ -113,6 +114,7 @@ func Default() *Config {
 		History:       History{RunsPerWorkload: 64, MaxAge: 90 * day, MaxBytes: 1 << 30},
 		Prediction:    Prediction{Coverage: 0.99, Seal: 0.2, MinRuns: 4},
 		Scan:          Scan{Enabled: true, FirstScanWait: 2 * time.Second, Timeout: 30 * time.Second, Memory: 512 << 20, Cache: 256 << 20},
+		Threats:       Threats{HalfLife: 30 * day, Feeds: []string{"/etc/forefend/feeds"}},
 		Metrics:       Metrics{Listen: metricsUnix},
 		Site: policy.Site{
 			Claims: []policy.Claim{modeClaim(policy.ModeAdaptive, "forefend")},

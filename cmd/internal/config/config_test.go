@@ -136,6 +136,9 @@ timeout = "10s"
 memory = "128Mi"
 cache = "1Mi"
 osv = "/srv/osv.zip"
+[threats]
+feeds = ["/srv/feeds/"]
+half_life = "10d"
 [defaults]
 memory = "512Mi"
 "memory.soft" = 1048576
@@ -175,6 +178,7 @@ groups = ["*"]
 		Sample:    500 * time.Millisecond, Checkpoint: time.Minute, Collect: 2 * time.Minute,
 		History:    History{8, 36 * time.Hour, 64 << 20},
 		Prediction: Prediction{0.9, 1, 2, "/srv/priors"},
+		Threats:    Threats{Feeds: []string{"/srv/feeds"}, HalfLife: 10 * day},
 		Scan:       Scan{OSV: "/srv/osv.zip", Timeout: 10 * time.Second, Memory: 128 << 20, Cache: 1 << 20},
 		Site: policy.Site{
 			Claims: []policy.Claim{

@@ -111,6 +111,7 @@ func (c *Config) readTables(top *table) {
 	t.rest()
 
 	c.readScan(top.sub("scan"))
+	c.readThreats(top.sub("threats"))
 
 	t = top.sub("metrics")
 	t.listen("listen", &c.Metrics.Listen)
