@@ -26,7 +26,7 @@ var (
 	algorithms = []string{"randomx", "cryptonight", "rx/0", "rx/wow", "cn/r", "cn/half", "cn-lite", "cn-heavy", "kawpow", "ethash", "etchash",
 		"argon2/chukwa", "ghostrider", "verushash", "equihash", "progpow", "yespower", "lyra2re", "scrypt:", "x11gost", "autolykos", "octopus/"}
 	settings = []string{"donate-level", "donate-over-proxy", "max-threads-hint", "randomx-no-numa", "rig-id", "huge-pages-jit",
-		"nicehash", "cpu-max-threads-hint", "algo-perf", "hashrate", "accepted: %", "wallet address", "difficulty %"}
+		"nicehash", "cpu-max-threads-hint", "algo-perf", "hashrate", "accepted: %", "wallet address", "khash/s", "hashmeter", "scantime", "X-Long-Polling", "getwork", "Stratum difficulty"}
 	names = regexp.MustCompile(`(?i)^(xmrig.*|xmr-stak.*|minerd|cpuminer.*|ccminer|ethminer|t-rex|lolminer|nbminer|phoenixminer|cgminer|bfgminer|kdevtmpfsi|nanominer|srbminer.*|gminer|teamredminer|rigel|claymore.*)$`)
 	// monero is an address of Monero: 95 or 106 characters of base58.
 	monero = regexp.MustCompile(`\b[48][0-9AB][1-9A-HJ-NP-Za-km-z]{93}(?:[1-9A-HJ-NP-Za-km-z]{11})?\b`)
@@ -169,13 +169,16 @@ func note(b []byte, words []string, found map[string]bool) {
 // manyPools is more than any miner knows: such a program looks for miners, as this one does.
 const manyPools = 10
 
-// verdict: the protocol, and beside it two more kinds, one of which is the algorithms (two at least).
+// verdict: the protocol, and beside it either two algorithms and settings or a pool, as xmrig and its kin have, or all
+// that a client of the protocol needs and settings, as cpuminer and its kin have, which know one algorithm.
 func (m *mining) verdict() (bool, string) {
-	if len(m.pool) > manyPools || len(m.protocol) == 0 || len(m.algorithm) < 2 || (len(m.setting) < 2 && len(m.pool) < 1) {
+	many := len(m.algorithm) >= 2 && (len(m.setting) >= 2 || len(m.pool) >= 1)
+	one := len(m.protocol) >= 3 && len(m.setting) >= 3
+	if len(m.pool) > manyPools || len(m.protocol) == 0 || !many && !one {
 		return false, ""
 	}
-	return true, fmt.Sprintf("%d words of mining protocols (%s), %d algorithms (%s), %d pools, %d settings of miners",
-		len(m.protocol), least(m.protocol), len(m.algorithm), least(m.algorithm), len(m.pool), len(m.setting))
+	return true, fmt.Sprintf("%d words of mining protocols (%s), %d algorithms, %d pools, %d settings of miners (%s)",
+		len(m.protocol), least(m.protocol), len(m.algorithm), len(m.pool), len(m.setting), least(m.setting))
 }
 
 // least is the first in order.

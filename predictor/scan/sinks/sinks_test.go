@@ -140,6 +140,7 @@ func TestMinersBinary(t *testing.T) {
 		"across two windows":  {program(strings.Repeat("\x00", 256<<10-10) + miner), true},
 		"without sections":    {append([]byte("UPX!"), miner...), true},
 		"a network monitor":   {program("stratum+tcp:// mining.subscribe xmrig minexmr.com supportxmr.com rule text"), false},
+		"of one algorithm":    {program("mining.subscribe mining.authorize mining.submit --scantime %s khash/s X-Long-Polling"), true},
 		"a hunter of miners":  {program(miner + strings.Join(pools, "\x00")), false},
 		"a library of hashes": {program("randomx cryptonight argon2/chukwa equihash yespower"), false},
 		"nothing":             {program("hello world"), false},
