@@ -44,8 +44,12 @@ func (b *Baseline) Learn(w *Watch) {
 	w.stream = b.mix.Stream()
 }
 
-// dull is the surprise in nats per call below which a trace teaches nothing.
-const dull = 0.1
+const (
+	// dull is the score below which a trace teaches nothing: it is as good as known.
+	dull = 0.2
+	// maxBaselineCalls bounds the calls whose order a baseline remembers. Each takes up to half a KiB of memory.
+	maxBaselineCalls = 1 << 15
+)
 
 // learnCalls learns rows and traces. b.mu is held.
 func (b *Baseline) learnCalls(w *Watch, hours float64) {
@@ -57,5 +61,8 @@ func (b *Baseline) learnCalls(w *Watch, hours float64) {
 		if b.sequence.Empty() || b.sequence.Score(t) >= dull {
 			b.sequence.Learn(t)
 		}
+	}
+	if b.sequence.length > maxBaselineCalls {
+		b.sequence.forget(maxBaselineCalls / 2)
 	}
 }

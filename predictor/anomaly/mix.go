@@ -69,10 +69,10 @@ var mixWhy = [mixParts]string{
 // leastLimit is what a threshold is at least. A few minutes without anything new say little about the hours to come; that their
 // workload is like others says more: several harmless calls that were never seen are a rare errand, a program that is started, and what
 // it does to start, is not.
-var leastLimit = [mixParts]float64{partSurprise: 15, partSecond: 2, partSeconds: 2}
+var leastLimit = [mixParts]float64{partSurprise: 9, partSecond: 2, partSeconds: 2}
 
 // limitMargin multiplies the thresholds of counts, whose tails a few minutes show least of.
-var limitMargin = [mixParts]float64{partSurprise: 1, partSecond: 2, partSeconds: 2}
+var limitMargin = [mixParts]float64{partSurprise: 1, partSecond: 3, partSeconds: 3}
 
 // NewMix returns a model that knows nothing.
 func NewMix() *Mix { return &Mix{ids: make(map[string]uint16)} }

@@ -88,11 +88,14 @@ func weight(name string) float64 {
 	return 1
 }
 
-// errands are calls by which a program looks after its own memory, threads and time: they come and go with load.
+// errands are calls by which a program looks after its own memory, threads, time and files: they come and go with load, and a first
+// rotation or compaction brings several at once.
 var errands = []string{
 	"brk", "mmap", "munmap", "mprotect", "madvise", "mremap", "futex", "gettid", "getpid", "exit", "exit_group", "procexit", "clone", "wait4",
 	"prctl", "set_robust_list", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigreturn", "signaldeliver", "sched_yield",
 	"sched_getaffinity", "clock_gettime", "clock_nanosleep", "nanosleep", "gettimeofday", "times", "getrusage", "switch",
+	"open", "openat", "access", "faccessat", "stat", "fstat", "lstat", "newfstatat", "statx", "readlink", "getcwd", "getdents", "getdents64",
+	"mkdir", "rmdir", "unlink", "unlinkat", "rename", "renameat2", "truncate", "ftruncate", "lseek", "fsync", "fdatasync", "fallocate",
 }
 
 var callWeights = map[string]float64{

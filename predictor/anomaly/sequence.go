@@ -7,9 +7,8 @@ import (
 
 // Bounds of a Sequence.
 const (
-	sequenceOrder   = 12      // longest context and its successor, in calls
+	sequenceOrder   = 16      // longest context and its successor, in calls
 	sequenceWindow  = 100     // calls that are judged together
-	sequenceLow     = 0.1     // which of a trace's windows count, as a share from the least surprising one
 	ownWeight       = 5       // how much a call in the trace itself counts against one in training
 	maxSequenceLen  = 1 << 19 // calls kept of all learned traces
 	maxTraceLen     = 1 << 16 // calls of one trace that are looked at
@@ -26,7 +25,7 @@ const (
 // problem", method C), as in prediction by partial matching.
 //
 // What is surprising is measured in nats, the mean of -log p over a window of calls. Within a trace the model learns from
-// the trace itself as well, so that a program it has never seen stops to surprise when it merely repeats itself.
+// the trace itself as well (a second measure), so that a program it has never seen stops to surprise when it merely repeats itself.
 type Sequence struct {
 	ids    map[string]uint16
 	names  []string
@@ -64,13 +63,13 @@ func (s *Sequence) learn(calls []uint16) {
 	s.traces = append(s.traces, calls)
 	s.length += len(calls)
 	if s.length > maxSequenceLen {
-		s.forget()
+		s.forget(maxSequenceLen / 2)
 	}
 }
 
-// forget drops the oldest half and counts the rest anew.
-func (s *Sequence) forget() {
-	for s.length > maxSequenceLen/2 && len(s.traces) > 1 {
+// forget drops the oldest traces until so many calls are left, and counts the rest anew.
+func (s *Sequence) forget(calls int) {
+	for s.length > calls && len(s.traces) > 1 {
 		s.length -= len(s.traces[0])
 		s.traces = s.traces[1:]
 	}
@@ -161,42 +160,45 @@ func keysAt(calls []uint16, i, n int) (context, whole uint64) {
 	return context, whole
 }
 
-// surprise returns -log p of each call of the trace.
-func (s *Sequence) surprise(calls []uint16) []float64 {
+// surprise returns -log p of each call of the trace, twice: by what was learned alone, and with what the trace itself did
+// before.
+func (s *Sequence) surprise(calls []uint16) (learned, adapted []float64) {
 	own := make(map[uint64]gram)
-	out := make([]float64, len(calls))
+	learned, adapted = make([]float64, len(calls)), make([]float64, len(calls))
 	for i := range calls {
-		p := 1.0 / alphabetSize
+		p, q := 1.0/alphabetSize, 1.0/alphabetSize
+		known := true // so far, the context in training
 		for n := 0; n < sequenceOrder && n <= i; n++ {
 			context, whole := keysAt(calls, i, n)
 			c, o := s.grams[context], own[context]
-			total := float64(c.next) + ownWeight*float64(o.next)
-			if total == 0 {
+			if c.next == 0 && o.next == 0 {
 				break
 			}
+			seen := float64(s.grams[whole].seen)
+			if known = known && c.next > 0; known {
+				p = (seen + float64(c.kinds)*p) / float64(c.next+c.kinds)
+			}
 			kinds := float64(c.kinds + o.kinds)
-			seen := float64(s.grams[whole].seen) + ownWeight*float64(own[whole].seen)
-			p = (seen + kinds*p) / (total + kinds)
+			q = (seen + ownWeight*float64(own[whole].seen) + kinds*q) / (float64(c.next) + ownWeight*float64(o.next) + kinds)
 		}
-		out[i] = -math.Log(p)
+		learned[i], adapted[i] = -math.Log(p), -math.Log(q)
 		countAt(own, calls, i, s.grams)
 	}
-	return out
+	return learned, adapted
 }
 
-// Score says how surprising the calls of one process are, in nats per call; 0 for an empty trace. It judges the trace by
-// its familiar stretches: a program that does normal things begins, loads and ends like others, however unusual its
-// work; code that came from elsewhere is unusual throughout.
+// Score says how surprising the calls of one process are, in nats per call, the sum of both kinds of surprise; 0 for an empty trace.
+// It judges the trace by its most familiar window: a program that does normal things begins, loads and ends like others, however
+// unusual its work; code that came from elsewhere is unusual throughout.
 func (s *Sequence) Score(trace []string) float64 {
 	if len(trace) > maxTraceLen {
 		trace = trace[:maxTraceLen]
 	}
-	means := windowMeans(s.surprise(s.resolve(trace)))
-	if len(means) == 0 {
+	if len(trace) == 0 {
 		return 0
 	}
-	slices.Sort(means)
-	return means[int(sequenceLow*float64(len(means)-1))]
+	learned, adapted := s.surprise(s.resolve(trace))
+	return slices.Min(windowMeans(learned)) + slices.Min(windowMeans(adapted))
 }
 
 // windowMeans returns the mean of every window of sequenceWindow values, or of all when there are fewer.

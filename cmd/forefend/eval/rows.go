@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"forefend.dev/forefend/predictor/anomaly"
+	"forefend.dev/forefend/runtime/seccomp"
 )
 
 // rowsPerHour: a row is a tenth of a second.
@@ -55,7 +56,7 @@ func (t *rowsTally) add(o rowsTally) {
 
 func newRowsCommand() *cobra.Command {
 	var data string
-	var asJSON bool
+	var asJSON, watched bool
 	cmd := &cobra.Command{
 		Use:   "rows --data DIR",
 		Short: "Anomaly scores of system call counts (docker CVE form)",
@@ -67,7 +68,7 @@ func newRowsCommand() *cobra.Command {
 			"Files whose training captures hold no call are skipped: there is no model of them.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			r, err := evaluateRows(data)
+			r, err := evaluateRows(data, watched)
 			if err != nil {
 				return err
 			}
@@ -75,12 +76,13 @@ func newRowsCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&data, "data", "", "directory of recorded rows")
+	cmd.Flags().BoolVar(&watched, "watched", false, "see only the calls that a container's first run watches, as the shim does")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	_ = cmd.MarkFlagRequired("data") // the flag exists
 	return cmd
 }
 
-func evaluateRows(dir string) (rowsResult, error) {
+func evaluateRows(dir string, watched bool) (rowsResult, error) {
 	files, err := filepath.Glob(filepath.Join(dir, "CVE-*.txt*"))
 	if err != nil || len(files) == 0 {
 		return rowsResult{}, errors.Join(fmt.Errorf("%s holds no CVE-*.txt or CVE-*.txt.gz", dir), err)
@@ -93,6 +95,9 @@ func evaluateRows(dir string) (rowsResult, error) {
 		captures, err := readCaptures(file)
 		if err != nil {
 			return rowsResult{}, err
+		}
+		if watched {
+			onlyWatched(captures)
 		}
 		train, test := split(captures)
 		model := anomaly.NewMix()
@@ -168,6 +173,19 @@ func follow(c capture, alarm func(anomaly.Row) bool) rowsTally {
 	}
 	finish()
 	return t
+}
+
+// onlyWatched removes the calls that the kernel allows by itself from a container's first run on.
+func onlyWatched(captures []capture) {
+	for _, c := range captures {
+		for _, row := range c.rows {
+			for name := range row {
+				if seccomp.Classify(name) == seccomp.ClassHot {
+					delete(row, name)
+				}
+			}
+		}
+	}
 }
 
 // freshNames is a baseline: an alarm for every call that training never had.
