@@ -37,11 +37,18 @@ const (
 	Jump          // go to Imm
 	JumpMem       // go to what is at the address Imm
 	JumpReg       // go through a register, or a table
-	Branch        // go to Imm, or on
+	Branch        // go to Imm, or on; Disp is IfZero, IfNotZero or something else
+	Test          // compare Dst with zero, for the branch behind
 	Return
 	Trap    // does not go on
 	Syscall // of the machine's own numbering
 	Foreign // of another numbering: int 0x80, sysenter
+)
+
+// The conditions of a Branch that matter.
+const (
+	IfZero    = 1
+	IfNotZero = 2
 )
 
 // Inst is one instruction.

@@ -228,8 +228,9 @@ func (a *analysis) leave(b *block, st *state) {
 	case code.Jump:
 		a.flow(uint64(last.Imm), st)
 	case code.Branch:
-		a.flow(uint64(last.Imm), st)
-		a.flow(next, st)
+		taken, on := a.branch(b, st)
+		a.flow(uint64(last.Imm), taken)
+		a.flow(next, on)
 	case code.JumpReg:
 		if a.tables == nil {
 			a.tables = &state{}
@@ -243,6 +244,23 @@ func (a *analysis) leave(b *block, st *state) {
 	default:
 		a.flow(next, st)
 	}
+}
+
+// branch is what holds where a branch goes, and behind it: a register may have been found to be zero.
+func (a *analysis) branch(b *block, st *state) (taken, on *state) {
+	if b.to-b.from < 2 {
+		return st, st
+	}
+	last, test := &a.fn.Steps[b.to-1], &a.fn.Steps[b.to-2]
+	if test.Op != code.Test || last.Disp != code.IfZero && last.Disp != code.IfNotZero {
+		return st, st
+	}
+	zero := st.clone()
+	zero.set(test.Dst, constant(0))
+	if last.Disp == code.IfZero {
+		return &zero, st
+	}
+	return st, &zero
 }
 
 func (a *analysis) flow(to uint64, st *state) {

@@ -43,6 +43,7 @@ func TestNumbers(t *testing.T) {
 		{"one of two", "85ff 7407 b801000000 eb05 b802000000 0f05", "[1 2] args=0 unknown=false"},
 		{"conditional move", "b801000000 ba02000000 0f44c2 0f05", "[1 2] args=0 unknown=false"},
 		{"arithmetic of a choice", "83ff01 19c0 83e003 83c068 0f05", "[104 107] args=0 unknown=false"},
+		{"found to be zero", "8b07 85c0 7401 c3 0f05", "[0] args=0 unknown=false"},
 		{"lowest byte", "31c0 b038 0f05", "[56] args=0 unknown=false"},
 		{"the first argument", "4889f8 0f05 c3", "[] args=80 unknown=false"},
 		{"an argument on the stack", "488b442408 0f05 c3", "[] args=100000000 unknown=false"},

@@ -36,7 +36,7 @@ func TestMeaning(t *testing.T) {
 		{"call [rip]", "ff1500000000", code.Inst{Op: code.CallMem, Len: 6, Dst: code.None, Src: code.None, Narrow: true, Imm: pc + 6}},
 		{"bnd jmp [rip]", "f2ff2500000000", code.Inst{Op: code.JumpMem, Len: 7, Dst: code.None, Src: code.None, Narrow: true, Imm: pc + 7}},
 		{"jmp rax", "ffe0", code.Inst{Op: code.JumpReg, Len: 2, Dst: code.None, Src: code.None, Narrow: true}},
-		{"je", "74fe", code.Inst{Op: code.Branch, Len: 2, Dst: code.None, Src: code.None, Narrow: true, Imm: pc}},
+		{"je", "74fe", code.Inst{Op: code.Branch, Len: 2, Dst: code.None, Src: code.None, Narrow: true, Imm: pc, Disp: code.IfZero}},
 		{"ret", "c3", code.Inst{Op: code.Return, Len: 1, Dst: code.None, Src: code.None, Narrow: true}},
 		{"sub rsp, 24", "4883ec18", code.Inst{Op: code.Add, Len: 4, Dst: RSP, Src: RSP, Imm: -24}},
 		{"push rbx", "53", code.Inst{Op: code.Push, Len: 1, Dst: code.None, Src: RBX, Narrow: true}},

@@ -17,6 +17,9 @@ func (s *state) meaning(op byte) bool {
 		in.Op, in.Imm = code.PushConst, s.imm()
 	case op >= 0x70 && op <= 0x7f, op >= 0xe0 && op <= 0xe3:
 		in.Op, in.Imm = code.Branch, s.target()
+		s.condition(op)
+	case op == 0x85 && s.mod == 3 && s.reg == s.rm:
+		in.Op, in.Dst = code.Test, code.Reg(s.rm)
 	case op >= 0x80 && op <= 0x83:
 		s.group1(op)
 	case op == 0x84, op == 0x85, op == 0xa8, op == 0xa9: // test
@@ -277,6 +280,7 @@ func (s *state) meaningTwo(op byte) {
 		in.Op = code.Trap
 	case op >= 0x80 && op <= 0x8f:
 		in.Op, in.Imm = code.Branch, s.target()
+		s.condition(op)
 	case op >= 0x40 && op <= 0x4f:
 		if in.Clobber = 1 << s.reg; s.mod == 3 && !s.word {
 			in.Op, in.Dst, in.Src, in.Clobber = code.CondMove, code.Reg(s.reg), code.Reg(s.rm), 0
@@ -296,5 +300,15 @@ func (s *state) meaningTwo(op byte) {
 		s.writesReg()
 	case op == 0xc0, op == 0xc1, op >= 0x20 && op <= 0x23, op == 0x78, op == 0x79:
 		s.clobberOperands()
+	}
+}
+
+// condition notes what a conditional jump asks.
+func (s *state) condition(op byte) {
+	switch op {
+	case 0x74, 0x84:
+		s.in.Disp = code.IfZero
+	case 0x75, 0x85:
+		s.in.Disp = code.IfNotZero
 	}
 }
