@@ -180,7 +180,7 @@ func (w *world) source(p *program, l string, text []byte, where string) {
 		case len(executes) == 0:
 		default:
 			name, _, _ := strings.Cut(lit, " ")
-			if len(name) < 64 && !strings.Contains(name, "/") {
+			if len(name) > 1 && len(name) < 64 && !strings.Contains(name, "/") {
 				w.executeNamed(name, strings.Fields(lit), "named in "+where)
 			}
 		}

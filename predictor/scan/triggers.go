@@ -101,8 +101,9 @@ func (w *world) programStrings(p *program, at *loaded) {
 			if resolved, ok := w.view.program(text); ok && resolved != p.main.path {
 				w.execute(text, nil, "named in "+at.path)
 			}
-			left := maxHelpers
-			w.helpers(text, at.path, &left, 0)
+			if left := maxHelpers; at == p.main { // a library's directories serve others
+				w.helpers(text, at.path, &left, 0)
+			}
 		}
 	}
 }

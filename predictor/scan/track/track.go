@@ -8,7 +8,7 @@ import (
 
 // Bounds of one function; a longer one is not followed, and all its values are unknown.
 const (
-	maxInstructions = 200_000
+	maxInstructions = 40_000
 	maxSlots        = 1024
 	maxVisits       = 100 // of a block, on average
 )
