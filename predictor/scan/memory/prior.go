@@ -86,6 +86,7 @@ var rules = []rule{
 // unknown, but not what it may execute.
 func Prior(tree rootfs.Tree, command, env []string, node Node, programs []evidence.Program) evidence.MemoryPrior {
 	in := input{Program: setup.Of(command, env), tree: tree, node: node}
+	programs = setup.Near(programs)
 	if p, ok := in.match(in.Name, ""); ok && p.Runtime != "shell" {
 		return in.limited(p)
 	}

@@ -80,7 +80,7 @@ func Capabilities(tree rootfs.Tree, command, env []string, programs []evidence.P
 	if _, ok := main.Flag("-k", "--lock-memory", "--memlock"); ok && main.Name == "memcached" || slices.Contains(main.Args, "-k") && main.Name == "memcached" {
 		n.add("memcached -k locks its memory", "IPC_LOCK")
 	}
-	for _, p := range programs {
+	for _, p := range setup.Near(programs) {
 		if p.Kind == "library" || p.Kind == "plugin" || p.Kind == "module" {
 			continue
 		}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"forefend.dev/forefend/predictor/evidence"
 )
 
 func TestOf(t *testing.T) {
@@ -89,4 +91,22 @@ func FuzzCommands(f *testing.F) {
 		d := make(Directives)
 		d.Parse(script)
 	})
+}
+
+func TestNear(t *testing.T) {
+	var got []string
+	for _, p := range Near([]evidence.Program{
+		{Path: "/bin/tool", Kind: "elf", Via: "executed by /run.sh:12"},
+		{Path: "/run.sh", Kind: "script", Via: "entrypoint"},
+		{Path: "/bin/sh", Kind: "elf", Via: "interpreter of /run.sh"},
+		{Path: "/lib/x.so", Kind: "library", Via: "needed by /bin/tool"},
+		{Path: "/lib/helper", Kind: "elf", Via: "helper of /lib/x.so"},
+		{Path: "/bin/mount", Kind: "elf", Via: "executed by /lib/helper"},
+		{Path: "/bin/ps", Kind: "elf", Via: "named in /bin/tool"},
+	}) {
+		got = append(got, p.Path)
+	}
+	if want := "/bin/tool /run.sh /bin/sh"; strings.Join(got, " ") != want {
+		t.Errorf("%q, want %s", got, want)
+	}
 }

@@ -36,7 +36,7 @@ func Find(tree rootfs.Tree, command, env []string, cwd string, programs []eviden
 	f.oversized(p, "command")
 	f.minerConfig(tree, p, cwd, programs)
 	scripts, binaries := 0, 0
-	for _, prog := range programs {
+	for _, prog := range suspects(programs) {
 		switch {
 		case prog.Kind == "script" && scripts < maxScripts:
 			scripts++
@@ -58,6 +58,19 @@ func Find(tree rootfs.Tree, command, env []string, cwd string, programs []eviden
 		return strings.Compare(a.Where, b.Where)
 	})
 	return f.found[:min(len(f.found), maxSinks)]
+}
+
+// suspects are the programs that the command is meant to run, and all others that do not lie where a distribution puts its own.
+func suspects(programs []evidence.Program) []evidence.Program {
+	list := setup.Near(programs)
+	for _, p := range programs {
+		own := strings.HasPrefix(p.Path, "/usr/local/") || !slices.ContainsFunc([]string{"/usr/", "/bin/", "/sbin/", "/lib", "/etc/"},
+			func(dir string) bool { return strings.HasPrefix(p.Path, dir) })
+		if own && !slices.Contains(list, p) {
+			list = append(list, p)
+		}
+	}
+	return list
 }
 
 type finder struct {
