@@ -7,9 +7,9 @@ import (
 )
 
 const (
-	// enough is how many scores a bound of a workload with history wants. A pool with fewer
-	// borrows those of workloads with fewer runs, whose scores are larger, not smaller.
-	enough = 200
+	// above is how many scores above its quantile a bound of a workload with history wants. A pool with
+	// fewer borrows those of workloads with fewer runs, whose scores are larger, not smaller.
+	above = 8
 	// defaultFactor is what an unknown workload's peak may exceed the highest earlier first
 	// run by while there are too few of them to know better.
 	defaultFactor = 4
@@ -79,7 +79,7 @@ func (c *Calibrator) quantile(p Pool, alpha float64) (q float64, n int, ok bool)
 	var store [ownPools]*scores
 	used := append(store[:0], &c.pools[p])
 	n = len(c.pools[p].sorted)
-	for less := p; less > PoolOwn && less < ownPools && n < enough; less-- {
+	for less := p; less > PoolOwn && less < ownPools && float64(n)*c.asked < above; less-- {
 		used = append(used, &c.pools[less-1])
 		n += len(c.pools[less-1].sorted)
 	}

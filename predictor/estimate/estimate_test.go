@@ -339,16 +339,19 @@ func TestAdopt(t *testing.T) {
 	for i := range many {
 		many[i] = float32(i)
 	}
-	prior := State{Level: 0.5, Scores: [][]float32{{1, 2}, {3}, many}}
+	prior := State{Level: 0.5, Scores: make([][]float32, pools)}
+	prior.Scores[PoolOwn], prior.Scores[PoolKin], prior.Scores[PoolAsked], prior.Scores[PoolProgram] = many, many, many, many[:3]
 	c := NewCalibrator(1, 0.99)
-	c.Learn([]workload.Origin{{Pool: 0, Scale: 1}}, 0, 5, 0)
+	c.Learn([]workload.Origin{{Pool: uint8(PoolAsked), Scale: 1}}, 0, 5, 0)
 	for range 2 { // the second time changes nothing
 		c.Adopt(prior)
 		s := c.State()
-		if s.Level != 1 || len(s.Scores[0]) != 1 || len(s.Scores[1]) != 1 || len(s.Scores[2]) != adopted || s.Scores[2][1] != 10 {
+		if s.Level != 1 || len(s.Scores[PoolOwn]) != 0 || len(s.Scores[PoolAsked]) != 1 || len(s.Scores[PoolProgram]) != 3 ||
+			len(s.Scores[PoolKin]) != adopted || s.Scores[PoolKin][1] != 10 {
 			t.Errorf("%v", s)
 		}
 	}
+	c.Adopt(State{})
 }
 
 func TestMissingMass(t *testing.T) {

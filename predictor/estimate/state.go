@@ -41,10 +41,12 @@ func (c *Calibrator) Restore(s State) {
 // adopted is how many scores of a pool another's are worth, so that own ones soon outweigh them.
 const adopted = 128
 
-// Adopt takes from s, another calibrator's, a sample of each pool of which c has no score yet.
+// Adopt takes from s, another calibrator's, a sample of each pool of first runs of which c has no score yet. How far
+// workloads with a history go above it is each node's own matter: scores from elsewhere made bounds worse
+// (docs/predictor/runs.md).
 func (c *Calibrator) Adopt(s State) {
 	own := c.State()
-	for i := range own.Scores {
+	for i := int(PoolProgram); i < len(own.Scores); i++ {
 		if len(own.Scores[i]) == 0 && i < len(s.Scores) {
 			own.Scores[i] = sample(s.Scores[i], adopted)
 		}
