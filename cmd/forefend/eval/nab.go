@@ -91,6 +91,9 @@ func evaluateNAB(dir string) (nabResult, error) {
 		r.Scores = append(r.Scores, file)
 		f.scores = scores
 	}
+	if r.Windows == 0 {
+		return nabResult{}, fmt.Errorf("combined_windows.json in %s labels none of its %d series", dir, r.Files)
+	}
 	r.PerSteps = ratio(1000*float64(r.False), float64(r.Steps))
 	r.Standard = nabNormal(ours, 1, r.Windows)
 	r.Optimised = bestNAB(files, r.Windows)
