@@ -47,7 +47,7 @@ func (b *Baseline) Learn(w *Watch) {
 const (
 	// dull is the score below which a trace teaches nothing: it is as good as known.
 	dull = 0.2
-	// maxBaselineCalls bounds the calls whose order a baseline remembers. Each takes up to half a KiB of memory.
+	// maxBaselineCalls bounds the calls whose order a baseline remembers. Each takes about 0.6 KiB of memory.
 	maxBaselineCalls = 1 << 15
 )
 
