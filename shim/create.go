@@ -29,6 +29,7 @@ import (
 // Whatever fails, everything done before it is undone and the bundle is as
 // containerd wrote it.
 func (s *Service) Create(ctx context.Context, r *taskv3.CreateTaskRequest) (_ *taskv3.CreateTaskResponse, err error) {
+	s.used.Store(true)
 	c, err := s.prepare(ctx, r)
 	if err != nil {
 		return nil, grpcError(fmt.Errorf("forefend: %w", err))

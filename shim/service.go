@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/pkg/shim"
@@ -25,6 +26,7 @@ type Service struct {
 	link       *link
 	reporter   *reporter
 	supervisor *seccomp.Supervisor
+	used       atomic.Bool // it has had a container, or is about to
 
 	mu         sync.Mutex
 	containers map[string]*container // by id, guarded by mu
@@ -48,7 +50,9 @@ func NewService(ctx context.Context, cfg Config, publisher shim.Publisher, sd sh
 	if err != nil {
 		return nil, err
 	}
-	return decorate(cfg, inner, exits, sd), nil
+	s := decorate(cfg, inner, exits, sd)
+	endWhenOrphaned(sd, &s.used, bundleGone, orphanCheck)
+	return s, nil
 }
 
 // decorate puts a Service around inner and ties its goroutines to sd.

@@ -4,12 +4,14 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -58,9 +60,11 @@ func runPlan(text string) error {
 	if !ok {
 		return fmt.Errorf("no step %q", s.Step)
 	}
+	var handling sync.Mutex
 	go func() {
 		_, _ = os.Stdin.Read(make([]byte, 1)) // ends with the test
-		os.Exit(0)                            // sets everything free
+		handling.Lock()
+		os.Exit(0) // sets everything free
 	}()
 	processes := map[int]ptrace.Mode{s.Containerd: ptrace.Follow}
 	s.daemon = s.readDaemon()
@@ -71,7 +75,8 @@ func runPlan(text string) error {
 		processes[s.Containerd] = ptrace.Step
 	}
 	return ptrace.Run(ptrace.Handler{
-		Exec: func(p *ptrace.Process) ptrace.Mode { return s.executed(p, st) },
+		Handling: &handling,
+		Exec:     func(p *ptrace.Process) ptrace.Mode { return s.executed(p, st) },
 		Call: func(c *ptrace.Call) {
 			if !s.over && st.call != nil && s.steps(c.Process, st) && st.call(s, c) {
 				s.reached(st)
@@ -153,6 +158,7 @@ func (s *scene) readDaemon() int {
 // tracer is a running tracer process, as the test sees it.
 type tracer struct {
 	cmd   *exec.Cmd
+	in    io.Closer // the tracer ends with it
 	lines chan string
 	said  []string
 }
@@ -170,6 +176,7 @@ func (h *host) trace(t testing.TB, p plan) *tracer {
 	if err != nil {
 		t.Fatal(err)
 	}
+	tr.in = in
 	out, err := tr.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -204,10 +211,12 @@ func (tr *tracer) await(t testing.TB) {
 
 // stop sets all processes free and tells whether the step was reached.
 func (tr *tracer) stop() (hit bool, said []string) {
-	_ = tr.cmd.Process.Kill()
+	_ = tr.in.Close()
+	stuck := time.AfterFunc(cleanWithin, func() { _ = tr.cmd.Process.Kill() })
+	defer stuck.Stop()
 	for line := range tr.lines {
 		tr.said = append(tr.said, line)
 	}
-	_ = tr.cmd.Wait() // it was killed
+	_ = tr.cmd.Wait() // what it had to say was read
 	return slices.Equal(tr.said, []string{"hit"}), tr.said
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,10 @@ type Handler struct {
 	Exec func(p *Process) Mode
 	// Call is told each system call of a process in mode Step, at its beginning and its end.
 	Call func(c *Call)
+	// Handling is held, if there is one, from before a stop is taken note of until its thread goes on. Who wants to end
+	// this process takes it first: a signal that a thread has stopped for is lost when its tracer goes between the two,
+	// and a SIGCHLD lost by a shim is a process that nobody ever waits for.
+	Handling sync.Locker
 }
 
 // Process is a traced process.
@@ -152,25 +157,43 @@ func (t *tracer) forget(tid int) {
 // loop handles stops until there is nothing to trace any more.
 func (t *tracer) loop() error {
 	for {
-		var status unix.WaitStatus
-		tid, err := unix.Wait4(-1, &status, unix.WALL, nil)
-		if errors.Is(err, unix.EINTR) {
+		// It leaves the stop where it is, for next.
+		err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WSTOPPED|unix.WNOWAIT|unix.WALL, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
 			continue
-		}
-		if errors.Is(err, unix.ECHILD) {
+		case errors.Is(err, unix.ECHILD):
 			return nil
-		}
-		if err != nil {
+		case err != nil:
 			return fmt.Errorf("wait for a traced process: %w", err)
 		}
-		if !status.Stopped() {
-			t.forget(tid)
-			continue
-		}
-		if err := t.stopped(tid, status); err != nil && !errors.Is(err, unix.ESRCH) { // killed while it stood still
-			return fmt.Errorf("trace process %d: %w", tid, err)
+		if err := t.next(); err != nil {
+			return err
 		}
 	}
+}
+
+// next handles the stop, or the end, that there is.
+func (t *tracer) next() error {
+	if t.handler.Handling != nil {
+		t.handler.Handling.Lock()
+		defer t.handler.Handling.Unlock()
+	}
+	var status unix.WaitStatus
+	tid, err := unix.Wait4(-1, &status, unix.WALL|unix.WNOHANG, nil)
+	switch {
+	case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECHILD), err == nil && tid == 0:
+		return nil
+	case err != nil:
+		return fmt.Errorf("wait for a traced process: %w", err)
+	case !status.Stopped():
+		t.forget(tid)
+		return nil
+	}
+	if err := t.stopped(tid, status); err != nil && !errors.Is(err, unix.ESRCH) { // killed while it stood still
+		return fmt.Errorf("trace process %d: %w", tid, err)
+	}
+	return nil
 }
 
 // stopped handles one stop and lets the thread go on.
