@@ -3,6 +3,7 @@ package scan
 import (
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"forefend.dev/forefend/predictor/evidence"
@@ -82,7 +83,7 @@ func (w *world) languageArguments(p *program, args []string) {
 			return
 		case arg == "-m" && l == "python":
 			return // a module of the standard library, or one found below
-		case arg == "-W" || arg == "-X" || arg == "-I" || arg == "-r" || arg == "--require" || arg == "-d" || arg == "-f":
+		case arg == "-W" || arg == "-X" || arg == "-I" || arg == "-r" || arg == "--require" || arg == "-d" || arg == "-f" || arg == "-y" || arg == "-c" || arg == "--fpm-config":
 			i++
 		case strings.HasPrefix(arg, "-"):
 		default:
@@ -112,7 +113,7 @@ func (w *world) sourceFile(p *program, l, name string) {
 	w.list(name, "script", "script of "+p.main.path)
 	w.source(p, l, b, name)
 	dir := path.Dir(name)
-	if dir == "/" || dir == "/usr/bin" || dir == "/bin" || dir == "/usr/sbin" || dir == "/usr/local/bin" {
+	if slices.Contains(general, dir) { // what else is there is none of the script's
 		return
 	}
 	left := maxSources

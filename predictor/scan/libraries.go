@@ -15,6 +15,8 @@ const (
 	maxConfigDirs  = 256
 	maxConfigDepth = 4
 	maxCache       = 16 << 20
+	maxCached      = 20_000 // libraries in the linker's cache
+	maxNameSize    = 512
 )
 
 // libraries finds shared libraries as the dynamic linker does (ld.so(8)).
@@ -118,10 +120,10 @@ func parseLinkerCache(b []byte) map[string][]string {
 		if uint64(off) >= uint64(len(b)) {
 			return ""
 		}
-		end := bytes.IndexByte(b[off:min(len(b), int(off)+4096)], 0)
+		end := bytes.IndexByte(b[off:min(len(b), int(off)+maxNameSize)], 0)
 		return string(b[off:][:max(0, end)])
 	}
-	for i := range min(n, (len(b)-header)/entry) {
+	for i := range min(n, (len(b)-header)/entry, maxCached) {
 		e := b[header+i*entry:]
 		name, file := text(le.Uint32(e[4:])), text(le.Uint32(e[8:]))
 		if name != "" && strings.HasPrefix(file, "/") {

@@ -17,7 +17,7 @@ import (
 )
 
 // storeVersion is part of every remembered file's name. Raise it when an analysis of the same bytes would say something else.
-const storeVersion = 3
+const storeVersion = 4
 
 // maxRemembered bounds a remembered file.
 const maxRemembered = 256 << 20

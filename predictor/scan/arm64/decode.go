@@ -68,6 +68,8 @@ func Decode(text []byte, pc uint64, in *code.Inst) {
 		addImmediate(in, w, rd, rn)
 	case w>>22 == 0b1111100101, w>>22 == 0b1011100101: // ldr, unsigned offset
 		in.Op, in.Dst, in.Src, in.Imm, in.Narrow = code.Load, rd, rn, int64(w>>10&0xfff)<<(w>>30), w>>30 == 2
+	case w>>22 == 0b1011100110: // ldrsw
+		in.Op, in.Dst, in.Src, in.Imm, in.Narrow = code.Load, rd, rn, int64(w>>10&0xfff)<<2, true
 	case w>>22 == 0b1111100100, w>>22 == 0b1011100100: // str
 		in.Op, in.Dst, in.Src, in.Imm = code.Store, rn, rd, int64(w>>10&0xfff)<<(w>>30)
 		if rd == zero {

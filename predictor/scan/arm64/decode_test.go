@@ -33,6 +33,7 @@ func TestMeaning(t *testing.T) {
 		{"add x0, x0, #16", 0x91004000, code.Inst{Op: code.Add, Dst: 0, Src: 0, Imm: 16}},
 		{"sub sp, sp, #32", 0xd10083ff, code.Inst{Op: code.Add, Dst: SP, Src: SP, Imm: -32}},
 		{"ldr x17, [x16, #8]", 0xf9400611, code.Inst{Op: code.Load, Dst: 17, Src: 16, Imm: 8}},
+		{"ldrsw x8, [x3]", 0xb9800068, code.Inst{Op: code.Load, Dst: 8, Src: 3, Narrow: true}},
 		{"str x0, [sp, #8]", 0xf90007e0, code.Inst{Op: code.Store, Dst: SP, Src: 0, Imm: 8}},
 		{"stp x29, x30, [sp, #-16]!", 0xa9bf7bfd, code.Inst{Op: code.Add, Dst: SP, Src: SP, Imm: -16}},
 		{"ldp x29, x30, [sp], #16", 0xa8c17bfd, code.Inst{Op: code.Add, Dst: SP, Src: SP, Imm: 16, Clobber: 1<<29 | 1<<30}},

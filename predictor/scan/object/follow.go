@@ -278,7 +278,8 @@ func (b *builder) number(fn int32, pc uint64, v track.Value, c *track.Context) {
 	if !v.Unknown || b.data[fn] || b.passesOn(fn) {
 		return
 	}
-	if c != nil && v.Memory && c.Register(b.convention.Args[0]).Memory && b.changesIdentity() {
+	fromMemory := c != nil && v.Memory && (b.machine == machineARM64 || c.Register(b.convention.Args[0]).Memory)
+	if fromMemory && b.changesIdentity() {
 		b.obj.Numbers[fn] = append(b.obj.Numbers[fn], b.identityCalls()...)
 		return
 	}

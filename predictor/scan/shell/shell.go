@@ -56,7 +56,9 @@ func Parse(text string) (Script, error) {
 	syntax.Walk(file, func(n syntax.Node) bool {
 		switch n := n.(type) {
 		case *syntax.FuncDecl:
-			s.Functions[n.Name.Value] = true
+			if n.Name != nil { // zsh has functions without
+				s.Functions[n.Name.Value] = true
+			}
 		case *syntax.Assign:
 			s.assign(n, values)
 		}
