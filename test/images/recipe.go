@@ -75,6 +75,13 @@ var recipes = []recipe{
 		},
 	},
 	{
+		name:     "servers", // what TestEnforced runs beside redis and nginx
+		packages: []string{"postgresql", "memcached", "python3-minimal", "nodejs", "procps"},
+		setup:    `rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin`,
+		config:   imageConfig{Env: searchPath, Cmd: []string{"bash"}},
+		onDemand: true,
+	},
+	{
 		name: "apps",
 		packages: []string{
 			"postgresql", "mariadb-server", "memcached", "python3-minimal", "nodejs", "openssh-server", "openssh-client",

@@ -218,3 +218,13 @@ func (c *containerIDs) list() []string {
 	defer c.mu.Unlock()
 	return slices.Clone(c.all)
 }
+
+// Built reports whether an image that is made only when named has been made.
+func Built(name string) bool {
+	repo, err := repository()
+	if err != nil {
+		return false
+	}
+	_, err = os.Stat(filepath.Join(repo, ".cache", "images", name+".tar"))
+	return err == nil
+}
