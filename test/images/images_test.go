@@ -236,7 +236,7 @@ func TestChoose(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	all, err := choose(nil)
-	if err != nil || len(all) != len(recipes)-1 || slices.ContainsFunc(all, func(r recipe) bool { return r.onDemand }) {
+	if err != nil || len(all) != len(recipes)-2 || slices.ContainsFunc(all, func(r recipe) bool { return r.onDemand }) {
 		t.Errorf("all: %d, %v", len(all), err)
 	}
 	if large, err := choose([]string{"apps"}); err != nil || len(large) != 1 {
