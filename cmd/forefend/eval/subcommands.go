@@ -12,6 +12,7 @@ func subcommands() []*cobra.Command {
 		newTracesCommand(),
 		newRowsCommand(),
 		newScanCommand(),
+		newRiskCommand(),
 		newNABCommand(),
 	}
 }
