@@ -36,7 +36,9 @@ func TestCoverage(t *testing.T) {
 				track.Add(at, size)
 			}
 		}
-		if got := float64(violations) / float64(count); math.Abs(got-(1-coverage)) > max(0.007, 0.12*(1-coverage)) {
+		// No more than asked; fewer by the reserve, and by what the node takes long to learn when it is unlike the prior.
+		share := 1 - coverage
+		if got := float64(violations) / float64(count); got > share+0.003 || got < share-max(0.007, 0.15*share) {
 			t.Errorf("coverage %v: %.2f %% violations", coverage, 100*got)
 		}
 	}

@@ -8,10 +8,13 @@ import (
 	"time"
 )
 
+// small has one network, where it matters not what is expected but that it is kept.
+var small = Config{Weights: shipped[:1]}
+
 // livedIn returns a model and tracks that have seen some days.
 func livedIn(seed uint64, containers, hours int) (*Model, []*Track) {
 	random := rand.New(rand.NewPCG(seed, 3))
-	m := New(Config{})
+	m := New(small)
 	var tracks []*Track
 	for range containers {
 		tracks = append(tracks, m.Track("memory", 1e4))
@@ -30,7 +33,7 @@ func TestStateGoesOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again := New(Config{})
+	again := New(small)
 	if err := again.Restore(model); err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +59,7 @@ func TestStateRefusesNonsense(t *testing.T) {
 	model, _ := m.State()
 	track, _ := tracks[0].State()
 	for _, bad := range [][]byte{nil, []byte("{}"), model[:len(model)/2], []byte(`{"version":99}`), track} {
-		if err := New(Config{}).Restore(bad); !errors.Is(err, ErrState) {
+		if err := New(small).Restore(bad); !errors.Is(err, ErrState) {
 			t.Errorf("%.40q: %v", bad, err)
 		}
 	}
@@ -65,7 +68,7 @@ func TestStateRefusesNonsense(t *testing.T) {
 			t.Errorf("%.40q: %v", bad, err)
 		}
 	}
-	other := New(Config{Weights: shipped[:1]})
+	other := New(Config{})
 	if err := other.Restore(model); !errors.Is(err, ErrState) {
 		t.Errorf("state of other networks: %v", err)
 	}
@@ -83,7 +86,7 @@ func FuzzRestore(f *testing.F) {
 	f.Add(EncodePrior(shipped[:1]))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		_, _ = DecodePrior(b)
-		m := New(Config{})
+		m := New(small)
 		_ = m.Restore(b)
 		track := m.Track("memory", 0)
 		_ = track.Resume(b)
@@ -132,7 +135,7 @@ func BenchmarkRestore(b *testing.B) {
 	state, _ := m.State()
 	b.ReportMetric(float64(len(state)), "bytes")
 	for b.Loop() {
-		if err := New(Config{}).Restore(state); err != nil {
+		if err := New(small).Restore(state); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -43,10 +43,11 @@ func limitCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "limit",
 		Short: "Judge how well a container's reaching of its limit is foretold, on recorded runs",
-		Long: `Replay recorded memory of real servers (run,seconds,memory in bytes) and ask, every five seconds and for several limits,
-how likely the limit is to be reached within the forecaster's horizon. Persistence says that nothing changes: never; trend
-continues the straight line of the last horizon. Lead is from the first warning (probability of a half or more) that held
-until the limit was reached.`,
+		Long: `Replay recorded memory of real servers (run,seconds,memory in bytes) and ask, every five seconds
+and for several limits, how likely the limit is to be reached within the forecaster's horizon.
+Persistence says that nothing changes: never; trend continues the straight line of the last
+horizon. Lead is from the first warning (probability of a half or more) that held until the
+limit was reached.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f, err := openText(data)

@@ -33,10 +33,12 @@ func usageCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "usage",
 		Short: "Judge the bounds of running containers' use on recorded series",
-		Long: `Replay recorded usage series side by side, as one node would see them, and give each window a limit from the past only.
+		Long: `Replay recorded usage series side by side, as one node would see them, and give each window a
+limit from the past only.
 
-A violation is a window whose true peak exceeds its limit; violations are a share of all windows (0.01 is 1 %). The
-footprint is the sum of limits / the sum of true peaks. The first window of a series is never scored.`,
+A violation is a window whose true peak exceeds its limit; violations are a share of all windows
+(0.01 is 1 %). The footprint is the sum of limits / the sum of true peaks. The first window of a
+series is never scored.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f, err := usageFamilyNamed(family, resource)

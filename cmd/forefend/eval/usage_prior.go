@@ -3,7 +3,9 @@ package eval
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -16,8 +18,9 @@ func usagePriorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "usage-prior",
 		Short: "Learn the usage forecaster's prior from recorded series",
-		Long: `Learn from all families of recorded usage series in a folder, each family and resource weighing the same, and write
-the networks that a forecaster begins with. The result holds no data of the series.`,
+		Long: `Learn from all families of recorded usage series in a folder, each family and resource weighing
+the same, and write the networks that a forecaster begins with. The result holds no data of the
+series.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			groups, err := usageExamples(data)
@@ -36,7 +39,7 @@ the networks that a forecaster begins with. The result holds no data of the seri
 	flags.StringVar(&data, "data", "", "folder with the recorded series")
 	flags.StringVar(&out, "out", "", "file to write")
 	flags.IntVar(&networks, "networks", 6, "networks whose expectations are averaged")
-	flags.IntVar(&passes, "passes", 40, "how often the average window is seen")
+	flags.IntVar(&passes, "passes", 25, "how often the average window is seen")
 	_ = cmd.MarkFlagRequired("data")
 	_ = cmd.MarkFlagRequired("out")
 	return cmd
@@ -55,11 +58,15 @@ func usageExamples(dir string) ([][]forecast.Example, error) {
 				return nil, err
 			}
 			var examples []forecast.Example
-			model := forecast.New(forecast.Config{Window: f.window})
-			model.Observe(func(_ string, e forecast.Example) { examples = append(examples, e) })
-			playUsage(all, usageEvents(all), f.window, func(s usageSeries) usageMethod {
-				return ours{model.Track(resource, s.ceiling)}
-			})
+			random := rand.New(rand.NewPCG(uint64(len(groups)), 5))
+			for round := range usageRounds {
+				model := forecast.New(forecast.Config{Window: f.window})
+				model.Observe(func(_ string, e forecast.Example) { examples = append(examples, e) })
+				late := startLate(all, round > 0, random)
+				playUsage(late, usageEvents(late), f.window, func(s usageSeries) usageMethod {
+					return ours{model.Track(resource, s.ceiling)}
+				})
+			}
 			groups = append(groups, examples)
 		}
 	}
@@ -67,4 +74,20 @@ func usageExamples(dir string) ([][]forecast.Example, error) {
 		return nil, fmt.Errorf("%s: no family of usage series found", dir)
 	}
 	return groups, nil
+}
+
+// usageRounds is how often each family is learned from, with other beginnings each time.
+const usageRounds = 2
+
+// startLate lets each series begin at a point of its first half, so that how young a container is does not tell what day
+// it is.
+func startLate(all []usageSeries, late bool, random *rand.Rand) []usageSeries {
+	if !late {
+		return all
+	}
+	later := slices.Clone(all)
+	for i, s := range all {
+		later[i].samples = s.samples[random.IntN(len(s.samples)/2+1):]
+	}
+	return later
 }
