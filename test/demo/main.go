@@ -36,7 +36,12 @@ func run(ctx context.Context, out io.Writer, runs int) error {
 	begin := time.Now()
 	d := &demo{narrator: narrator{out: out}, runs: runs}
 	d.step("A containerd of our own, with its own root, state and socket")
-	env, err := harness.Start(ctx, harness.WithImages("redis", "nginx"))
+	feeds, config, err := feed()
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(feeds)
+	env, err := harness.Start(ctx, harness.WithImages("redis", "nginx", "busybox"), harness.WithConfig(config))
 	if err != nil {
 		return err
 	}
@@ -77,7 +82,16 @@ func (d *demo) story(ctx context.Context) error {
 	if err := d.explain(ctx, fmt.Sprintf("%s-%d", web.name, d.runs)); err != nil {
 		return err
 	}
-	return d.attack(ctx, web)
+	if err := d.attack(ctx, web); err != nil {
+		return err
+	}
+	if err := d.firstRun(ctx); err != nil {
+		return fmt.Errorf("first run: %w", err)
+	}
+	if err := d.inherit(ctx, redis()); err != nil {
+		return fmt.Errorf("second digest: %w", err)
+	}
+	return d.miner(ctx)
 }
 
 // explain shows the decision about the last run, which is gone by now.
