@@ -101,11 +101,18 @@ func (w *world) programStrings(p *program, at *loaded) {
 			if resolved, ok := w.view.program(text); ok && resolved != p.main.path {
 				w.execute(text, nil, "named in "+at.path)
 			}
-			if left := maxHelpers; at == p.main { // a library's directories serve others
+			// Those of the entry alone: a library's directories serve others, a helper's lead ever farther away.
+			if left := maxHelpers; at == p.main && p == w.programs[0] {
 				w.helpers(text, at.path, &left, 0)
 			}
 		}
 	}
+}
+
+// elf tells whether a file is an ELF file: scripts of a package are for people and for its installation.
+func (w *world) elf(name string) bool {
+	head, err := w.view.text(name, 4)
+	return err == nil && isELF(head)
 }
 
 // helpers executes the programs in a directory that belongs to one package, as /usr/lib/postfix/sbin does.
@@ -126,7 +133,7 @@ func (w *world) helpers(dir, by string, left *int, depth int) {
 		case e.Type.IsDir():
 			w.helpers(name, by, left, depth+1)
 		case e.Type.IsRegular() && !isPlugin(e.Name):
-			if _, ok := w.view.program(name); ok {
+			if _, ok := w.view.program(name); ok && w.elf(name) {
 				*left--
 				w.execute(name, nil, "helper of "+by)
 			}
