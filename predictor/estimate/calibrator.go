@@ -56,7 +56,7 @@ type Bound struct {
 // risk, so that all of them hold together. Most bounds it further where it is above 0: what the
 // user asked for is a limit that no run exceeds.
 func (c *Calibrator) Bound(origins []workload.Origin, most float64) Bound {
-	best, share := Bound{}, c.alpha/float64(max(len(origins), 1))
+	best, share := Bound{}, c.share(origins)
 	for _, o := range origins {
 		if !sensible(o) {
 			continue
@@ -71,6 +71,15 @@ func (c *Calibrator) Bound(origins []workload.Origin, most float64) Bound {
 		best.Value = most
 	}
 	return best
+}
+
+// share is the risk that each origin may take. That of first runs is never more than what was asked for, however many
+// runs stayed below their bounds: when one of them fails, it costs all that it asked for, and a dozen like it have begun.
+func (c *Calibrator) share(origins []workload.Origin) float64 {
+	if len(origins) == 1 && Pool(origins[0].Pool) < ownPools {
+		return c.alpha
+	}
+	return min(c.alpha, c.asked) / float64(max(len(origins), 1))
 }
 
 // quantile is what a run of a pool exceeds with probability alpha, and from how many scores that

@@ -18,7 +18,7 @@ var seeds = [pools]float64{
 // much less than they asked for is needed is bounded, not its logarithm.
 func seed(p Pool, alpha float64) float64 {
 	if p == PoolAsked {
-		return math.Log(1 - spared*math.Sqrt(alpha/0.02))
+		return math.Log(1 - spared*math.Pow(alpha/0.02, 0.25))
 	}
 	return seeds[p] * math.Log(1/alpha) / math.Log(1/0.02)
 }
