@@ -28,8 +28,10 @@ func (s *Service) Delete(ctx context.Context, r *taskv3.DeleteRequest) (*taskv3.
 		}
 		return resp, err
 	}
+	// What the history needs does not end with the caller: containerd may die meanwhile.
+	lasting := context.WithoutCancel(ctx)
 	if c.watch != nil {
-		waiting, cancel := context.WithTimeout(ctx, sampleDeadline)
+		waiting, cancel := context.WithTimeout(lasting, sampleDeadline)
 		c.watch.sampled(waiting)
 		s.exits.await(waiting, r.ID)
 		cancel()
@@ -44,7 +46,7 @@ func (s *Service) Delete(ctx context.Context, r *taskv3.DeleteRequest) (*taskv3.
 	s.exits.forget(r.ID)
 	c.closeStdin("")
 	if c.watch != nil {
-		waiting, cancel := context.WithTimeout(ctx, finalDeadline)
+		waiting, cancel := context.WithTimeout(lasting, finalDeadline)
 		c.watch.reported(waiting)
 		cancel()
 		c.watch.abandon()
