@@ -1,6 +1,8 @@
 package main
 
 import (
+	"slices"
+
 	"forefend.dev/forefend/cmd/forefend/foresight"
 	"forefend.dev/forefend/cmd/internal/config"
 	"forefend.dev/forefend/predictor/recommend"
@@ -15,6 +17,7 @@ func judge(cfg *config.Config) func(foresight.Known) foresight.Judgement {
 	class := func(c seccomp.Class) func(string) bool {
 		return func(name string) bool { return seccomp.Classify(name) == c }
 	}
+	sensitive := slices.DeleteFunc(seccomp.Names(), func(n string) bool { return seccomp.Classify(n) != seccomp.ClassSensitive })
 	return func(k foresight.Known) (j foresight.Judgement) {
 		f := k.Request.Facts
 		profile := cfg.Site.Profile(f.User, f.Group)
@@ -30,6 +33,12 @@ func judge(cfg *config.Config) func(foresight.Known) foresight.Judgement {
 		j.Claims = recommend.Claims(k.Prediction, in)
 		busy, notes := recommend.UnderLoad(k.Prediction, in, k.Load)
 		j.Claims, j.Notes = append(j.Claims, busy...), notes
+		known := recommend.Known{Prediction: k.Prediction, Scan: k.Scan, Risk: *j.Risk}
+		trade := recommend.Weigh(known, recommend.DefaultSafeguards()[j.Risk.Level], recommend.DefaultCosts())
+		j.Claims = append(j.Claims, recommend.Protect(trade, known, sensitive)...)
+		if line := trade.String(); line != "" {
+			j.Notes = append(j.Notes, line)
+		}
 		return j
 	}
 }

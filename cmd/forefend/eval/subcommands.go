@@ -13,6 +13,7 @@ func subcommands() []*cobra.Command {
 		newRowsCommand(),
 		newScanCommand(),
 		newRiskCommand(),
+		newRecommendCommand(),
 		newNABCommand(),
 	}
 }

@@ -1,0 +1,122 @@
+package recommend
+
+import (
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"forefend.dev/forefend/predictor/evidence"
+	"forefend.dev/forefend/predictor/risk"
+	"forefend.dev/forefend/runtime/policy"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+func chosen(t Trade) (out []Safeguard) {
+	for _, o := range t.Options {
+		if o.Chosen {
+			out = append(out, o.Safeguard)
+		}
+	}
+	return out
+}
+
+func TestWeighKnownAnswer(t *testing.T) {
+	k := Known{Prediction: workload.Prediction{Runs: 8, Unseen: 0.1},
+		Risk: risk.Of([]evidence.Factor{{Name: evidence.FactorVulnerabilities, Severity: 1, Likelihood: 0.5}})}
+	// Nothing: 10*.5 = 5. Enforcing: 10*.5*.4 + .1 = 2.1.
+	trade := Weigh(k, []Safeguard{Enforce}, Costs{10, 1})
+	if math.Abs(trade.Open-5) > 1e-9 || math.Abs(trade.Cost-2.1) > 1e-9 || math.Abs(trade.Score-20) > 1e-9 || !slices.Equal(chosen(trade), []Safeguard{Enforce}) {
+		t.Errorf("%+v", trade)
+	}
+	// Where a broken application costs more than what is removed, nothing is done.
+	if trade := Weigh(k, []Safeguard{Enforce}, Costs{1, 10}); chosen(trade) != nil || trade.Cost != trade.Open {
+		t.Errorf("%+v", trade)
+	}
+	if trade := Weigh(k, nil, DefaultCosts()); trade.String() != "" || trade.Cost != trade.Strict {
+		t.Errorf("%+v", trade)
+	}
+}
+
+// A miner that reaches a listed address loses its network; a web server at risk does not.
+func TestWeighNetwork(t *testing.T) {
+	r := risk.Assess(risk.Input{Sinks: []evidence.Sink{{Kind: "miner", Severity: 0.8}}, Contacts: []evidence.Contact{{Confidence: 0.9}}})
+	k := Known{Prediction: workload.Prediction{Unseen: 1}, Risk: r}
+	trade := Weigh(k, DefaultSafeguards()[r.Level], DefaultCosts())
+	if r.Level != evidence.Critical || !slices.Contains(chosen(trade), NetworkOff) || slices.ContainsFunc(trade.Options, func(o Option) bool { return o.Safeguard == SensitiveCalls }) {
+		t.Errorf("%s %+v", r.Level, trade)
+	}
+	claims := Protect(trade, k, []string{"ptrace"})
+	if !slices.ContainsFunc(claims, func(c policy.Claim) bool {
+		return c.Key == policy.KeyNetwork && c.Value == policy.Tight && c.Author == policy.Prediction && c.Source == "risk critical"
+	}) || !strings.Contains(trade.String(), "network_off") {
+		t.Errorf("%+v", claims)
+	}
+	server := Known{Prediction: workload.Prediction{Runs: 20, Unseen: 0.05, Destinations: []string{"tcp/10.0.0.1:5432"}}, Scan: &evidence.Scan{Ports: []evidence.Port{{Number: 80}}},
+		Risk: risk.Assess(risk.Input{Vulnerabilities: []evidence.Vulnerability{{Severity: 7, Exploited: 0.9, Reachable: true}}})}
+	if trade := Weigh(server, DefaultSafeguards()[server.Risk.Level], DefaultCosts()); slices.Contains(chosen(trade), NetworkOff) || chosen(trade) == nil {
+		t.Errorf("%+v", trade)
+	}
+}
+
+func TestProtect(t *testing.T) {
+	k := Known{Prediction: workload.Prediction{Runs: 1, Seen: map[string]int{"socket": 1}}, Scan: &evidence.Scan{Syscalls: []string{"bind"}}}
+	var all Trade
+	for _, s := range Safeguards {
+		all.Options = append(all.Options, Option{Safeguard: s, Chosen: true})
+	}
+	want := map[policy.Key]policy.Value{
+		policy.KeyPIDs: 1024, policy.KeyCPUShares: 256, policy.KeyNoNewPrivileges: policy.Tight, policy.KeyMode: policy.ModeEnforce,
+		policy.KeyReadonlyRoot: policy.Tight, policy.KeyNetwork: policy.Tight, policy.KeySyscalls.Member("chroot"): policy.SyscallDeny,
+	}
+	got := Protect(all, k, []string{"socket", "bind", "chroot", "execve"})
+	for _, c := range got {
+		if v, ok := want[c.Key]; !ok || v != c.Value || c.Reason == "" {
+			t.Errorf("%+v", c)
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("%d claims, want %d", len(got), len(want))
+	}
+}
+
+func TestBreakage(t *testing.T) {
+	for name, c := range map[string]struct {
+		s    Safeguard
+		k    Known
+		want float64
+	}{
+		"no history":     {Enforce, Known{}, 1},
+		"not a number":   {Enforce, Known{Prediction: workload.Prediction{Runs: 3, Unseen: math.NaN()}}, 1},
+		"complete scan":  {Enforce, Known{Scan: &evidence.Scan{Syscalls: []string{"read"}}}, 0.05},
+		"wrote":          {ReadonlyRoot, Known{Prediction: workload.Prediction{RootfsWrites: workload.Yes}}, 0.95},
+		"never wrote":    {ReadonlyRoot, Known{Prediction: workload.Prediction{Runs: 8, RootfsWrites: workload.No}}, 0.1},
+		"maybe wrote":    {ReadonlyRoot, Known{}, 0.5},
+		"quiet":          {NetworkOff, Known{Prediction: workload.Prediction{Runs: 8}}, 0.1},
+		"many processes": {Pids, Known{Prediction: workload.Prediction{PIDs: workload.Bound{Value: 600}}}, 0.5},
+	} {
+		if got, why := breakage(c.s, c.k); math.Abs(got-c.want) > 1e-9 || why == "" {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// The choice is never worse than doing nothing or everything, and each more allowed safeguard never costs more.
+func TestWeighIsBest(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		unit := rapid.Float64Range(0, 1)
+		var factors []evidence.Factor
+		for _, name := range []string{evidence.FactorVulnerabilities, evidence.FactorThreats, evidence.FactorSinks, evidence.FactorNovelty} {
+			factors = append(factors, evidence.Factor{Name: name, Severity: unit.Draw(t, "s"), Likelihood: unit.Draw(t, "l")})
+		}
+		k := Known{Prediction: workload.Prediction{Runs: rapid.IntRange(0, 30).Draw(t, "runs"), Unseen: unit.Draw(t, "unseen")}, Risk: risk.Of(factors)}
+		costs := Costs{rapid.Float64Range(0, 100).Draw(t, "incident"), rapid.Float64Range(0, 100).Draw(t, "breakage")}
+		n := rapid.IntRange(0, len(Safeguards)-1).Draw(t, "n")
+		few, more := Weigh(k, Safeguards[:n], costs), Weigh(k, Safeguards[:n+1], costs)
+		if few.Cost > min(few.Open, few.Strict)+1e-9 || more.Cost > few.Cost+1e-9 || few.Score > k.Risk.Score+1e-9 {
+			t.Fatalf("%+v\n%+v", few, more)
+		}
+	})
+}
