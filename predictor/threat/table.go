@@ -60,12 +60,14 @@ const noParent = math.MaxUint32
 const stride = 32
 
 // prefixes is a set of prefixes, sorted by first address and length. A look-up finds the last one at or before the
-// address; what covers the address is that one or one of its parents. It needs 40 bytes a prefix, built once; the tries
+// address; what covers the address is that one or one of its parents. It needs 41 bytes a prefix, built once; the tries
 // that were measured need more and are slower (decision 0036).
 type prefixes struct {
 	hi    []uint64
 	items []item
 	index []uint64 // every stride-th hi
+	// first of IPv4: the first prefix at or behind each /16, and the number of all at the end: most questions are about IPv4.
+	first []uint32
 }
 
 func (t *prefixes) add(p netip.Prefix, e entry) bool {
@@ -131,6 +133,15 @@ func (t *prefixes) build() {
 		}
 	}
 	t.index = trimmed(t.index)
+	t.first = make([]uint32, 1<<16+1)
+	at := 0
+	for b := range 1 << 16 {
+		for at < len(t.hi) && t.hi[at] < v4Space<<32|uint64(b)<<16 {
+			at++
+		}
+		t.first[b] = uint32(at)
+	}
+	t.first[1<<16] = uint32(len(t.hi)) // no key sorts behind IPv4's
 }
 
 // unite drops what a feed says twice.
@@ -169,19 +180,7 @@ func (t *prefixes) chain(i uint32, k key) uint32 {
 
 // lookup returns the longest prefix that covers k, or noParent. Shorter ones are its parents.
 func (t *prefixes) lookup(k key) uint32 {
-	// The last block that begins at or before k, then the last prefix in it that does.
-	block, end := 0, len(t.index)
-	for block < end {
-		if m := int(uint(block+end) / 2); t.index[m] < k.hi || t.index[m] == k.hi && t.items[m*stride].lo <= k.lo {
-			block = m + 1
-		} else {
-			end = m
-		}
-	}
-	if block--; block < 0 {
-		return noParent
-	}
-	lo, hi := block*stride, min((block+1)*stride, len(t.hi))
+	lo, hi := t.block(k)
 	for lo < hi { // the first that begins behind k
 		if m := int(uint(lo+hi) / 2); t.hi[m] < k.hi || t.hi[m] == k.hi && t.items[m].lo <= k.lo {
 			lo = m + 1
@@ -189,7 +188,27 @@ func (t *prefixes) lookup(k key) uint32 {
 			hi = m
 		}
 	}
+	if lo == 0 {
+		return noParent
+	}
 	return t.chain(uint32(lo-1), k)
+}
+
+// block returns the few prefixes among which is the first that begins behind k, or its end.
+func (t *prefixes) block(k key) (lo, hi int) {
+	if k.hi>>32 == v4Space {
+		b := uint16(k.hi >> 16)
+		return int(t.first[b]), int(t.first[int(b)+1])
+	}
+	end := len(t.index)
+	for lo < end { // the first block that begins behind k
+		if m := int(uint(lo+end) / 2); t.index[m] < k.hi || t.index[m] == k.hi && t.items[m*stride].lo <= k.lo {
+			lo = m + 1
+		} else {
+			end = m
+		}
+	}
+	return max(lo-1, 0) * stride, min(lo*stride, len(t.hi))
 }
 
 // prefix returns the i-th as people write it.

@@ -280,6 +280,12 @@ func TestTableAgainstAllPrefixes(t *testing.T) {
 			}
 		}
 	}
+	var last prefixes
+	last.add(netip.MustParsePrefix("255.255.1.0/24"), entry{})
+	last.build()
+	if k, _ := keyOf(netip.MustParseAddr("255.255.1.9")); last.lookup(k) != 0 {
+		t.Error("the last /16 is not searched")
+	}
 	var empty prefixes
 	empty.build()
 	if k, _ := keyOf(netip.MustParseAddr("1.2.3.4")); empty.lookup(k) != noParent {
@@ -332,6 +338,7 @@ func TestMillion(t *testing.T) {
 		t.Errorf("took %v, wanted 3 s on an idle machine", took)
 	}
 	runtime.KeepAlive(s)
+	runtime.KeepAlive(text)
 }
 
 func heap() int64 {
