@@ -210,10 +210,11 @@ func (s *source) lines(r *bufio.Reader, f func(line int, text string)) {
 			}
 			data = nil
 		}
-		if text := strings.TrimSpace(string(data)); text != "" {
-			if n == 1 {
-				text = strings.TrimPrefix(text, "\ufeff")
-			}
+		text := string(data)
+		if n == 1 {
+			text = strings.TrimPrefix(text, "\ufeff")
+		}
+		if text = strings.TrimSpace(text); text != "" {
 			f(n, text)
 		}
 		if errors.Is(err, io.EOF) {
