@@ -51,7 +51,7 @@ FISH_COMPLETION := $(SHARE)/fish/vendor_completions.d/forefend.fish
 
 .PHONY: install
 install: build ## Install binaries where containerd finds them, unit, completions, docs, config (PREFIX, SYSCONF, DESTDIR)
-	install -d '$(DESTDIR)$(PREFIX)/bin' '$(SHARE)/doc/forefend/decisions'
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(SHARE)/doc/forefend/decisions' '$(SHARE)/doc/forefend/predictor'
 	for main in cmd/*/main.go; do \
 	  install -m 0755 "$(BIN)/$$(basename "$${main%/main.go}")" '$(DESTDIR)$(PREFIX)/bin/'; done
 	sed 's#@bindir@#$(PREFIX)/bin#; s#@docdir@#$(PREFIX)/share/doc/forefend#' packaging/systemd/forefend.service | install -D -m 0644 /dev/stdin '$(UNIT)'
@@ -60,6 +60,7 @@ install: build ## Install binaries where containerd finds them, unit, completion
 	$(BIN)/forefend completion fish | install -D -m 0644 /dev/stdin '$(FISH_COMPLETION)'
 	install -m 0644 README.md LICENSE config.toml.example docs/*.md '$(SHARE)/doc/forefend/'
 	install -m 0644 docs/decisions/*.md '$(SHARE)/doc/forefend/decisions/'
+	install -m 0644 docs/predictor/*.md '$(SHARE)/doc/forefend/predictor/'
 	[ -e '$(DESTDIR)$(SYSCONF)/forefend/config.toml' ] || \
 	  sed 's#@docdir@#$(PREFIX)/share/doc/forefend#' packaging/config.toml | install -D -m 0644 /dev/stdin '$(DESTDIR)$(SYSCONF)/forefend/config.toml'
 
