@@ -127,7 +127,7 @@ func renamed(name string) func(*scene, *ptrace.Call) bool {
 
 func renames(suffix string) func(*scene, *ptrace.Call) bool {
 	return func(s *scene, c *ptrace.Call) bool {
-		return c.Number == unix.SYS_RENAMEAT && !c.Done && strings.HasSuffix(c.Path(2, 3), suffix)
+		return s.begun() && c.Number == unix.SYS_RENAMEAT && !c.Done && strings.HasSuffix(c.Path(2, 3), suffix)
 	}
 }
 
@@ -183,16 +183,19 @@ func removed(name string) func(*scene, *ptrace.Call) bool {
 	return func(s *scene, c *ptrace.Call) bool { return c.Done && c.Result == 0 && removing(s, c, name) }
 }
 
+// begun tells whether this cell's container has a shim: what the daemon writes before is late news of another one.
+func (s *scene) begun() bool { return s.shim != 0 }
+
 // writes and synced are about the messages of a stream in the daemon's store.
 func writes(stream string) func(*scene, *ptrace.Call) bool {
-	return func(_ *scene, c *ptrace.Call) bool {
-		return (c.Number == unix.SYS_WRITE || c.Number == unix.SYS_PWRITE64) && !c.Done && strings.Contains(c.File(0), "/streams/"+stream+"/msgs/")
+	return func(s *scene, c *ptrace.Call) bool {
+		return s.begun() && (c.Number == unix.SYS_WRITE || c.Number == unix.SYS_PWRITE64) && !c.Done && strings.Contains(c.File(0), "/streams/"+stream+"/msgs/")
 	}
 }
 
 func synced(stream string) func(*scene, *ptrace.Call) bool {
-	return func(_ *scene, c *ptrace.Call) bool {
-		return (c.Number == unix.SYS_FSYNC || c.Number == unix.SYS_FDATASYNC) && c.Done && strings.Contains(c.File(0), "/streams/"+stream+"/msgs/")
+	return func(s *scene, c *ptrace.Call) bool {
+		return s.begun() && (c.Number == unix.SYS_FSYNC || c.Number == unix.SYS_FDATASYNC) && c.Done && strings.Contains(c.File(0), "/streams/"+stream+"/msgs/")
 	}
 }
 

@@ -83,11 +83,12 @@ func admit(pid int, limits Limits) error {
 }
 
 // rlimits are the resource limits of a scanner. RLIMIT_DATA is the one for memory because it counts what is private and
-// writable: Go reserves, and a mapped file takes, far more address space than memory.
+// writable: Go reserves, and a mapped file takes, far more address space than memory. RLIMIT_CPU is for a scanner whose
+// parent cannot end it: no number of threads uses it up before the time is over.
 func rlimits(l Limits) map[int]uint64 {
 	return map[int]uint64{
 		unix.RLIMIT_DATA:    uint64(l.Memory),
-		unix.RLIMIT_CPU:     uint64((l.Time + time.Second - 1) / time.Second),
+		unix.RLIMIT_CPU:     uint64((l.Time+time.Second-1)/time.Second)*uint64(runtime.NumCPU()) + 1,
 		unix.RLIMIT_NOFILE:  l.Files,
 		unix.RLIMIT_FSIZE:   largestFile,
 		unix.RLIMIT_CORE:    0,
