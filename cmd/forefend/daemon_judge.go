@@ -34,7 +34,7 @@ func judge(cfg *config.Config) func(foresight.Known) foresight.Judgement {
 		busy, notes := recommend.UnderLoad(k.Prediction, in, k.Load)
 		j.Claims, j.Notes = append(j.Claims, busy...), notes
 		known := recommend.Known{Prediction: k.Prediction, Scan: k.Scan, Risk: *j.Risk}
-		trade := recommend.Weigh(known, recommend.DefaultSafeguards()[j.Risk.Level], recommend.DefaultCosts())
+		trade := recommend.Weigh(known, recommend.Allowed(*j.Risk), recommend.DefaultCosts())
 		j.Claims = append(j.Claims, recommend.Protect(trade, known, sensitive)...)
 		if line := trade.String(); line != "" {
 			j.Notes = append(j.Notes, line)

@@ -33,10 +33,21 @@ var Safeguards = []Safeguard{Pids, Shares, NoNewPrivs, SensitiveCalls, Enforce, 
 func DefaultSafeguards() map[evidence.Level][]Safeguard {
 	return map[evidence.Level][]Safeguard{
 		evidence.Low:      nil,
-		evidence.Medium:   {SensitiveCalls, NoNewPrivs},
+		evidence.Medium:   nil, // watched, told of, and nothing changed: half of what is suspected is wrong
 		evidence.High:     {Pids, Shares, SensitiveCalls, NoNewPrivs, Enforce},
 		evidence.Critical: Safeguards,
 	}
+}
+
+// grounds are the factors for which somebody has found something. What a container asks for, that it is new, and that the
+// node is busy are no reasons to hold back what stock runc would allow: they only add to the risk of those that have one.
+var grounds = []string{evidence.FactorVulnerabilities, evidence.FactorThreats, evidence.FactorTechniques, evidence.FactorAnomaly,
+	evidence.FactorProfile, evidence.FactorSinks}
+
+// Allowed is which safeguards are weighed against a risk: those of the level that its grounds alone come to.
+func Allowed(r evidence.Risk) []Safeguard {
+	found := slices.DeleteFunc(slices.Clone(r.Factors), func(f evidence.Factor) bool { return !slices.Contains(grounds, f.Name) })
+	return DefaultSafeguards()[risk.Of(found).Level]
 }
 
 // Costs say what is worse. Only their ratio matters.

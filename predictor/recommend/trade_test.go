@@ -44,7 +44,7 @@ func TestWeighKnownAnswer(t *testing.T) {
 func TestWeighNetwork(t *testing.T) {
 	r := risk.Assess(risk.Input{Sinks: []evidence.Sink{{Kind: "miner", Severity: 0.8}}, Contacts: []evidence.Contact{{Confidence: 0.9}}})
 	k := Known{Prediction: workload.Prediction{Unseen: 1}, Risk: r}
-	trade := Weigh(k, DefaultSafeguards()[r.Level], DefaultCosts())
+	trade := Weigh(k, Allowed(r), DefaultCosts())
 	if r.Level != evidence.Critical || !slices.Contains(chosen(trade), NetworkOff) || slices.ContainsFunc(trade.Options, func(o Option) bool { return o.Safeguard == SensitiveCalls }) {
 		t.Errorf("%s %+v", r.Level, trade)
 	}
@@ -56,8 +56,20 @@ func TestWeighNetwork(t *testing.T) {
 	}
 	server := Known{Prediction: workload.Prediction{Runs: 20, Unseen: 0.05, Destinations: []string{"tcp/10.0.0.1:5432"}}, Scan: &evidence.Scan{Ports: []evidence.Port{{Number: 80}}},
 		Risk: risk.Assess(risk.Input{Vulnerabilities: []evidence.Vulnerability{{Severity: 7, Exploited: 0.9, Reachable: true}}})}
-	if trade := Weigh(server, DefaultSafeguards()[server.Risk.Level], DefaultCosts()); slices.Contains(chosen(trade), NetworkOff) || chosen(trade) == nil {
+	if trade := Weigh(server, Allowed(server.Risk), DefaultCosts()); slices.Contains(chosen(trade), NetworkOff) || chosen(trade) == nil {
 		t.Errorf("%+v", trade)
+	}
+}
+
+// Nothing is held back from a container because of what it asks for, however much that is.
+func TestNothingWithoutGrounds(t *testing.T) {
+	asks := []evidence.Factor{{Name: evidence.FactorPrivileges, Severity: 1, Likelihood: 0.9}, {Name: evidence.FactorNovelty, Severity: 0.2, Likelihood: 1},
+		{Name: evidence.FactorLoad, Severity: 0.2, Likelihood: 1}}
+	if r := risk.Of(asks); r.Level != evidence.Critical || Allowed(r) != nil {
+		t.Errorf("%s: %v", r.Level, Allowed(r))
+	}
+	if r := risk.Of(append(asks, evidence.Factor{Name: evidence.FactorThreats, Severity: 0.8, Likelihood: 0.7})); !slices.Contains(Allowed(r), Enforce) {
+		t.Errorf("%s: %v", r.Level, Allowed(r))
 	}
 }
 

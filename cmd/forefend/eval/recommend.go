@@ -92,10 +92,10 @@ type refusal func(call string, k recommend.Known) bool
 // recommended is how the daemon decides: what history does not speak for is refused as far as the trade says, dangerous
 // calls always.
 func recommended() func(recommend.Known) refusal {
-	table, costs := recommend.DefaultSafeguards(), recommend.DefaultCosts()
+	costs := recommend.DefaultCosts()
 	return func(k recommend.Known) refusal {
 		all, sensitive := false, false
-		for _, o := range recommend.Weigh(k, table[k.Risk.Level], costs).Options {
+		for _, o := range recommend.Weigh(k, recommend.Allowed(k.Risk), costs).Options {
 			all = all || o.Chosen && o.Safeguard == recommend.Enforce
 			sensitive = sensitive || o.Chosen && o.Safeguard == recommend.SensitiveCalls
 		}
