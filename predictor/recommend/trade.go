@@ -124,7 +124,7 @@ type Known struct {
 func Weigh(k Known, allowed []Safeguard, c Costs) Trade {
 	var list []Safeguard
 	for _, s := range Safeguards {
-		if slices.Contains(allowed, s) && !(s == SensitiveCalls && k.Prediction.Runs < 1 && !k.Scan.Complete()) {
+		if slices.Contains(allowed, s) && (s != SensitiveCalls && s != Enforce || callsAreKnown(k)) {
 			list = append(list, s)
 		}
 	}
@@ -161,6 +161,13 @@ func Weigh(k Known, allowed []Safeguard, c Costs) Trade {
 	}
 	return t
 }
+
+// runsForCalls is how many runs have to have shown a workload's calls where static analysis cannot.
+const runsForCalls = 4
+
+// callsAreKnown tells whether enough is known of a workload's calls to refuse others: with thin evidence a refusal
+// is a broken application, and what is watched is stopped where it is dangerous all the same.
+func callsAreKnown(k Known) bool { return k.Prediction.Runs >= runsForCalls || k.Scan.Complete() }
 
 // left is the score of a risk under safeguards.
 func left(r evidence.Risk, with []Safeguard) float64 {
