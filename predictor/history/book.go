@@ -61,8 +61,12 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// snapshotName is the name of the Book's snapshot in the store.
-const snapshotName = "history"
+// snapshotName is the name of the Book's snapshot in the store. It changes with the format: after a rollback the older
+// version finds its own, and reads the runs after it, instead of setting aside what it cannot read.
+const (
+	snapshotName  = "history-2"
+	snapshotName1 = "history" // of version 1
+)
 
 // Book is the history of a node.
 type Book struct {
@@ -100,16 +104,19 @@ func Open(ctx context.Context, s *store.Store, o Options) (*Book, error) {
 
 // load needs write.
 func (b *Book) load(ctx context.Context) error {
-	loaded := b.model
-	seq, found, err := b.store.ReadSnapshot(snapshotName, func(r io.Reader) (err error) {
-		loaded, err = readModel(r, b.options.Coverage, b.options.MaxKeys)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if found {
-		b.model, b.seq = loaded, seq
+	for _, name := range []string{snapshotName, snapshotName1} {
+		loaded := b.model
+		seq, found, err := b.store.ReadSnapshot(name, func(r io.Reader) (err error) {
+			loaded, err = readModel(r, b.options.Coverage, b.options.MaxKeys)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if found {
+			b.model, b.seq = loaded, seq
+			break
+		}
 	}
 	b.model.adopt(b.options.Priors)
 	if err := b.skipOld(ctx); err != nil {

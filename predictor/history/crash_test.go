@@ -243,3 +243,28 @@ func TestBoundedReplay(t *testing.T) {
 		t.Errorf("%q", set)
 	}
 }
+
+// The version before kept its snapshot under another name, and finds it again after a rollback.
+func TestSnapshotOfTheVersionBefore(t *testing.T) {
+	f := newFixture(t)
+	for n := range 5 {
+		f.record(observe(redis, n, 1<<20, "openat"))
+	}
+	f.reopen()
+	f.store.Close()
+	before, after := filepath.Join(f.dir, snapshotName1+".snapshot"), filepath.Join(f.dir, snapshotName+".snapshot")
+	if err := os.Rename(after, before); err != nil {
+		t.Fatal(err)
+	}
+	f.open()
+	if f.unsaved != 0 || f.Stats().Runs != 5 || len(f.SetAside()) != 0 {
+		t.Errorf("%d runs, %d of them read one by one; set aside: %q", f.Stats().Runs, f.unsaved, f.SetAside())
+	}
+	f.record(observe(redis, 5, 1<<20, "openat"))
+	f.reopen()
+	for _, path := range []string{before, after} {
+		if _, err := os.Stat(path); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -37,13 +37,18 @@ func (b *Book) Priors() *Priors {
 // PeekPriors reads what the history kept in a store's directory had learned when it was last written: every 2000 runs
 // and when its daemon ended. The store may be in use. found is false when nothing was written yet.
 func PeekPriors(dir string) (p *Priors, found bool, err error) {
-	found, err = store.PeekSnapshot(dir, snapshotName, func(r io.Reader) error {
-		m, err := readModel(r, Options{}.withDefaults().Coverage, Options{}.withDefaults().MaxKeys)
-		if err == nil {
-			p = m.priors()
+	for _, name := range []string{snapshotName, snapshotName1} {
+		found, err = store.PeekSnapshot(dir, name, func(r io.Reader) error {
+			m, err := readModel(r, Options{}.withDefaults().Coverage, Options{}.withDefaults().MaxKeys)
+			if err == nil {
+				p = m.priors()
+			}
+			return err
+		})
+		if found || err != nil {
+			break
 		}
-		return err
-	})
+	}
 	return p, found, err
 }
 
