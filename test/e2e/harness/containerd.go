@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -69,6 +70,14 @@ type containerd struct {
 	exited chan struct{} // closed once the process was waited for
 }
 
+// heedHangup keeps what nohup(1) did to a test from its containers: an ignored SIGHUP is inherited, and whether runc passes it on
+// depends on how fast its goroutines are.
+func heedHangup() {
+	if signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	}
+}
+
 // startContainerd starts the daemon, waits until it serves, and begins to note container ids.
 func (e *Env) startContainerd(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
@@ -82,6 +91,7 @@ func (e *Env) startContainerd(ctx context.Context) error {
 		return err
 	}
 	defer log.Close()
+	heedHangup()
 	cmd := exec.Command(e.binary("containerd"), "--config", filepath.Join(e.Dir, "containerd.toml"))
 	cmd.Env = append(e.environ(), e.options.env...)
 	cmd.Stdout, cmd.Stderr = log, log
