@@ -126,9 +126,11 @@ func TestLife(t *testing.T) {
 			{args: "rm NAME"},
 		},
 		"logs": {
-			{args: "run --name NAME RUNTIME busybox sh -c 'for i in 1 2 3 4; do echo line $i; done; echo error >&2'", want: "^line 4$"},
+			// Time between the two streams, and before the end: nerdctl's logger reads each in a goroutine of its own, under
+			// both runtimes, and what comes with the end it may lose.
+			{args: "run --name NAME RUNTIME busybox sh -c 'echo error >&2; sleep 0.5; for i in 1 2 3 4; do echo line $i; done; sleep 0.5'", want: "^line 4$"},
 			{args: "logs NAME", want: "^error$"},
-			{args: "logs --tail 2 NAME", want: "^line 4$|^error$"},
+			{args: "logs --tail 2 NAME", want: "^line 4$"},
 			{args: "logs -t NAME", loose: true, want: "^TIME line 1$"},
 			{args: "logs --since 1h NAME", want: "^line 1$"},
 			{args: "logs --until 1h NAME", want: "^exit status 0$"},
