@@ -59,8 +59,8 @@ type Costs struct {
 // DefaultCosts: an intrusion costs ten times what a broken start costs.
 func DefaultCosts() Costs { return Costs{Incident: 10, Breakage: 1} }
 
-// removes is the part of a factor that a safeguard takes away: judgement, but for the two about calls, which are what
-// they stop of the recorded attacks of docs/predictor/risk.md.
+// removes is the part of a factor that a safeguard takes away: judgement; those of the two about calls were chosen
+// after looking at what they stop of recorded attacks (docs/predictor/risk.md), and are not computed from it.
 var removes = map[Safeguard]map[string]float64{
 	Pids:       {evidence.FactorSinks: 0.3},
 	Shares:     {evidence.FactorSinks: 0.3, evidence.FactorLoad: 0.8},

@@ -173,15 +173,3 @@ func (s *Set) hash(k kind, text string) uint64 {
 	h.WriteString(text)
 	return h.Sum64()
 }
-
-// Delta returns the destinations that next counts and before does not, or counts less: what a container did between two
-// of its cumulative observations.
-func Delta(before, next map[string]uint64) []string {
-	var out []string
-	for d, n := range next {
-		if n > before[d] {
-			out = append(out, d)
-		}
-	}
-	return out
-}

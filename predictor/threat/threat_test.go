@@ -440,13 +440,6 @@ func TestFeedsReload(t *testing.T) {
 	expect(t, f.Set(), "192.0.2.1", "192.0.2.2 192.0.2.2/32 0.60")
 }
 
-func TestDelta(t *testing.T) {
-	got := Delta(map[string]uint64{"a": 1, "b": 2}, map[string]uint64{"a": 1, "b": 3, "c": 1})
-	if slices.Sort(got); !slices.Equal(got, []string{"b", "c"}) {
-		t.Errorf("%v", got)
-	}
-}
-
 // The list that the shared data has: its format, and that what is on many lists is believed more.
 func TestIpsum(t *testing.T) {
 	dir := os.Getenv("FOREFEND_DATA")

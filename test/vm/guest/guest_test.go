@@ -25,9 +25,9 @@ func TestLookPath(t *testing.T) {
 	}
 	env := []string{"A=b", "PATH=" + dir + "/none:" + dir + "/a:" + dir + "/b"}
 	for name, want := range map[string]string{
-		"tool": dir + "/b/tool", "/bin/x": "/bin/x", "./x": "/work/x", "sub/x": "/work/sub/x", "dir": "", "nothing": "",
+		"tool": dir + "/b/tool", "/bin/x": "/bin/x", "./x": "/cwd/x", "sub/x": "/cwd/sub/x", "dir": "", "nothing": "",
 	} {
-		got, err := lookPath(name, "/work", env)
+		got, err := lookPath(name, "/cwd", env)
 		if got != want || (err == nil) != (want != "") {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
