@@ -35,10 +35,10 @@ func newScanCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "scan IMAGE [-- COMMAND [ARG...]] | --rootfs DIR -- COMMAND [ARG...]",
 		Short: "Say what a command will do and need, without running anything",
-		Long: "Analyses a command of an image that containerd has unpacked, the image's own one unless another is given,\n" +
-			"or of a root filesystem: the system calls it may reach, capabilities, ports, memory, resource sinks,\n" +
-			"packages and their vulnerabilities. The scanner runs locked in. What was found for an image is kept\n" +
-			"for the daemon, which scans by itself when an image or a container is created.",
+		Long: "Analyses a command of an image that containerd has unpacked (the image's own one unless another\n" +
+			"is given), or of a root filesystem: the system calls it may reach, capabilities, ports, memory,\n" +
+			"resource sinks, packages and their vulnerabilities. The scanner runs locked in. What was found for\n" +
+			"an image is kept for the daemon, which scans by itself when an image or a container is created.",
 		Example: "  forefend scan docker.io/library/redis:7\n  forefend scan nginx -- nginx -g 'daemon off;'\n  forefend scan --rootfs ./rootfs -- /bin/server",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dash := cmd.ArgsLenAtDash()
