@@ -120,6 +120,13 @@ func (c *container) current() api.Decision {
 	return c.decision
 }
 
+// put puts another decision in force.
+func (c *container) put(d api.Decision) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.decision = d
+}
+
 // adopt puts an updated decision in force.
 func (c *container) adopt(d api.Decision, update *specs.LinuxResources) {
 	c.mu.Lock()

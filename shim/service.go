@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
 
+	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/seccomp"
 	"forefend.dev/forefend/shim/internal/upstream"
 )
@@ -26,6 +27,7 @@ type Service struct {
 	link       *link
 	reporter   *reporter
 	supervisor *seccomp.Supervisor
+	levers     []lever     // in the order in which they are used
 	used       atomic.Bool // it has had a container, or is about to
 
 	mu         sync.Mutex
@@ -73,6 +75,7 @@ func decorate(cfg Config, inner taskv3.TTRPCTaskService, exits *exits, sd shutdo
 func (s *Service) RegisterTTRPC(server *ttrpc.Server) error {
 	taskv3.RegisterTTRPCTaskService(server, s)
 	registerV2(server, s)
+	api.RegisterAdapter(server, adapter{s})
 	return nil
 }
 

@@ -1,6 +1,9 @@
 package policy
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+)
 
 // ClaimsBy recovers the claims an author made to this policy, those that lost
 // included, so that the policy can be merged anew when one of its inputs
@@ -34,13 +37,54 @@ func (e Effective) ClaimsBy(a Author) []Claim {
 // Replace returns e with the fields of one dimension taken from newer. It shares
 // the memory of both.
 func (e Effective) Replace(d Dimension, newer Effective) Effective {
-	in := func(f Field) bool { return f.Key.Dimension() == d }
-	fields := slices.DeleteFunc(slices.Clone(e.Fields), in)
+	return e.ReplaceKeys(func(k Key) bool { return k.Dimension() == d }, newer)
+}
+
+// ReplaceKeys returns e with the fields of some plain keys and families taken from newer. It shares the memory of both.
+func (e Effective) ReplaceKeys(in func(Key) bool, newer Effective) Effective {
+	fields := slices.DeleteFunc(slices.Clone(e.Fields), func(f Field) bool { return in(f.Key) })
 	for _, f := range newer.Fields {
-		if in(f) {
+		if in(f.Key) {
 			fields = append(fields, f)
 		}
 	}
 	sortFields(fields)
 	return Effective{Version: EffectiveVersion, Fields: fields}
+}
+
+// Diff lists in words what of some plain keys and families has another value in after, or is decided in only one of
+// them: "memory 64MiB -> 128MiB". It is empty when nothing has.
+func (e Effective) Diff(after Effective, in func(Key) bool) []string {
+	values := func(e Effective) map[Key]Value {
+		m := make(map[Key]Value)
+		for _, f := range e.Fields {
+			switch {
+			case !in(f.Key) || f.NoValue:
+			case f.Names == nil:
+				m[f.Key] = f.Value
+			default:
+				for _, name := range f.Names {
+					m[f.Key.Member(name)] = f.Value
+				}
+			}
+		}
+		return m
+	}
+	word := func(k Key, m map[Key]Value) string {
+		if v, ok := m[k]; ok {
+			return k.Format(v)
+		}
+		return "undecided"
+	}
+	was, is := values(e), values(after)
+	var out []string
+	for _, m := range []map[Key]Value{was, is} {
+		for k := range m {
+			if a, b := word(k, was), word(k, is); a != b {
+				out = append(out, fmt.Sprintf("%s %s -> %s", k, a, b))
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }

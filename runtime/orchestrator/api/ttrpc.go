@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -34,6 +35,19 @@ type Orchestrator interface {
 }
 
 type none struct{}
+
+// AdapterName is the ttrpc service a shim registers beside containerd's.
+const AdapterName = "forefend.shim.v1.Adapter"
+
+// Adapter changes running containers; the shim of a container is its Adapter. Errors are errdefs kinds.
+type Adapter interface {
+	Adapt(context.Context, AdaptRequest) (AdaptResponse, error)
+}
+
+// RegisterAdapter serves a on server.
+func RegisterAdapter(server *ttrpc.Server, a Adapter) {
+	server.RegisterService(AdapterName, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{"Adapt": method(a.Adapt)}})
+}
 
 // Register serves o on server.
 func Register(server *ttrpc.Server, o Orchestrator) {
@@ -116,6 +130,10 @@ func Dial(ctx context.Context, socket string) (*Client, error) {
 func (c *Client) Close() error { return c.ttrpc.Close() }
 
 func call[Req, Resp any](ctx context.Context, c *Client, name string, req Req) (resp Resp, err error) {
+	return callOf[Req, Resp](ctx, c.ttrpc, ServiceName, name, req)
+}
+
+func callOf[Req, Resp any](ctx context.Context, c *ttrpc.Client, service, name string, req Req) (resp Resp, err error) {
 	body, err := json.Marshal(req)
 	if err != nil {
 		return resp, fmt.Errorf("encode %T: %w", req, err)
@@ -124,16 +142,42 @@ func call[Req, Resp any](ctx context.Context, c *Client, name string, req Req) (
 		return resp, err
 	}
 	var out wrapperspb.BytesValue
-	if err := c.ttrpc.Call(ctx, ServiceName, name, wrapperspb.Bytes(body), &out); err != nil {
+	if err := c.Call(ctx, service, name, wrapperspb.Bytes(body), &out); err != nil {
 		if _, answered := status.FromError(err); !answered {
 			return resp, fmt.Errorf("%s: %w", name, err) // the connection's error: who looks for ttrpc.ErrClosed must find it
 		}
 		return resp, errgrpc.ToNative(err)
 	}
 	if err := json.Unmarshal(out.Value, &resp); err != nil {
-		return resp, fmt.Errorf("decode the daemon's answer to %s: %w", name, err)
+		return resp, fmt.Errorf("decode the answer to %s: %w", name, err)
 	}
 	return resp, nil
+}
+
+// AdapterClient calls a shim. It implements Adapter.
+type AdapterClient struct {
+	ttrpc *ttrpc.Client
+}
+
+var _ Adapter = (*AdapterClient)(nil)
+
+// DialAdapter connects to the shim that serves on socket, a path or containerd's form "unix://PATH".
+func DialAdapter(ctx context.Context, socket string) (*AdapterClient, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", strings.TrimPrefix(socket, "unix://"))
+	if err != nil {
+		return nil, fmt.Errorf("connect to the container's shim: %w", err)
+	}
+	return &AdapterClient{ttrpc: ttrpc.NewClient(conn)}, nil
+}
+
+// Close ends the connection; calls under way fail.
+func (c *AdapterClient) Close() error { return c.ttrpc.Close() }
+
+// Adapt implements Adapter.
+func (c *AdapterClient) Adapt(ctx context.Context, r AdaptRequest) (AdaptResponse, error) {
+	r.Oldest = Oldest
+	return callOf[AdaptRequest, AdaptResponse](ctx, c.ttrpc, AdapterName, "Adapt", r)
 }
 
 // Admit implements Orchestrator.

@@ -62,6 +62,8 @@ type Decision struct {
 	// its spec nor its execs are touched beyond resources.
 	AsAsked  bool `json:"as_asked,omitempty"`
 	Revision int  `json:"revision"` // 1 at Create, one more for each change of the running container
+	// Changes are the last changes of the running container, the oldest first.
+	Changes []Change `json:"changes,omitempty"`
 
 	// What the sources of a prediction said beside the history, and what follows from it. Nil: not known.
 	Risk     *evidence.Risk     `json:"risk,omitempty"`

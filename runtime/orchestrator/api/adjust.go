@@ -1,0 +1,85 @@
+package api
+
+import (
+	"time"
+
+	"forefend.dev/forefend/runtime/policy"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// AdjustRequest asks to change the policy of a running container (docs/decisions/0050). Names and values are those of
+// the annotations, without their prefix. All of it is one change: it is decided, or refused, as a whole.
+type AdjustRequest struct {
+	Version int         `json:"version"`
+	Oldest  int         `json:"oldest,omitempty"` // see Understood; the client fills it in
+	ID      workload.ID `json:"id"`
+
+	Set   map[string]string `json:"set,omitempty"`
+	Unset []string          `json:"unset,omitempty"` // what this author has set before; "syscalls/ptrace" is one member
+	Reset bool              `json:"reset,omitempty"` // all that this author has set before, ahead of Set
+	// Rollback takes back what was changed after that revision, as far as this author changed it; 0: nothing.
+	Rollback int `json:"rollback,omitempty"`
+
+	// Author is Operator, Request (the application itself) or Prediction; Source and Reason say who and why in words.
+	Author policy.Author `json:"author"`
+	Source string        `json:"source,omitempty"`
+	Reason string        `json:"reason,omitempty"`
+
+	// Reclaim makes room for a memory limit below what is in use before it is set.
+	Reclaim bool `json:"reclaim,omitempty"`
+	// DryRun decides and applies nothing.
+	DryRun bool `json:"dry_run,omitempty"`
+}
+
+// AdjustResponse is the decision in force after an AdjustRequest, and what became of each dimension.
+type AdjustResponse struct {
+	Decision Decision `json:"decision"`
+	Results  []Result `json:"results,omitempty"`
+}
+
+// AdaptRequest asks a shim to put another decision in force.
+type AdaptRequest struct {
+	Version int         `json:"version"`
+	Oldest  int         `json:"oldest,omitempty"` // see Understood; the client fills it in
+	ID      workload.ID `json:"id"`
+	Run     string      `json:"run"`
+	Before  int         `json:"before"` // the revision that After was made from
+	After   Decision    `json:"after"`
+	Reclaim bool        `json:"reclaim,omitempty"`
+}
+
+// AdaptResponse is what a shim has in force after an AdaptRequest.
+type AdaptResponse struct {
+	// Stale says that another revision than AdaptRequest.Before was in force: nothing was done, Decision is that one.
+	Stale    bool     `json:"stale,omitempty"`
+	Decision Decision `json:"decision"`
+	Results  []Result `json:"results,omitempty"`
+}
+
+// What became of one dimension of a change.
+const (
+	ResultApplied   = "applied"
+	ResultUnchanged = "unchanged" // the merge came to what was in force already
+	ResultRefused   = "refused"   // it cannot be done, and nothing was tried
+	ResultFailed    = "failed"    // it was tried, and undone
+)
+
+// Result is what became of one dimension of a change.
+type Result struct {
+	Lever   string        `json:"lever"` // resources, syscalls, network, …
+	Status  string        `json:"status"`
+	Changed []string      `json:"changed,omitempty"` // "memory 64 MiB -> 128 MiB"
+	Reason  string        `json:"reason,omitempty"`
+	Took    time.Duration `json:"took"`
+}
+
+// Change is one change of a running container's policy, as its decision remembers it.
+type Change struct {
+	Revision int           `json:"revision"`
+	Time     time.Time     `json:"time"`
+	Author   policy.Author `json:"author"`
+	Source   string        `json:"source"`
+	Reason   string        `json:"reason,omitempty"`
+	Changed  []string      `json:"changed,omitempty"`
+	Results  []Result      `json:"results,omitempty"`
+}

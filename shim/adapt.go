@@ -1,0 +1,83 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/policy"
+)
+
+// adapter serves api.Adapter, on the socket on which the shim serves containerd.
+type adapter struct{ s *Service }
+
+// Adapt implements api.Adapter.
+func (a adapter) Adapt(ctx context.Context, req api.AdaptRequest) (api.AdaptResponse, error) {
+	if err := api.Understood(req.Version, req.Oldest); err != nil {
+		return api.AdaptResponse{}, err
+	}
+	c := a.s.container(req.ID.Container)
+	if c == nil || c.id != req.ID || c.watch == nil {
+		return api.AdaptResponse{}, fmt.Errorf("container %s: %w", req.ID, errdefs.ErrNotFound)
+	}
+	c.updating.Lock()
+	defer c.updating.Unlock()
+	before := c.current()
+	if before.Facts.Run != req.Run || before.Revision != req.Before {
+		return api.AdaptResponse{Stale: true, Decision: before}, nil
+	}
+	if before.Availability == api.ByNobody {
+		return api.AdaptResponse{}, fmt.Errorf("container %s runs without a policy (on_unavailable is \"open\"): %w", req.ID, errdefs.ErrFailedPrecondition)
+	}
+	after, results := a.s.adapt(ctx, c, before, req.After, manner{reclaim: req.Reclaim})
+	return api.AdaptResponse{Decision: after, Results: results}, nil
+}
+
+// adapt moves a running container from one decision to the next with each lever that has something to move, and puts in
+// force what came of it. The caller holds c.updating.
+func (s *Service) adapt(ctx context.Context, c *container, before, after api.Decision, how manner) (api.Decision, []api.Result) {
+	after.Seccomp, after.Table = nil, nil
+	var results []api.Result
+	for _, l := range s.levers {
+		r := s.pull(ctx, l, c, before.Effective, after.Effective, how)
+		if r.Status == api.ResultRefused || r.Status == api.ResultFailed {
+			after.Effective = after.Effective.ReplaceKeys(l.holds, before.Effective)
+		}
+		if r.Status != api.ResultUnchanged {
+			results = append(results, r)
+		}
+	}
+	if n := len(after.Changes); n > 0 {
+		after.Changes = slices.Clone(after.Changes)
+		after.Changes[n-1].Results = results
+	}
+	c.put(after)
+	if err := s.cfg.Containers.Write(c.record()); err != nil {
+		log.G(ctx).WithError(err).WithField("id", c.id.Container).Warn("forefend: changed policy not recorded")
+	}
+	return after, results
+}
+
+// pull uses one lever.
+func (s *Service) pull(ctx context.Context, l lever, c *container, before, after policy.Effective, how manner) api.Result {
+	began := time.Now()
+	r := api.Result{Lever: l.name(), Status: api.ResultApplied, Changed: before.Diff(after, l.holds)}
+	if len(r.Changed) == 0 {
+		r.Status = api.ResultUnchanged
+		return r
+	}
+	if _, err := l.move(ctx, c, before, after, how); err != nil {
+		r.Status, r.Reason = api.ResultFailed, err.Error()
+		if errors.Is(err, errdefs.ErrFailedPrecondition) || errors.Is(err, errdefs.ErrInvalidArgument) {
+			r.Status = api.ResultRefused
+		}
+	}
+	r.Took = time.Since(began)
+	return r
+}

@@ -1,0 +1,25 @@
+package shim
+
+import (
+	"context"
+
+	"forefend.dev/forefend/runtime/policy"
+)
+
+// A lever changes one side of a running container: its limits, its system calls, its network (docs/decisions/0050).
+// Levers are used one at a time and one container at a time, under container.updating.
+type lever interface {
+	// name is the word for it in results, events and logs.
+	name() string
+	// holds reports whether a key of the policy is moved by this lever.
+	holds(policy.Key) bool
+	// move brings the container from before to after as far as the lever's keys go, and reads back that it did. It returns how to
+	// go back, nil where nothing was changed. On an error everything is as before, or the error says what is not;
+	// one that wraps errdefs.ErrFailedPrecondition or ErrInvalidArgument says that nothing was tried.
+	move(ctx context.Context, c *container, before, after policy.Effective, how manner) (undo func(context.Context) error, err error)
+}
+
+// manner is how a change is to be made, beside what it is.
+type manner struct {
+	reclaim bool // make room for a memory limit first
+}
