@@ -17,7 +17,7 @@ const (
 	// before must not exceed a bound equal to their peak.
 	rounding = 1e-5
 	// rate is how fast the level follows what is reached, and drift how far it may go.
-	rate  = 0.001
+	rate  = 0.002
 	drift = 8
 	// mostAlpha bounds the level: a bound says something.
 	mostAlpha = 0.2
@@ -73,10 +73,11 @@ func (c *Calibrator) Bound(origins []workload.Origin, most float64) Bound {
 	return best
 }
 
-// share is the risk that each origin may take. That of first runs is never more than what was asked for, however many
-// runs stayed below their bounds: when one of them fails, it costs all that it asked for, and a dozen like it have begun.
+// share is the risk that each origin may take. That of first runs and of those after one to four is never more than what was
+// asked for, however many runs stayed below their bounds: when one of them fails, it costs all that it asked for, and a dozen like
+// it have begun.
 func (c *Calibrator) share(origins []workload.Origin) float64 {
-	if len(origins) == 1 && Pool(origins[0].Pool) < ownPools {
+	if len(origins) == 1 && Pool(origins[0].Pool) > fewPool && Pool(origins[0].Pool) < ownPools {
 		return c.alpha
 	}
 	return min(c.alpha, c.asked) / float64(max(len(origins), 1))

@@ -52,7 +52,7 @@ func TestOwnPools(t *testing.T) {
 			t.Errorf("%d runs are in pool %d, want %d", runs, got, want)
 		}
 	}
-	if PoolProgram != ownPools || pools != 12 {
+	if PoolProgram != ownPools || PoolBrief != 12 || pools != 13 {
 		t.Errorf("pools are numbered %d … %d: snapshots hold these numbers", PoolProgram, pools)
 	}
 }
@@ -132,6 +132,47 @@ func TestSeeds(t *testing.T) {
 	}
 	if strict := NewCalibrator(0, 0.999); next(strict, peaks(100)).Value <= next(c, peaks(100)).Value {
 		t.Error("more coverage is not dearer")
+	}
+}
+
+// Runs of a second show how a program begins: what follows them is bounded like something that was hardly seen.
+func TestBriefRunsTellLittle(t *testing.T) {
+	c := NewCalibrator(0, 0.98)
+	p := peaks(100, 100, 100)
+	known := next(c, p)
+	p.Lasted = 1.9
+	brief := next(c, p)
+	if known.By != PoolOwn+2 || brief.By != PoolBrief || !near(brief.Value, 100*math.Exp(3*briefSpread)) {
+		t.Errorf("brief %+v, not known %+v", brief, known)
+	}
+	for _, p := range []Peaks{{3, p.Newest, nil, 2}, {5, p.Newest, nil, 1}} {
+		if b := next(c, p); b.By == PoolBrief {
+			t.Errorf("%+v is brief", p)
+		}
+	}
+	o, _ := c.Own(p)
+	for before := range 30 { // those that began together count as few
+		c.Learn([]workload.Origin{o}, 0, 500, before)
+	}
+	if got := len(c.State().Scores[PoolBrief]); got != 5 {
+		t.Errorf("%d scores", got)
+	}
+}
+
+// However many runs stay below, the bounds after few runs get no looser than asked.
+func TestFewRunsKeepTheAskedLevel(t *testing.T) {
+	c := NewCalibrator(0, 0.98)
+	few, many := peaks(100, 100), peaks(100, 100)
+	many.Runs = 5
+	before, beforeMany := next(c, few), next(c, many)
+	for range 500 {
+		c.Learn(nil, 2, 1, 0)
+	}
+	if after := next(c, few); after != before {
+		t.Errorf("%+v, was %+v", after, before)
+	}
+	if after := next(c, many); after.Value >= beforeMany.Value {
+		t.Errorf("%+v, was %+v", after, beforeMany)
 	}
 }
 

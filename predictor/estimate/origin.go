@@ -10,7 +10,7 @@ import (
 type Pool uint8
 
 // The pools: seven for a workload's own history, by the number of its runs (1, 2, 3-4,
-// 5-8, 9-16, 17-32, more), and those of first runs.
+// 5-8, 9-16, 17-32, more), those of first runs, and one for histories that tell hardly more.
 const (
 	PoolOwn     Pool = 0
 	PoolProgram Pool = ownPools + iota - 1 // the same program elsewhere
@@ -18,11 +18,15 @@ const (
 	PoolAsked                              // the user's request
 	PoolScanned                            // static analysis of the image
 	PoolUnknown                            // nothing
+	PoolBrief                              // a few brief runs of its own
 	pools
 )
 
-// ownPools divides PoolOwn by the number of runs.
-const ownPools = 7
+// ownPools divides PoolOwn by the number of runs; up to fewPool they are few.
+const (
+	ownPools = 7
+	fewPool  = PoolOwn + 2
+)
 
 func ownPool(runs int) Pool {
 	b := 0
@@ -32,12 +36,16 @@ func ownPool(runs int) Pool {
 	return PoolOwn + Pool(b)
 }
 
-// Own is the origin of a workload with history: the highest recent peak, in spreads of its peaks.
+// Own is the origin of a workload with history: the highest recent peak, in spreads of its peaks. That of a few brief
+// runs is in a pool of its own.
 func (c *Calibrator) Own(p Peaks) (workload.Origin, bool) {
 	if p.Runs < 1 || len(p.Newest) == 0 {
 		return workload.Origin{}, false
 	}
 	top, spread := c.base(p)
+	if p.brief() {
+		return workload.Origin{Pool: uint8(PoolBrief), Center: top, Scale: max(spread, briefSpread)}, true
+	}
 	return workload.Origin{Pool: uint8(ownPool(p.Runs)), Center: top, Scale: spread}, true
 }
 

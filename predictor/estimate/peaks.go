@@ -15,16 +15,29 @@ type Peaks struct {
 	Runs   int
 	Newest []float32
 	Older  []float32
+	// Lasted is how long the longest of the runs went on, in seconds; 0: not known.
+	Lasted float64
 }
+
+// The first few runs tell little when none of them went on for briefly seconds: they show how a program begins, not what it does
+// with real work. Where many runs begin together, the brief ones end first, and all others are told from them.
+const (
+	briefly   = 2.0
+	briefRuns = 4
+)
+
+// brief reports whether so little is known of a workload.
+func (p Peaks) brief() bool { return p.Runs <= briefRuns && p.Lasted > 0 && p.Lasted < briefly }
 
 // Constants of the spread of a workload's peaks: the standard deviation of their logarithms
 // is shrunk towards priorSpread as if priorWeight more runs had been seen. It never exceeds
 // mostSpread: a wild workload's highest peak already says so, and stretching the margin as
-// well multiplies the bound.
+// well multiplies the bound. After brief runs it is at least briefSpread.
 const (
 	priorSpread = 0.25
 	priorWeight = 1.0
 	mostSpread  = 1.5 * priorSpread
+	briefSpread = 2 * priorSpread
 )
 
 // base returns the highest recent peak and the shrunk spread, both of logarithms.

@@ -10,7 +10,7 @@ const seedWeight = 100
 // resembles a workload is a rough guide.
 var seeds = [pools]float64{
 	PoolOwn: 3, PoolOwn + 1: 2.5, PoolOwn + 2: 2.2, PoolOwn + 3: 1.8, PoolOwn + 4: 1.4, PoolOwn + 5: 0.9, PoolOwn + 6: 0.6,
-	PoolProgram: 2, PoolKin: 2.3, PoolScanned: 2.05,
+	PoolProgram: 2, PoolKin: 2.3, PoolScanned: 2.05, PoolBrief: 3,
 }
 
 // seed is the quantile of a pool's scores that a run exceeds with probability alpha, before any is

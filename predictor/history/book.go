@@ -64,9 +64,13 @@ func (o Options) withDefaults() Options {
 // snapshotName is the name of the Book's snapshot in the store. It changes with the format: after a rollback the older
 // version finds its own, and reads the runs after it, instead of setting aside what it cannot read.
 const (
-	snapshotName  = "history-2"
-	snapshotName1 = "history" // of version 1
+	snapshotName  = "history-3"
+	snapshotName2 = "history-2"
+	snapshotName1 = "history"
 )
+
+// snapshotNames are those that are looked for, in this order.
+var snapshotNames = []string{snapshotName, snapshotName2, snapshotName1}
 
 // Book is the history of a node.
 type Book struct {
@@ -104,7 +108,7 @@ func Open(ctx context.Context, s *store.Store, o Options) (*Book, error) {
 
 // load needs write.
 func (b *Book) load(ctx context.Context) error {
-	for _, name := range []string{snapshotName, snapshotName1} {
+	for _, name := range snapshotNames {
 		loaded := b.model
 		seq, found, err := b.store.ReadSnapshot(name, func(r io.Reader) (err error) {
 			loaded, err = readModel(r, b.options.Coverage, b.options.MaxKeys)

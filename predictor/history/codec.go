@@ -51,9 +51,9 @@ var errTooMany = errors.New("a count beyond its bound")
 
 // reader reads what writer wrote. The first error sticks; after it everything is zero.
 type reader struct {
-	r   *bufio.Reader
-	err error
-	old bool // the version before is read
+	r       *bufio.Reader
+	err     error
+	version uint64 // of the snapshot that is read
 }
 
 func (r *reader) fail(err error) {

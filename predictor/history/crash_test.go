@@ -252,7 +252,7 @@ func TestSnapshotOfTheVersionBefore(t *testing.T) {
 	}
 	f.reopen()
 	f.store.Close()
-	before, after := filepath.Join(f.dir, snapshotName1+".snapshot"), filepath.Join(f.dir, snapshotName+".snapshot")
+	before, after := filepath.Join(f.dir, snapshotName2+".snapshot"), filepath.Join(f.dir, snapshotName+".snapshot")
 	if err := os.Rename(after, before); err != nil {
 		t.Fatal(err)
 	}

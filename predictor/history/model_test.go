@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"forefend.dev/forefend/predictor/estimate"
 	"forefend.dev/forefend/predictor/evidence"
@@ -72,13 +74,13 @@ func TestSnapshotKeepsThePredictions(t *testing.T) {
 
 // TestGoldenSnapshot reads what this and the earlier version of the program wrote.
 func TestGoldenSnapshot(t *testing.T) {
-	const path = "testdata/model-v2"
+	const path = "testdata/model-v3"
 	if *update {
 		if err := os.WriteFile(path, encoded(t, sampleModel()), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, file := range []string{path, "testdata/model-v1"} {
+	for _, file := range []string{path, "testdata/model-v2", "testdata/model-v1"} {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -97,16 +99,49 @@ func TestGoldenSnapshot(t *testing.T) {
 	}
 }
 
+// What is known from runs of a second alone is bounded with more room, until one goes on for longer, also after a restart.
+func TestBriefRuns(t *testing.T) {
+	brief, long := newModel(0.99, 1000), newModel(0.99, 1000)
+	for n := range 3 {
+		o := observe(redis, n, 100<<20)
+		end(long, o)
+		o.Ended = o.Started.Add(time.Second)
+		end(brief, o)
+	}
+	bound := func(m *model) workload.Bound { return m.predict(redis.Query(), 0.99, seal{}).Memory }
+	first := bound(brief)
+	if !strings.HasPrefix(first.Basis, "3 runs image+command, brief;") || strings.Contains(bound(long).Basis, "brief") || first.Value < 2*bound(long).Value {
+		t.Errorf("%+v after brief runs, %+v after long ones", first, bound(long))
+	}
+	back, err := readModel(bytes.NewReader(encoded(t, brief)), 0.99, 1000)
+	if err != nil || !reflect.DeepEqual(bound(back), first) {
+		t.Errorf("%+v, %v", bound(back), err)
+	}
+	going := observe(redis, 7, 100<<20)
+	going.Final = false
+	brief.checkpoint(&going, going.Started.Add(5*time.Second))
+	end(back, observe(redis, 8, 100<<20))
+	if b, c := bound(brief), bound(back); b.Value > first.Value/2 || c.Value > first.Value/2 {
+		t.Errorf("a run goes on: %+v, one has ended: %+v", b, c)
+	}
+	unknown := observe(redis, 0, 100<<20)
+	unknown.Started = time.Time{}
+	m := newModel(0.99, 1000)
+	if end(m, unknown); strings.Contains(bound(m).Basis, "brief") {
+		t.Errorf("how long it took is not known: %+v", bound(m))
+	}
+}
+
 func TestSnapshotOfAnotherVersion(t *testing.T) {
 	b := encoded(t, sampleModel())
 	b[0] = modelVersion + 1
-	if _, err := readModel(bytes.NewReader(b), 0.99, 1000); err == nil || !strings.Contains(err.Error(), "version 3") {
+	if _, err := readModel(bytes.NewReader(b), 0.99, 1000); err == nil || !strings.Contains(err.Error(), "version 4") {
 		t.Errorf("%v", err)
 	}
 }
 
 func FuzzReadModel(f *testing.F) {
-	for _, file := range []string{"testdata/model-v1", "testdata/model-v2"} {
+	for _, file := range []string{"testdata/model-v1", "testdata/model-v2", "testdata/model-v3"} {
 		golden, err := os.ReadFile(file)
 		if err != nil {
 			f.Fatal(err)

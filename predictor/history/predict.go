@@ -71,6 +71,9 @@ func (m *model) itself(s *source, h estimate.Peaks, kind int) guess {
 	if s.open > 0 {
 		basis += fmt.Sprintf(", %d going on", s.open)
 	}
+	if o.Pool == uint8(estimate.PoolBrief) {
+		basis += ", brief"
+	}
 	return guess{[]workload.Origin{o}, basis, float64(max(slices.Max(h.Newest), highest(h.Older)))}
 }
 
@@ -140,14 +143,16 @@ const maxLive = 64
 // raises the highest peak, but they count as a run only when there is no other.
 func (m *model) addLive(s *source, key workload.Key) {
 	var top peak
+	lasted := s.lasted
 	live := m.live[key]
 	for _, r := range live[max(0, len(live)-maxLive):] {
 		top = top.highest(peakOf(&r.obs.Usage))
+		lasted = max(lasted, r.lasted())
 	}
 	if top.empty() {
 		return
 	}
-	s.level, s.open = key.Level, len(live)
+	s.level, s.open, s.lasted = key.Level, len(live), lasted
 	s.runs = max(s.runs, 1)
 	s.n = min(s.n, estimate.Window-1)
 	s.push(top)

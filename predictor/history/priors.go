@@ -37,7 +37,7 @@ func (b *Book) Priors() *Priors {
 // PeekPriors reads what the history kept in a store's directory had learned when it was last written: every 2000 runs
 // and when its daemon ended. The store may be in use. found is false when nothing was written yet.
 func PeekPriors(dir string) (p *Priors, found bool, err error) {
-	for _, name := range []string{snapshotName, snapshotName1} {
+	for _, name := range snapshotNames {
 		found, err = store.PeekSnapshot(dir, name, func(r io.Reader) error {
 			m, err := readModel(r, Options{}.withDefaults().Coverage, Options{}.withDefaults().MaxKeys)
 			if err == nil {

@@ -101,6 +101,14 @@ func endOf(o *workload.Observation, now time.Time) time.Time {
 	return now
 }
 
+// lasted is how long the run went on as far as anyone knows, in seconds; 0: not known.
+func (r *run) lasted() float32 {
+	if r.obs.Started.IsZero() {
+		return 0
+	}
+	return float32(max(r.end.Sub(r.obs.Started).Seconds(), 0))
+}
+
 // newRun prepares an observation. Names that are new get a number.
 func (n *names) newRun(o *workload.Observation, end time.Time) *run {
 	r := &run{obs: o, end: end}

@@ -16,11 +16,9 @@ import (
 // of the old one would misread it, and keep a golden file of the old one. An unknown
 // version is treated like damage: the model is made anew from the runs that are kept.
 //
-// Version 1 is still read. Its calibration meant something else and is left out.
-const (
-	modelVersion    = 2
-	oldModelVersion = 1
-)
+// Version 2, which does not say how long runs went on, is still read; and version 1, whose calibration meant something
+// else and is left out.
+const modelVersion = 3
 
 // WriteTo writes the model; open runs are not part of it, their checkpoints are in the store.
 func (m *model) WriteTo(to io.Writer) (int64, error) {
@@ -66,6 +64,7 @@ func (w *writer) summary(s *summary) {
 	for _, v := range []uint64{uint64(s.last), uint64(s.runs), uint64(s.neverWrote), uint64(s.wrote), uint64(s.measured)} {
 		w.uint(v)
 	}
+	w.float(s.lasted)
 	w.uint(uint64(len(s.ring)))
 	w.peaks(s.ring[s.next:])
 	w.peaks(s.ring[:s.next])
@@ -99,11 +98,10 @@ func (w *writer) calls(list []call) {
 // and the constants of this package, whatever the input.
 func readModel(from io.Reader, coverage float64, maxKeys int) (*model, error) {
 	r := &reader{r: bufio.NewReader(from)}
-	v := r.uint()
-	if r.err == nil && v != modelVersion && v != oldModelVersion {
-		return nil, fmt.Errorf("version %d of the history's snapshot is unknown here", v)
+	r.version = r.uint()
+	if r.err == nil && (r.version < 1 || r.version > modelVersion) {
+		return nil, fmt.Errorf("version %d of the history's snapshot is unknown here", r.version)
 	}
-	r.old = v == oldModelVersion
 	m := newModel(coverage, maxKeys)
 	m.runs, m.names.lost = r.uint(), r.uint()
 	for range r.count(maxNames) {
@@ -116,7 +114,7 @@ func readModel(from io.Reader, coverage float64, maxKeys int) (*model, error) {
 	for range r.count(maxRecent) {
 		m.ended.addHash(r.uint())
 	}
-	if r.old {
+	if r.version == 1 {
 		r.skipCalibrations()
 	} else {
 		for _, c := range m.bounds {
@@ -168,7 +166,10 @@ func (r *reader) summary(names int) *summary {
 	s.name = r.string(maxText)
 	s.last = int64(r.uint())
 	s.runs, s.neverWrote, s.wrote, s.measured = r.uint32(), r.uint32(), r.uint32(), r.uint32()
-	if r.old {
+	if r.version > 2 {
+		s.lasted = r.float()
+	}
+	if r.version == 1 {
 		s.ring = r.oldPeaks()
 	} else {
 		s.ring = r.peaks(estimate.Window)

@@ -11,17 +11,18 @@ const fewRuns = 3
 
 // source is a workload's own history.
 type source struct {
-	level workload.Level
-	runs  int // measured
-	open  int // of them, runs that go on
-	peaks [kinds][estimate.Window]float32
-	n     int // of peaks
-	older [kinds][estimate.Older]float32
-	m     int // of older
+	level  workload.Level
+	runs   int // measured
+	open   int // of them, runs that go on
+	peaks  [kinds][estimate.Window]float32
+	n      int // of peaks
+	older  [kinds][estimate.Older]float32
+	m      int     // of older
+	lasted float32 // the longest, in seconds
 }
 
 func (s *source) history(kind int) estimate.Peaks {
-	return estimate.Peaks{Runs: s.runs, Newest: s.peaks[kind][:s.n], Older: s.older[kind][:s.m]}
+	return estimate.Peaks{Runs: s.runs, Newest: s.peaks[kind][:s.n], Older: s.older[kind][:s.m], Lasted: float64(s.lasted)}
 }
 
 func (s *source) push(p peak) {
@@ -43,7 +44,7 @@ func (m *model) of(key workload.Key) (s source, ok bool) {
 	if sum == nil {
 		return source{}, false
 	}
-	s = source{level: key.Level, runs: int(sum.measured), m: min(len(sum.older), estimate.Older)}
+	s = source{level: key.Level, runs: int(sum.measured), lasted: sum.lasted, m: min(len(sum.older), estimate.Older)}
 	for _, p := range sum.ring {
 		s.push(p)
 	}

@@ -21,11 +21,12 @@ type summary struct {
 	runs       uint32 // that ended
 	neverWrote uint32 // of them, those known not to have written to their root filesystem
 	wrote      uint32
-	measured   uint32 // of them, those with usage
-	next       uint8  // of ring: the oldest, once it is full
-	ring       []peak // the newest measured runs
-	older      []peak // the highest of each full ring before, the newest last
-	calls      calls  // only at levels that name code (keepsCalls)
+	measured   uint32  // of them, those with usage
+	lasted     float32 // seconds: the longest of the measured ones; 0: not known, or none
+	next       uint8   // of ring: the oldest, once it is full
+	ring       []peak  // the newest measured runs
+	older      []peak  // the highest of each full ring before, the newest last
+	calls      calls   // only at levels that name code (keepsCalls)
 
 	destinations []unique.Handle[string] // oldest first
 }
@@ -71,6 +72,7 @@ func (s *summary) add(r *run) {
 	}
 	if p := peakOf(&r.obs.Usage); !p.empty() {
 		s.measured++
+		s.lasted = max(s.lasted, r.lasted())
 		s.push(p)
 	}
 	if keepsCalls(s.key.Level) {
