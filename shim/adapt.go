@@ -26,6 +26,9 @@ func (a adapter) Adapt(ctx context.Context, req api.AdaptRequest) (api.AdaptResp
 	if c == nil || c.id != req.ID || c.watch == nil {
 		return api.AdaptResponse{}, fmt.Errorf("container %s: %w", req.ID, errdefs.ErrNotFound)
 	}
+	if req.Action != "" {
+		return a.s.act(ctx, c, req)
+	}
 	c.updating.Lock()
 	defer c.updating.Unlock()
 	before := c.current()

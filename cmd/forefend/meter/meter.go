@@ -24,7 +24,8 @@ var (
 	sources        = []string{"history", "image", "executable", "scan", "load", "threats", "profile"}
 	statuses       = []string{api.SourceOK, api.SourceAbsent, api.SourceLate, api.SourceFailed}
 	kinds          = []string{api.EventAdmitted, api.EventUpdated, api.EventDenied, api.EventLearned, api.EventWatched, api.EventExited,
-		api.EventOOM, api.EventDegraded, api.EventCleaned, api.EventAnomaly, api.EventThreat, api.EventForecast, api.EventRisk}
+		api.EventOOM, api.EventDegraded, api.EventCleaned, api.EventAnomaly, api.EventThreat, api.EventForecast, api.EventRisk,
+		api.EventFrozen, api.EventThawed, api.EventKilled}
 	scanned = []string{scans.OutcomeOK, scans.OutcomeIncomplete, scans.OutcomeFailed, scans.OutcomeDropped}
 )
 

@@ -29,6 +29,9 @@ type AdjustRequest struct {
 	Reclaim bool `json:"reclaim,omitempty"`
 	// DryRun decides and applies nothing.
 	DryRun bool `json:"dry_run,omitempty"`
+
+	// Action is done to the container instead of a change of its policy. A request has one of the two.
+	Action Action `json:"action,omitempty"`
 }
 
 // AdjustResponse is the decision in force after an AdjustRequest, and what became of each dimension.
@@ -46,6 +49,12 @@ type AdaptRequest struct {
 	Before  int         `json:"before"` // the revision that After was made from
 	After   Decision    `json:"after"`
 	Reclaim bool        `json:"reclaim,omitempty"`
+
+	// Action is done instead; Before and After are not looked at. Author, Source and Reason are those of the AdjustRequest.
+	Action Action        `json:"action,omitempty"`
+	Author policy.Author `json:"author,omitempty"`
+	Source string        `json:"source,omitempty"`
+	Reason string        `json:"reason,omitempty"`
 }
 
 // AdaptResponse is what a shim has in force after an AdaptRequest.

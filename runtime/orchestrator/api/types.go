@@ -177,6 +177,9 @@ const (
 	EventDenied   = "denied"   // a call was refused for the first time in a run
 	EventLearned  = "learned"  // a call no earlier run made was allowed and recorded
 	EventWatched  = "watched"  // a dangerous call was let through under watch for the first time
+	EventFrozen   = "frozen"   // a container was frozen, or thawed, or killed by Forefend
+	EventThawed   = "thawed"
+	EventKilled   = "killed"
 	EventExited   = "exited"
 	EventOOM      = "oom"
 	EventDegraded = "degraded" // something works less well than it should
