@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"forefend.dev/forefend/runtime/mounts"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/record"
 	"forefend.dev/forefend/runtime/rewrite"
@@ -29,6 +30,7 @@ type container struct {
 	cgroup   map[string]string // where it is in each hierarchy
 
 	supervised *seccomp.Container // nil: nothing is supervised
+	files      *mounts.Files      // what is mounted over its files; nil when that is not known; for who holds updating
 	watch      *watch             // nil before the container exists
 	stdin      *stdinEnd          // nil when it has no standard input to watch
 

@@ -100,7 +100,7 @@ func (s *Service) prepare(ctx context.Context, r *taskv3.CreateTaskRequest) (_ *
 	if l := b.Spec().Linux; l != nil && l.Resources != nil {
 		c.asked = rewrite.Overlay(l.Resources, nil)
 	}
-	c.upper, c.systemd = rootfs.Upper(mounts(r)), systemdCgroup(r)
+	c.upper, c.systemd = rootfs.Upper(rootfsMounts(r)), systemdCgroup(r)
 	c.cgroup = expectedCgroup(b.Spec(), c.systemd)
 	if err := s.add(c); err != nil {
 		return nil, err
@@ -180,6 +180,9 @@ func (s *Service) created(ctx context.Context, c *container, pid uint32) error {
 	c.pid, c.started = int(pid), time.Now()
 	if start, err := record.Start(c.pid); err == nil {
 		c.pidStart = start
+	}
+	if err := c.survey(); err != nil {
+		log.G(ctx).WithError(err).WithField("id", c.id.Container).Debug("forefend: mounts not known, its files cannot be changed later")
 	}
 	group, err := cgroup.Of(c.pid)
 	if err != nil {

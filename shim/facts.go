@@ -36,7 +36,7 @@ func factsOf(id workload.ID, spec *specs.Spec, r *taskv3.CreateTaskRequest, cont
 		Run:         fmt.Sprintf("%.40s-%x", id.Container, time.Now().UnixNano()),
 		Kind:        workload.KindContainer,
 		Annotations: relevant(spec.Annotations),
-		Rootfs:      rootfs.Layers(mounts(r), r.Bundle+"/rootfs"),
+		Rootfs:      rootfs.Layers(rootfsMounts(r), r.Bundle+"/rootfs"),
 		Containerd:  containerd,
 		Bundle:      r.Bundle,
 		Sandbox:     spec.Annotations[criSandboxID],
@@ -72,7 +72,7 @@ func first(ss ...string) string {
 	return ""
 }
 
-func mounts(r *taskv3.CreateTaskRequest) []rootfs.Mount {
+func rootfsMounts(r *taskv3.CreateTaskRequest) []rootfs.Mount {
 	out := make([]rootfs.Mount, 0, len(r.Rootfs))
 	for _, m := range r.Rootfs {
 		out = append(out, rootfs.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})

@@ -60,6 +60,7 @@ func NewService(ctx context.Context, cfg Config, publisher shim.Publisher, sd sh
 // decorate puts a Service around inner and ties its goroutines to sd.
 func decorate(cfg Config, inner taskv3.TTRPCTaskService, exits *exits, sd shutdown.Service) *Service {
 	s := &Service{TTRPCTaskService: inner, cfg: cfg, exits: exits, link: newLink(cfg), containers: make(map[string]*container)}
+	s.levers = []lever{filesLever{s}}
 	s.reporter = newReporter(s.link)
 	s.supervisor = seccomp.NewSupervisor(seccomp.Config{OnEvent: s.onSyscall, OnError: s.onSupervisorError, EventBuffer: 256})
 	sd.RegisterCallback(func(ctx context.Context) error {
