@@ -13,7 +13,7 @@ import (
 
 // judge turns what the sources said into risk and claims for this node.
 func judge(cfg *config.Config) func(foresight.Known) foresight.Judgement {
-	memory := nodeMemory()
+	memory, table := nodeMemory(), safeguards(cfg)
 	class := func(c seccomp.Class) func(string) bool {
 		return func(name string) bool { return seccomp.Classify(name) == c }
 	}
@@ -34,11 +34,17 @@ func judge(cfg *config.Config) func(foresight.Known) foresight.Judgement {
 		busy, notes := recommend.UnderLoad(k.Prediction, in, k.Load)
 		j.Claims, j.Notes = append(j.Claims, busy...), notes
 		known := recommend.Known{Prediction: k.Prediction, Scan: k.Scan, Risk: *j.Risk}
-		trade := recommend.Weigh(known, recommend.Allowed(*j.Risk), recommend.DefaultCosts())
-		j.Claims = append(j.Claims, recommend.Protect(trade, known, sensitive)...)
+		trade := table.Weigh(known)
+		j.Claims = append(j.Claims, recommend.Protect(trade, known, sensitive, in.Hot)...)
 		if line := trade.String(); line != "" {
 			j.Notes = append(j.Notes, line)
 		}
 		return j
 	}
+}
+
+// safeguards is what the site does about risk, before a container runs and while it does.
+func safeguards(cfg *config.Config) recommend.Table {
+	s := cfg.Safeguards
+	return recommend.Table{Levels: s.Levels, Costs: recommend.Costs{Incident: s.CostOfIncident, Breakage: s.CostOfBreakage}}
 }

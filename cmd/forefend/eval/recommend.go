@@ -92,19 +92,19 @@ type refusal func(call string, k recommend.Known) bool
 // recommended is how the daemon decides: what history does not speak for is refused as far as the trade says, dangerous
 // calls always.
 func recommended() func(recommend.Known) refusal {
-	costs := recommend.DefaultCosts()
+	table := recommend.DefaultTable()
 	return func(k recommend.Known) refusal {
 		all, sensitive := false, false
-		for _, o := range recommend.Weigh(k, recommend.Allowed(k.Risk), costs).Options {
-			all = all || o.Chosen && o.Safeguard == recommend.Enforce
-			sensitive = sensitive || o.Chosen && o.Safeguard == recommend.SensitiveCalls
+		for _, o := range table.Weigh(k).Options {
+			all = all || o.Chosen && o.Safeguard == evidence.SafeguardEnforce
+			sensitive = sensitive || o.Chosen && o.Safeguard == evidence.SafeguardSensitiveCalls
 		}
 		return func(call string, k recommend.Known) bool {
 			switch class := seccomp.Classify(call); {
 			case all, class == seccomp.ClassDangerous:
-				return recommend.Refuses(recommend.Enforce, call, k)
+				return recommend.Refuses(evidence.SafeguardEnforce, call, k)
 			case sensitive && class == seccomp.ClassSensitive:
-				return recommend.Refuses(recommend.SensitiveCalls, call, k)
+				return recommend.Refuses(evidence.SafeguardSensitiveCalls, call, k)
 			}
 			return false
 		}
@@ -142,7 +142,7 @@ func evaluateRecommend(dir string, attacked float64) (*recommendResult, error) {
 	r.tradeFigure = tally(quiet, hit, recommended(), attacked)
 	r.Baselines["always-open"] = tally(quiet, hit, always(func(string, recommend.Known) bool { return false }), attacked)
 	r.Baselines["always-strictest"] = tally(quiet, hit, always(func(call string, k recommend.Known) bool {
-		return recommend.Refuses(recommend.Enforce, call, k)
+		return recommend.Refuses(evidence.SafeguardEnforce, call, k)
 	}), attacked)
 	r.Below = 1 - r.Cost/min(r.Baselines["always-open"].Cost, r.Baselines["always-strictest"].Cost)
 	return r, nil

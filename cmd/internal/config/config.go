@@ -43,6 +43,7 @@ type Config struct {
 	Prediction Prediction
 	Scan       Scan
 	Threats    Threats
+	Safeguards Safeguards
 	Metrics    Metrics
 
 	Site policy.Site // mode, [defaults], [guardrails], [conflicts], [[profile]]
@@ -115,6 +116,7 @@ func Default() *Config {
 		Prediction:    Prediction{Coverage: 0.99, Seal: 0.2, MinRuns: 4},
 		Scan:          Scan{Enabled: true, FirstScanWait: 2 * time.Second, Timeout: 30 * time.Second, Memory: 512 << 20, Cache: 256 << 20},
 		Threats:       Threats{HalfLife: 30 * day, Feeds: []string{"/etc/forefend/feeds"}},
+		Safeguards:    defaultSafeguards(),
 		Metrics:       Metrics{Listen: metricsUnix},
 		Site: policy.Site{
 			Claims: []policy.Claim{modeClaim(policy.ModeAdaptive, "forefend")},

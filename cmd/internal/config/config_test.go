@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/runtime/policy"
 )
 
@@ -139,6 +140,12 @@ osv = "/srv/osv.zip"
 [threats]
 feeds = ["/srv/feeds/"]
 half_life = "10d"
+[safeguards]
+medium = ["pids", "watch"]
+high = ["freeze"]
+critical = []
+cost_of_incident = 2.5
+cost_of_breakage = 0
 [defaults]
 memory = "512Mi"
 "memory.soft" = 1048576
@@ -180,6 +187,12 @@ groups = ["*"]
 		Prediction: Prediction{0.9, 1, 2, "/srv/priors"},
 		Threats:    Threats{Feeds: []string{"/srv/feeds"}, HalfLife: 10 * day},
 		Scan:       Scan{OSV: "/srv/osv.zip", Timeout: 10 * time.Second, Memory: 128 << 20, Cache: 1 << 20},
+		Safeguards: Safeguards{
+			Levels: map[evidence.Level][]evidence.Safeguard{
+				evidence.Low: nil, evidence.Medium: {evidence.SafeguardWatch, evidence.SafeguardPIDs}, evidence.High: {evidence.SafeguardFreeze}, evidence.Critical: nil,
+			},
+			CostOfIncident: 2.5,
+		},
 		Site: policy.Site{
 			Claims: []policy.Claim{
 				modeClaim(policy.ModeEnforce, "config.toml mode"),
