@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
@@ -38,7 +39,8 @@ func (a adapter) Adapt(ctx context.Context, req api.AdaptRequest) (api.AdaptResp
 	if before.Availability == api.ByNobody {
 		return api.AdaptResponse{}, fmt.Errorf("container %s runs without a policy (on_unavailable is \"open\"): %w", req.ID, errdefs.ErrFailedPrecondition)
 	}
-	after, results := a.s.adapt(ctx, c, before, req.After, manner{reclaim: req.Reclaim})
+	ctx = namespaces.WithNamespace(ctx, c.id.Namespace)
+	after, results := a.s.adapt(ctx, c, before, req.After, manner{reclaim: req.Reclaim, table: req.After.Table})
 	return api.AdaptResponse{Decision: after, Results: results}, nil
 }
 
@@ -47,6 +49,10 @@ func (a adapter) Adapt(ctx context.Context, req api.AdaptRequest) (api.AdaptResp
 func (s *Service) adapt(ctx context.Context, c *container, before, after api.Decision, how manner) (api.Decision, []api.Result) {
 	after.Seccomp, after.Table = nil, nil
 	var results []api.Result
+	if fixed := s.fixed(before.Effective, after.Effective); len(fixed.Changed) > 0 {
+		results = append(results, fixed)
+		after.Effective = after.Effective.ReplaceKeys(s.unmoved, before.Effective)
+	}
 	for _, l := range s.levers {
 		r := s.pull(ctx, l, c, before.Effective, after.Effective, how)
 		if r.Status == api.ResultRefused || r.Status == api.ResultFailed {
@@ -65,6 +71,19 @@ func (s *Service) adapt(ctx context.Context, c *container, before, after api.Dec
 		log.G(ctx).WithError(err).WithField("id", c.id.Container).Warn("forefend: changed policy not recorded")
 	}
 	return after, results
+}
+
+// unmoved reports whether no lever moves a key.
+func (s *Service) unmoved(k policy.Key) bool {
+	return !slices.ContainsFunc(s.levers, func(l lever) bool { return l.holds(k) })
+}
+
+// fixed refuses what no lever moves.
+func (s *Service) fixed(before, after policy.Effective) api.Result {
+	return api.Result{
+		Lever: "creation", Status: api.ResultRefused, Changed: before.Diff(after, s.unmoved),
+		Reason: "it is part of how a container is created: set it by annotation or config, and create the container anew",
+	}
 }
 
 // pull uses one lever.

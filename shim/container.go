@@ -22,6 +22,7 @@ type container struct {
 	id       workload.ID
 	bundle   string
 	notify   string     // path of its seccomp listener
+	socket   string     // of the shim
 	spec     specs.Spec // what execs are clipped to: the rewritten spec, without the parts no exec needs
 	upper    string     // where writes to its root filesystem go, empty when that is not known
 	systemd  bool       // runc uses the systemd cgroup driver
@@ -103,7 +104,7 @@ func (c *container) record() record.Record {
 	r := record.Record{
 		Version: record.Version, ID: c.id, Run: c.decision.Facts.Run, Facts: c.decision.Facts, Bundle: c.bundle,
 		ShimPID: os.Getpid(), ShimStart: start, PID: c.pid, PIDStart: c.pidStart,
-		NotifySocket: c.notify, Upper: c.upper, Cgroup: c.cgroup, Created: c.decision.Time, Started: c.started, Decision: &c.decision,
+		NotifySocket: c.notify, ShimSocket: c.socket, Resources: c.asked, Upper: c.upper, Cgroup: c.cgroup, Created: c.decision.Time, Started: c.started, Decision: &c.decision,
 	}
 	return r
 }

@@ -84,6 +84,7 @@ func (s *Service) prepare(ctx context.Context, r *taskv3.CreateTaskRequest) (_ *
 		id:     id,
 		bundle: r.Bundle,
 		notify: filepath.Join(s.cfg.NotifyDir, socketName(id)),
+		socket: s.socket,
 	}
 	req := api.AdmitRequest{
 		Version:      api.Version,
@@ -119,6 +120,7 @@ func (s *Service) commit(ctx context.Context, c *container, b *bundle.Bundle) er
 	if c.decision.Availability == api.ByNobody {
 		return s.cfg.Containers.Write(c.record())
 	}
+	requested := record.Request{Run: c.decision.Facts.Run, Spec: forDecision(b.Spec()), Kin: true, Own: true} // as prepare asked
 	profile, table := c.decision.Seccomp, c.decision.Table
 	c.decision.Seccomp, c.decision.Table = nil, nil // in force from here on; neither the record nor explain needs them
 	if err := rewrite.Apply(b.Spec(), rewrite.Input{
@@ -132,6 +134,9 @@ func (s *Service) commit(ctx context.Context, c *container, b *bundle.Bundle) er
 	beforehand := c.record()
 	beforehand.Decision = nil // cleaning up does not need it, and once the container exists it is written
 	if err := s.cfg.Containers.Write(beforehand); err != nil {
+		return err
+	}
+	if err := s.cfg.Containers.WriteRequest(c.id, requested); err != nil {
 		return err
 	}
 	if len(table) > 0 {

@@ -21,5 +21,6 @@ type lever interface {
 
 // manner is how a change is to be made, beside what it is.
 type manner struct {
-	reclaim bool // make room for a memory limit first
+	reclaim bool   // make room for a memory limit first
+	table   []byte // the compiled runtime/seccomp.Table of the policy that is to be; empty: it is the one in force
 }

@@ -28,6 +28,7 @@ type Service struct {
 	reporter   *reporter
 	supervisor *seccomp.Supervisor
 	levers     []lever     // in the order in which they are used
+	socket     string      // where this shim serves; "" when that is not known
 	used       atomic.Bool // it has had a container, or is about to
 
 	mu         sync.Mutex
@@ -46,13 +47,15 @@ func NewService(ctx context.Context, cfg Config, publisher shim.Publisher, sd sh
 		settle.Stop()
 		return nil
 	})
-	forgetSocket(sd, listenerFD)
+	socket := socketOf(listenerFD)
+	forgetSocket(sd, socket)
 	exits := newExits(publisher)
 	inner, err := upstream.NewTask(ctx, exits, sd)
 	if err != nil {
 		return nil, err
 	}
 	s := decorate(cfg, inner, exits, sd)
+	s.socket = socket
 	endWhenOrphaned(sd, &s.used, bundleGone, orphanCheck)
 	return s, nil
 }
@@ -60,7 +63,11 @@ func NewService(ctx context.Context, cfg Config, publisher shim.Publisher, sd sh
 // decorate puts a Service around inner and ties its goroutines to sd.
 func decorate(cfg Config, inner taskv3.TTRPCTaskService, exits *exits, sd shutdown.Service) *Service {
 	s := &Service{TTRPCTaskService: inner, cfg: cfg, exits: exits, link: newLink(cfg), containers: make(map[string]*container)}
-	s.levers = []lever{filesLever{s}}
+	s.levers = []lever{
+		resourcesLever{s},
+		syscallsLever{},
+		filesLever{s},
+	}
 	s.reporter = newReporter(s.link)
 	s.supervisor = seccomp.NewSupervisor(seccomp.Config{OnEvent: s.onSyscall, OnError: s.onSupervisorError, EventBuffer: 256})
 	sd.RegisterCallback(func(ctx context.Context) error {

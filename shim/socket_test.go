@@ -25,7 +25,7 @@ func TestForgetSocket(t *testing.T) {
 			}
 			defer f.Close()
 			_, sd := shutdown.WithShutdown(t.Context())
-			forgetSocket(sd, int(f.Fd()))
+			forgetSocket(sd, socketOf(int(f.Fd())))
 			if replaced {
 				if err := os.Rename(path, path+".old"); err != nil { // keeps the inode from being used again
 					t.Fatal(err)
@@ -44,5 +44,5 @@ func TestForgetSocket(t *testing.T) {
 		})
 	}
 	_, sd := shutdown.WithShutdown(t.Context())
-	forgetSocket(sd, -1) // nothing to forget
+	forgetSocket(sd, socketOf(-1)) // nothing to forget
 }

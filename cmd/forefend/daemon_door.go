@@ -23,6 +23,7 @@ const (
 	maxFollowers   = 64       // Events calls that wait
 	maxQueries     = 4
 	maxAwaiting    = 128 // shims that wait for the first scan of an image
+	maxAdjusting   = 32  // changes of running containers, each as long as its shim takes
 	messageTime    = 10 * time.Second
 	answerTime     = 10 * time.Second
 )
@@ -36,6 +37,7 @@ func newDoor() *door.Door {
 		Calls: door.Class{Turns: maxCalls}, Large: door.Class{Turns: maxLargeCalls}, LargeFrom: largeFrom,
 		Classes: map[string]door.Class{
 			"Events": {Name: "followers", Turns: maxFollowers},
+			"Adjust": {Name: "adjusting", Turns: maxAdjusting},
 			"Await":  {Name: "waiting", Turns: maxAwaiting},
 			"List":   queries, "Profile": queries, "Explain": queries, "History": queries, "Status": {Name: "status", Turns: maxQueries},
 		},

@@ -110,6 +110,10 @@ func (f *fakeDaemon) Update(context.Context, api.UpdateRequest) (api.Decision, e
 	return api.Decision{}, errdefs.ErrNotImplemented
 }
 
+func (f *fakeDaemon) Adjust(context.Context, api.AdjustRequest) (api.AdjustResponse, error) {
+	return api.AdjustResponse{}, errdefs.ErrNotImplemented
+}
+
 func (f *fakeDaemon) Observe(context.Context, api.ObserveRequest) error {
 	return errdefs.ErrNotImplemented
 }

@@ -24,6 +24,7 @@ type Meter interface {
 const (
 	OperationAdmit  = "admit"  // a container that is to be created
 	OperationUpdate = "update" // new resources for a running one
+	OperationAdjust = "adjust" // another policy for a running one
 	OperationRevert = "revert" // the decision before a failed update is in force again
 	OperationAlone  = "alone"  // a shim's own, of which it told later
 )

@@ -74,6 +74,7 @@ type Service struct {
 	seed      maphash.Seed
 	sealed    map[workload.Key]sealNote // sealPolicy alone uses it
 	meter     Meter
+	adjusting [64]chan struct{} // turns of Adjust, by container; see turn
 
 	mu      sync.Mutex
 	running map[workload.ID]*running // guarded by mu; changed by keepLocked and dropLocked alone
@@ -109,6 +110,9 @@ func New(cfg Config, h History, j Journal, id Identifier, p Predictor, recent []
 	}
 	if s.cfg.Collect == 0 {
 		s.cfg.Collect = orphanLeave
+	}
+	for i := range s.adjusting {
+		s.adjusting[i] = make(chan struct{}, 1)
 	}
 	s.adopt()
 	return s

@@ -10,8 +10,11 @@ import (
 	"unicode"
 )
 
-// Prefix is the prefix of every annotation Forefend reads.
-const Prefix = "forefend.dev/"
+// Prefix is the prefix of every annotation Forefend reads, SourceAnnotation that of the source of what one claims.
+const (
+	Prefix           = "forefend.dev/"
+	SourceAnnotation = "annotation "
+)
 
 // Annotations that carry a workload's profile, not a value of its policy.
 const (
@@ -101,7 +104,63 @@ func printable(name string) string {
 }
 
 func parseAnnotation(name, value string) ([]Claim, error) {
-	origin := Origin{Author: Request, Source: "annotation " + Prefix + name}
+	return parse(name, value, Origin{Author: Request, Source: SourceAnnotation + Prefix + name})
+}
+
+// ParseSetting reads what is wanted of a running container. name and value are those of an annotation without
+// Prefix, or a member of a family and its value ("syscalls/ptrace", "deny"). The claims amend where o is a request's.
+func ParseSetting(name, value string, o Origin) ([]Claim, error) {
+	if family, member := Key(name).Family(); member != "" {
+		member, err := memberName(family, member)
+		if err != nil {
+			return nil, err
+		}
+		key := family.Member(member)
+		v, err := key.Parse(value)
+		return []Claim{{Key: key, Value: v, Origin: o, Amends: o.Author == Request}}, err
+	}
+	switch name {
+	case string(KeySealed):
+		v, err := KeySealed.Parse(value)
+		return []Claim{{Key: KeySealed, Value: v, Origin: o, Amends: o.Author == Request}}, err
+	case "user", "group":
+		return nil, errors.New("is part of who the container is, and stays")
+	}
+	return parse(name, value, o)
+}
+
+// SettingNames lists what ParseSetting takes beside members of families.
+func SettingNames() []string {
+	names := append(AnnotationNames(), string(KeySealed))
+	slices.Sort(names)
+	return slices.DeleteFunc(names, func(s string) bool { return s == "user" || s == "group" })
+}
+
+// Setting finds the claims that ParseSetting makes of a name, or some of them: it returns whether one is.
+func Setting(name string) (func(Claim) bool, error) {
+	if l, ok := lists[name]; ok {
+		gives := strings.HasSuffix(name, ".allow") || strings.HasSuffix(name, ".add")
+		return func(c Claim) bool {
+			family, _ := c.Key.Family()
+			return family == l.family && (c.Value == l.value || gives == (c.Value > l.value))
+		}, nil
+	}
+	key := Key(name)
+	if keyIndex[key] != nil {
+		return func(c Claim) bool { family, _ := c.Key.Family(); return family == key }, nil
+	}
+	if family, member := key.Family(); member != "" {
+		member, err := memberName(family, member)
+		return func(c Claim) bool { return c.Key == family.Member(member) }, err
+	}
+	return nil, unknownName()
+}
+
+func unknownName() error {
+	return fmt.Errorf("unknown; known are %s", strings.Join(AnnotationNames(), ", "))
+}
+
+func parse(name, value string, origin Origin) ([]Claim, error) {
 	if len(value) > maxAnnotation {
 		return nil, fmt.Errorf("value has %d bytes, the most is %d", len(value), maxAnnotation)
 	}
@@ -114,12 +173,12 @@ func parseAnnotation(name, value string) ([]Claim, error) {
 		if err != nil {
 			return nil, err
 		}
-		return []Claim{{Key: key, Value: v, Origin: origin, Amends: true}}, nil
+		return []Claim{{Key: key, Value: v, Origin: origin, Amends: origin.Author == Request}}, nil
 	}
 	if Prefix+name == AnnotationUser || Prefix+name == AnnotationGroup {
 		return nil, CheckIdentity(value)
 	}
-	return nil, fmt.Errorf("unknown; known are %s", strings.Join(AnnotationNames(), ", "))
+	return nil, unknownName()
 }
 
 // CheckIdentity refuses user and group names that are empty, longer than 128
@@ -135,7 +194,7 @@ func CheckIdentity(s string) error {
 func allCapabilities(v Value, origin Origin) []Claim {
 	claims := make([]Claim, 0, len(capabilityNames))
 	for _, name := range capabilityNames {
-		claims = append(claims, Claim{Key: KeyCapabilities.Member(name), Value: v, Origin: origin, Amends: true})
+		claims = append(claims, Claim{Key: KeyCapabilities.Member(name), Value: v, Origin: origin, Amends: origin.Author == Request})
 	}
 	return claims
 }
@@ -155,7 +214,7 @@ func parseList(name, list string, origin Origin) ([]Claim, error) {
 		if err != nil {
 			return nil, err
 		}
-		claims = append(claims, Claim{Key: key, Value: v, Origin: origin, Amends: true})
+		claims = append(claims, Claim{Key: key, Value: v, Origin: origin, Amends: origin.Author == Request})
 	}
 	return claims, nil
 }
@@ -188,6 +247,15 @@ func memberName(family Key, s string) (string, error) {
 		}
 		if !identifier(name) || len(name) < 6 {
 			return "", fmt.Errorf("%.60q is not the name of a capability such as NET_RAW", s)
+		}
+		return name, nil
+	case KeyRlimits:
+		name := strings.ToUpper(s)
+		if !strings.HasPrefix(name, "RLIMIT_") {
+			name = "RLIMIT_" + name
+		}
+		if !identifier(name) || len(name) < 8 {
+			return "", fmt.Errorf("%.60q is not the name of a resource limit such as NOFILE", s)
 		}
 		return name, nil
 	case KeyMaskedPaths, KeyReadonlyPaths:

@@ -42,6 +42,8 @@ type Origin struct {
 	Author Author `json:"author"`
 	Source string `json:"source"` // the input: "spec", "annotation forefend.dev/pids", "history image+command, 5 runs"
 	Reason string `json:"reason,omitempty"`
+	// Revision is that of the running container's policy at which it was claimed; 0: at Create.
+	Revision int `json:"revision,omitempty"`
 }
 
 // Claim is one author's wish for one key.
@@ -59,6 +61,9 @@ type Claim struct {
 }
 
 func (c *Claim) amends() bool { return c.Amends && c.Author == Request }
+
+// seen reports whether c says what the running container was seen to need: it replaces what was predicted at Create.
+func (c *Claim) seen() bool { return c.Author == Prediction && c.Revision > 0 }
 
 // Guard is a site's floor and ceiling for a key. Ceiling is the loosest value
 // allowed, Floor the tightest; nil leaves that side open. Where they contradict,

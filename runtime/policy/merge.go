@@ -135,10 +135,15 @@ func compareClaims(a, b *Claim) int {
 		return 1
 	case a.rank != b.rank:
 		return cmp.Compare(b.rank, a.rank)
+	case a.seen() != b.seen():
+		if a.seen() {
+			return -1
+		}
+		return 1
 	case a.Value != b.Value:
 		return cmp.Compare(a.Value, b.Value)
 	}
-	return cmp.Or(strings.Compare(a.Source, b.Source), strings.Compare(a.Reason, b.Reason))
+	return cmp.Or(strings.Compare(a.Source, b.Source), strings.Compare(a.Reason, b.Reason), cmp.Compare(a.Revision, b.Revision))
 }
 
 type merger struct {
@@ -156,15 +161,17 @@ type authors [Guardrail]*Claim
 func (m *merger) resolve(g *group) *Field {
 	m.field = Field{Lost: m.field.Lost[:0]}
 	f := &m.field
-	by, amend := elect(f, g.claims)
+	by, amendments := elect(f, g.claims)
 	if m.mode == ModeObserve && g.info.key != KeyMode {
 		for _, a := range []Author{Default, Prediction} {
 			f.lose(by[a], "observe mode: recorded, not applied")
 			by[a] = nil
 		}
 	}
-	if amend != nil {
-		by[Request] = m.amended(f, amend, by)
+	for _, amend := range amendments {
+		if amend != nil {
+			by[Request] = m.amended(f, amend, by)
+		}
 	}
 	winner := m.settle(f, g.info.dimension, by)
 	if winner != nil {
@@ -175,9 +182,9 @@ func (m *merger) resolve(g *group) *Field {
 	return f
 }
 
-// elect finds the claim that speaks for each author, and the annotation that
-// wants to amend the request. Of equals it is the tightest.
-func elect(f *Field, claims []*Claim) (by authors, amend *Claim) {
+// elect finds the claim that speaks for each author, and what wants to amend the request: first the annotation, then what
+// the running container asked for. Of equals it is the tightest.
+func elect(f *Field, claims []*Claim) (by authors, amendments [2]*Claim) {
 	for _, c := range claims {
 		if c.Author >= Guardrail {
 			f.lose(c, "only a guard is a guardrail")
@@ -185,18 +192,20 @@ func elect(f *Field, claims []*Claim) (by authors, amend *Claim) {
 		}
 		slot := &by[c.Author]
 		if c.amends() {
-			slot = &amend
+			slot = &amendments[min(c.Revision, 1)]
 		}
 		switch {
 		case *slot == nil: // sorted: the first speaks
 			*slot = c
 		case c.rank < (*slot).rank:
 			f.lose(c, "a default for fewer workloads replaces it")
+		case (*slot).seen() && !c.seen():
+			f.lose(c, "what the running container was seen to need replaces it")
 		default:
 			f.lose(c, "a claim of equal strength is tighter")
 		}
 	}
-	return by, amend
+	return by, amendments
 }
 
 // amended sets an annotation against what would hold without it and returns

@@ -8,7 +8,7 @@ import (
 // ClaimsBy recovers the claims an author made to this policy, those that lost
 // included, so that the policy can be merged anew when one of its inputs
 // changes. Whether a claim amended another is not kept: annotations are to be
-// parsed again.
+// parsed again. What was asked for by the running container does amend.
 func (e Effective) ClaimsBy(a Author) []Claim {
 	var out []Claim
 	for _, f := range e.Fields {
@@ -21,13 +21,16 @@ func (e Effective) ClaimsBy(a Author) []Claim {
 			if name != "" {
 				key = key.Member(name)
 			}
-			if f.Author == a && !f.NoValue {
-				out = append(out, Claim{Key: key, Value: f.Value, Origin: f.Origin})
+			add := func(v Value, o Origin) {
+				if o.Author == a {
+					out = append(out, Claim{Key: key, Value: v, Origin: o, Amends: a == Request && o.Revision > 0})
+				}
+			}
+			if !f.NoValue {
+				add(f.Value, f.Origin)
 			}
 			for _, l := range f.Lost {
-				if l.Author == a {
-					out = append(out, Claim{Key: key, Value: l.Value, Origin: l.Origin})
-				}
+				add(l.Value, l.Origin)
 			}
 		}
 	}
@@ -50,6 +53,31 @@ func (e Effective) ReplaceKeys(in func(Key) bool, newer Effective) Effective {
 	}
 	sortFields(fields)
 	return Effective{Version: EffectiveVersion, Fields: fields}
+}
+
+// ReplaceOnly returns e with what newer says of some plain keys and members of families, one by one.
+func (e Effective) ReplaceOnly(in func(Key) bool, newer Effective) Effective {
+	s := fields{alike: make(map[uint64]int)}
+	take := func(from Effective, in func(Key) bool) {
+		for _, f := range from.Fields {
+			info, names := keyIndex[f.Key], f.Names
+			f.Names = nil
+			switch {
+			case info == nil || names == nil && info.family:
+				// Of a newer version: nobody here can have changed it.
+			case names == nil && in(f.Key):
+				s.add(&group{info: info}, &f)
+			}
+			for _, name := range names {
+				if info != nil && in(f.Key.Member(name)) {
+					s.add(&group{info: info, name: name}, &f)
+				}
+			}
+		}
+	}
+	take(e, func(k Key) bool { return !in(k) })
+	take(newer, in)
+	return s.effective()
 }
 
 // Diff lists in words what of some plain keys and families has another value in after, or is decided in only one of

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/workload"
 )
@@ -35,10 +37,13 @@ type Record struct {
 
 	Cgroup       map[string]string `json:"cgroup,omitempty"`        // cgroup.Group.Map
 	NotifySocket string            `json:"notify_socket,omitempty"` // where runc hands over the seccomp listener
+	ShimSocket   string            `json:"shim_socket,omitempty"`   // where the shim serves containerd and api.Adapter
 	Upper        string            `json:"upper,omitempty"`         // writable layer of the root filesystem
 	Created      time.Time         `json:"created,omitzero"`
 	Started      time.Time         `json:"started,omitzero"`
 	Decision     *api.Decision     `json:"decision,omitempty"`
+	// Resources are those requested, updates included.
+	Resources *specs.LinuxResources `json:"resources,omitempty"`
 }
 
 // Alive reports whether the shim that wrote the record still runs: the same

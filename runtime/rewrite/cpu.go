@@ -16,6 +16,7 @@ const (
 	leastQuota    = 1_000
 	mostPeriod    = 1_000_000
 	leastShares   = 2
+	defaultShares = 1024
 	mostShares    = 262_144
 )
 

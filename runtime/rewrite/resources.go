@@ -80,6 +80,23 @@ func Resources(r *specs.LinuxResources, eff policy.Effective, unified bool) *spe
 	return r
 }
 
+// Change is the update to send to runc when a running container's policy changes: every limit that it decides, and none
+// for those that only the policy before decided.
+func Change(before, after policy.Effective, unified bool) *specs.LinuxResources {
+	r := &specs.LinuxResources{}
+	for _, k := range knobs {
+		if _, decided := after.Lookup(k.key); decided {
+			continue
+		}
+		if _, decided := before.Lookup(k.key); decided && k.key == policy.KeyCPUShares {
+			k.write(r, defaultShares, unified)
+		} else if decided {
+			k.write(r, policy.Unlimited, unified)
+		}
+	}
+	return Resources(r, after, unified)
+}
+
 // Overlay is what a container's resources are after an update as runc reads it:
 // what the update leaves out, or sets to zero, stays. Neither argument is changed.
 func Overlay(container, update *specs.LinuxResources) *specs.LinuxResources {

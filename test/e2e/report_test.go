@@ -60,6 +60,11 @@ type decision struct {
 		Executable       struct{ Path, SHA256 string }
 	}
 	Seccomp *struct{ DefaultAction string }
+	Changes []struct {
+		Revision int
+		Author   string
+		Changed  []string
+	}
 }
 
 type event struct {

@@ -18,7 +18,7 @@ const other = "other"
 
 // The values of the labels.
 var (
-	operations     = []string{orchestrator.OperationAdmit, orchestrator.OperationUpdate, orchestrator.OperationRevert, orchestrator.OperationAlone}
+	operations     = []string{orchestrator.OperationAdmit, orchestrator.OperationUpdate, orchestrator.OperationAdjust, orchestrator.OperationRevert, orchestrator.OperationAlone}
 	modes          = []string{policy.KeyMode.Format(policy.ModeEnforce), policy.KeyMode.Format(policy.ModeAdaptive), policy.KeyMode.Format(policy.ModeObserve)}
 	availabilities = []string{string(api.ByDaemon), string(api.ByLastKnown), string(api.BySiteDefault), string(api.ByNobody)}
 	sources        = []string{"history", "image", "executable", "scan", "load", "threats", "profile"}

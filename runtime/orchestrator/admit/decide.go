@@ -33,6 +33,7 @@ type Input struct {
 	Standing     *evidence.Standing
 	Past         evidence.Findings // of earlier runs of the same code
 	Operator     []policy.Claim
+	Live         []policy.Claim // what the running container has asked for since its creation
 	Sources      []api.Source
 	Notes        []string
 	Availability api.Availability
@@ -46,15 +47,36 @@ type Input struct {
 // Decide merges everything that was asked, predicted and ruled. The error is
 // ErrInvalidArgument for a malformed annotation; no half policy is returned.
 func Decide(in Input) (api.Decision, error) {
+	d, plan, err := merge(in)
+	if err != nil {
+		return api.Decision{}, err
+	}
+	return d, plan.govern(&d, in)
+}
+
+// govern compiles what was decided of the system calls, if they are governed at all.
+func (p callPlan) govern(d *api.Decision, in Input) error {
+	if p.profile == nil {
+		p.onlyDecided(d.Effective)
+	}
+	d.Notes = append(d.Notes, p.notes...)
+	if p.profile == nil {
+		return nil
+	}
+	return p.compile(d, in)
+}
+
+// merge decides all but what becomes of the system calls in the kernel.
+func merge(in Input) (d api.Decision, plan callPlan, err error) {
 	facts := in.Request.Facts
 	if in.Now.IsZero() {
 		in.Now = time.Now()
 	}
 	amendments, err := policy.ParseAnnotations(facts.Annotations)
 	if err != nil {
-		return api.Decision{}, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+		return d, plan, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	d := api.Decision{
+	d = api.Decision{
 		Version: api.Version, Time: in.Now, Facts: facts, Availability: in.Availability,
 		Prediction: in.Prediction, Sources: in.Sources, Notes: slices.Clone(in.Notes), Revision: 1,
 		Risk: in.Risk, Scan: Summary(in.Scan), Load: in.Load, Standing: in.Standing, Findings: in.Past,
@@ -63,7 +85,7 @@ func Decide(in Input) (api.Decision, error) {
 	d.Profile = profile.Name
 
 	spec := &in.Request.Spec
-	claims := slices.Concat(builtin(facts), rewrite.Claims(spec, in.Unified), unconfinedBy(facts), amendments, in.Predicted, in.Operator)
+	claims := slices.Concat(builtin(facts), rewrite.Claims(spec, in.Unified), unconfinedBy(facts), amendments, in.Live, in.Predicted, in.Operator)
 	asAsked := facts.Privileged && in.Privileged != Govern
 	d.AsAsked = asAsked
 	if asAsked {
@@ -75,7 +97,7 @@ func Decide(in Input) (api.Decision, error) {
 		claims = append(builtin(facts), claims[len(builtin(facts)):]...)
 		mode, unconfined = preview(in.Site, profile, claims)
 	}
-	plan := newCallPlan(in, mode, unconfined || asAsked)
+	plan = newCallPlan(in, mode, unconfined || asAsked)
 	input := in.Site.Input(profile, append(claims, plan.claims...))
 	if asAsked {
 		input.Claims = onlyResources(input.Claims)
@@ -86,14 +108,7 @@ func Decide(in Input) (api.Decision, error) {
 	plan.ruled = ruledBy(input.Guards)
 	input.Guards = append(input.Guards, plan.guards...)
 	d.Effective = policy.Merge(input)
-	if plan.profile == nil {
-		plan.onlyDecided(d.Effective)
-	}
-	d.Notes = append(d.Notes, plan.notes...)
-	if plan.profile == nil {
-		return d, nil
-	}
-	return d, plan.compile(&d, in)
+	return d, plan, nil
 }
 
 // preview merges only what decides how the system calls are to be planned.

@@ -113,9 +113,12 @@ func (p *callPlan) claim(c call, v verdict) {
 
 var deny = policy.SyscallDeny
 
+// sourceProfile is the source of the guards that keep a decision from being wider than the requested profile.
+const sourceProfile = "requested seccomp profile"
+
 func (p *callPlan) ceiling(c call) {
 	p.guards = append(p.guards, policy.Guard{
-		Key: c.key, Ceiling: &deny, Source: "requested seccomp profile",
+		Key: c.key, Ceiling: &deny, Source: sourceProfile,
 	})
 }
 

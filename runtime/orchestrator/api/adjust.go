@@ -71,6 +71,7 @@ const (
 	ResultUnchanged = "unchanged" // the merge came to what was in force already
 	ResultRefused   = "refused"   // it cannot be done, and nothing was tried
 	ResultFailed    = "failed"    // it was tried, and undone
+	ResultPlanned   = "planned"   // of a dry run: it would be tried
 )
 
 // Result is what became of one dimension of a change.
@@ -91,4 +92,13 @@ type Change struct {
 	Reason   string        `json:"reason,omitempty"`
 	Changed  []string      `json:"changed,omitempty"`
 	Results  []Result      `json:"results,omitempty"`
+	// Undo is what this author had claimed of each key that the change claims anew, for Rollback.
+	Undo []Standing `json:"undo,omitempty"`
+}
+
+// Standing is what an author claims of one key; without a value, nothing.
+type Standing struct {
+	Key   policy.Key    `json:"key"`
+	Value *policy.Value `json:"value,omitempty"`
+	policy.Origin
 }

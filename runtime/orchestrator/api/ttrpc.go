@@ -25,6 +25,7 @@ type Orchestrator interface {
 	Admit(context.Context, AdmitRequest) (Decision, error)
 	Await(context.Context, AwaitRequest) error
 	Update(context.Context, UpdateRequest) (Decision, error)
+	Adjust(context.Context, AdjustRequest) (AdjustResponse, error)
 	Observe(context.Context, ObserveRequest) error
 	List(context.Context) (ListResponse, error)
 	Explain(context.Context, ExplainRequest) (Decision, error)
@@ -56,6 +57,7 @@ func Register(server *ttrpc.Server, o Orchestrator) {
 		"Await":   method(func(ctx context.Context, r AwaitRequest) (none, error) { return none{}, o.Await(ctx, r) }),
 		"Profile": method(o.Profile),
 		"Update":  method(o.Update),
+		"Adjust":  method(o.Adjust),
 		"Explain": method(o.Explain),
 		"History": method(o.History),
 		"Events":  method(o.Events),
@@ -202,6 +204,12 @@ func (c *Client) Profile(ctx context.Context, r ProfileRequest) (ProfileResponse
 func (c *Client) Update(ctx context.Context, r UpdateRequest) (Decision, error) {
 	r.Oldest = Oldest
 	return call[UpdateRequest, Decision](ctx, c, "Update", r)
+}
+
+// Adjust implements Orchestrator.
+func (c *Client) Adjust(ctx context.Context, r AdjustRequest) (AdjustResponse, error) {
+	r.Oldest = Oldest
+	return call[AdjustRequest, AdjustResponse](ctx, c, "Adjust", r)
 }
 
 // Observe implements Orchestrator.

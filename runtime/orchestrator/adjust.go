@@ -1,0 +1,214 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io/fs"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"forefend.dev/forefend/runtime/orchestrator/admit"
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/policy"
+	"forefend.dev/forefend/runtime/record"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+const (
+	adjustTries = 3                // decisions, where the shim changes the policy itself meanwhile
+	adaptTime   = 30 * time.Second // for a shim to put a decision in force, and to make room for a memory limit
+)
+
+// Adjust implements api.Orchestrator.
+func (s *Service) Adjust(ctx context.Context, req api.AdjustRequest) (resp api.AdjustResponse, err error) {
+	arrived, facts := s.cfg.Now(), workload.Facts{ID: req.ID}
+	defer func() {
+		if !req.DryRun {
+			s.decided(ctx, OperationAdjust, facts, resp.Decision, s.cfg.Now().Sub(arrived), err)
+		}
+	}()
+	if err := checkAdjust(req); err != nil {
+		return resp, err
+	}
+	leave, err := s.turn(ctx, req.ID)
+	if err != nil {
+		return resp, err
+	}
+	defer leave()
+	c, err := s.adjustable(req.ID)
+	if err != nil {
+		return resp, err
+	}
+	facts = c.record.Facts
+	for before, try := *c.record.Decision, 0; try < adjustTries; try++ {
+		after, err := admit.Adjust(s.adjustInput(c), before, admit.Change{
+			Set: req.Set, Unset: req.Unset, Reset: req.Reset, Rollback: req.Rollback, Author: req.Author, Source: req.Source, Reason: req.Reason,
+		})
+		if err != nil {
+			return resp, fmt.Errorf("container %s: %w", req.ID, err)
+		}
+		if req.DryRun || after.Revision == before.Revision {
+			return api.AdjustResponse{Decision: withoutCode(after), Results: planned(before, after)}, nil
+		}
+		adapted, err := adapt(ctx, c.record.ShimSocket, api.AdaptRequest{
+			Version: api.Version, ID: req.ID, Run: before.Facts.Run, Before: before.Revision, After: after, Reclaim: req.Reclaim,
+		})
+		if err != nil {
+			return resp, fmt.Errorf("container %s: %w", req.ID, err)
+		}
+		if !adapted.Stale {
+			s.adjusted(before, adapted)
+			return api.AdjustResponse{Decision: adapted.Decision, Results: adapted.Results}, nil
+		}
+		before = adapted.Decision
+	}
+	return resp, fmt.Errorf("container %s: its policy was changed %d times while this change was decided, try again: %w", req.ID, adjustTries, errdefs.ErrAborted)
+}
+
+func checkAdjust(req api.AdjustRequest) error {
+	if err := api.Understood(req.Version, req.Oldest); err != nil {
+		return err
+	}
+	if err := req.ID.Validate(); err != nil {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	switch req.Author {
+	case policy.Operator, policy.Request, policy.Prediction:
+	default:
+		return fmt.Errorf("%s changes no running container: the author is operator, request or prediction: %w", req.Author, errdefs.ErrInvalidArgument)
+	}
+	const most = 1 << 10
+	if len(req.Source) > most || len(req.Reason) > most || len(req.Set)+len(req.Unset) > most {
+		return fmt.Errorf("source and reason have at most %d bytes, a change at most %d names: %w", most, most, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// turn waits until no other Adjust of the container is under way. A few containers share their turns.
+func (s *Service) turn(ctx context.Context, id workload.ID) (leave func(), err error) {
+	turn := s.adjusting[maphash.Comparable(s.seed, id)%uint64(len(s.adjusting))]
+	select {
+	case turn <- struct{}{}:
+		return func() { <-turn }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("container %s: another change of it is under way: %w", id, ctx.Err())
+	}
+}
+
+// adjustable is what is on disk of a running container: what its shim has in force, and what it was requested with.
+type adjustable struct {
+	record  record.Record
+	request record.Request
+}
+
+func (s *Service) adjustable(id workload.ID) (c adjustable, err error) {
+	c.record, err = s.cfg.Containers.Read(id)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), err == nil && (c.record.Decision == nil || !c.record.Alive()):
+		return c, fmt.Errorf("container %s does not run: %w", id, errdefs.ErrNotFound)
+	case err != nil:
+		return c, fmt.Errorf("container %s: %w", id, err)
+	case c.record.Decision.Availability == api.ByNobody:
+		return c, fmt.Errorf("container %s runs without a policy: it was created while the daemon was away, and on_unavailable is \"open\": %w", id, errdefs.ErrFailedPrecondition)
+	}
+	c.request, err = s.cfg.Containers.ReadRequest(id, c.record.Run)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && c.record.ShimSocket == "" {
+		return c, fmt.Errorf("container %s was created by a release of Forefend that could not change it later: create it anew: %w", id, errdefs.ErrFailedPrecondition)
+	}
+	if err != nil {
+		return c, fmt.Errorf("container %s: %w", id, err)
+	}
+	if c.record.Resources != nil && c.request.Spec.Linux != nil {
+		c.request.Spec.Linux.Resources = c.record.Resources
+	}
+	return c, nil
+}
+
+func (s *Service) adjustInput(c adjustable) admit.Input {
+	return admit.Input{
+		Request: api.AdmitRequest{
+			Version: api.Version, Spec: c.request.Spec, ListenerPath: c.record.NotifySocket, Kin: c.request.Kin, Own: c.request.Own,
+		},
+		Site: s.cfg.Site, Privileged: s.cfg.Privileged, Unified: s.cfg.Unified, Now: s.cfg.Now(), Compiler: &s.compiler,
+	}
+}
+
+// adapt asks a container's shim to put a decision in force.
+func adapt(ctx context.Context, socket string, req api.AdaptRequest) (api.AdaptResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, adaptTime)
+	defer cancel()
+	shim, err := api.DialAdapter(ctx, socket)
+	if err != nil {
+		return api.AdaptResponse{}, fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable)
+	}
+	defer shim.Close()
+	return shim.Adapt(ctx, req)
+}
+
+// adjusted keeps a decision that a shim has put in force, and tells of it.
+func (s *Service) adjusted(before api.Decision, adapted api.AdaptResponse) {
+	kept := withoutCode(adapted.Decision)
+	id := kept.Facts.ID
+	s.mu.Lock()
+	if r := s.running[id]; r != nil && r.decision.Facts.Run == kept.Facts.Run {
+		kept.Facts, kept.Sources = r.decision.Facts, r.decision.Sources // it may know more by now, see identifyAgain
+		r.decision = kept
+		s.keepLocked(id, r)
+	}
+	s.mu.Unlock()
+	s.journal.AppendDecision(kept)
+	for _, change := range kept.Changes {
+		if change.Revision > before.Revision {
+			s.publish(changeEvent(kept.Facts, change))
+		}
+	}
+}
+
+// changeEvent tells of a change: who, why, each old and new value, and what was not done.
+func changeEvent(f workload.Facts, c api.Change) api.Event {
+	done, not := "no value is another", ""
+	var changed, failed []string
+	for _, r := range c.Results {
+		switch r.Status {
+		case api.ResultApplied:
+			changed = append(changed, r.Changed...)
+		case api.ResultRefused, api.ResultFailed:
+			failed = append(failed, r.Lever+": "+r.Reason)
+			not = fmt.Sprintf("; %s %s: %s", r.Lever, r.Status, r.Reason)
+		}
+	}
+	if len(changed) > 0 {
+		done = strings.Join(changed, ", ")
+	}
+	by := c.Author.String()
+	if c.Source != "" {
+		by += " (" + c.Source + ")"
+	}
+	if c.Reason != "" {
+		by += ", " + c.Reason
+	}
+	e := api.Event{
+		Time: c.Time, ID: f.ID, Run: f.Run, Kind: api.EventUpdated, Message: fmt.Sprintf("%s: %s%s, revision %d", by, done, not, c.Revision),
+		Fields: map[string]string{"author": c.Author.String(), "source": c.Source, "reason": c.Reason, "revision": strconv.Itoa(c.Revision), "changed": strings.Join(changed, "; ")},
+	}
+	if len(failed) > 0 {
+		e.Fields["failed"] = strings.Join(failed, "; ")
+	}
+	return e
+}
+
+// planned says what would change, by dimension.
+func planned(before, after api.Decision) (out []api.Result) {
+	for _, d := range policy.Dimensions {
+		changed := before.Effective.Diff(after.Effective, func(k policy.Key) bool { return k.Dimension() == d })
+		if len(changed) > 0 {
+			out = append(out, api.Result{Lever: string(d), Status: api.ResultPlanned, Changed: changed})
+		}
+	}
+	return out
+}
