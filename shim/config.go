@@ -31,6 +31,9 @@ type Config struct {
 	Privileged    string // "as-asked" or "govern"
 	Site          policy.Site
 
+	// Gates puts a gate into each container's cgroup; nil: networks of running containers cannot be changed.
+	Gates Gates
+
 	// RuncOptions reads runc's options from the TOML of a containerd that does not know this runtime.
 	RuncOptions func(toml []byte) (*options.Options, error)
 

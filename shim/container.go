@@ -34,6 +34,10 @@ type container struct {
 	files      *mounts.Files      // what is mounted over its files; nil when that is not known; for who holds updating
 	watch      *watch             // nil before the container exists
 	stdin      *stdinEnd          // nil when it has no standard input to watch
+	gate       Gate               // nil: there is none
+	gateless   error              // why there is none
+	offline    bool               // it was created without a network, which no gate can give back
+	passages   passages
 
 	execs    map[string]*stdinEnd // standard inputs of execs that are watched, by exec id; guarded by mu
 	unlisted bool                 // no more of them are kept: the container is gone; guarded by mu

@@ -123,11 +123,12 @@ func (s *Service) commit(ctx context.Context, c *container, b *bundle.Bundle) er
 	requested := record.Request{Run: c.decision.Facts.Run, Spec: forDecision(b.Spec()), Kin: true, Own: true} // as prepare asked
 	profile, table := c.decision.Seccomp, c.decision.Table
 	c.decision.Seccomp, c.decision.Table = nil, nil // in force from here on; neither the record nor explain needs them
-	if err := rewrite.Apply(b.Spec(), rewrite.Input{
-		Effective: c.decision.Effective, Seccomp: profile, Unified: unified(),
-	}); err != nil {
+	off := rulesOf(c.decision.Effective).Off
+	in := rewrite.Input{Effective: c.decision.Effective, Seccomp: profile, Unified: unified(), Gated: off && s.gated() == nil}
+	if err := rewrite.Apply(b.Spec(), in); err != nil {
 		return err
 	}
+	c.offline = off && !in.Gated
 	if err := b.Check(bundle.CheckOptions{SystemdCgroup: c.systemd}); err != nil {
 		return fmt.Errorf("the rewritten spec is not one runc accepts: %w", err)
 	}
@@ -196,6 +197,9 @@ func (s *Service) created(ctx context.Context, c *container, pid uint32) error {
 	if err == nil { // else the one to expect stays
 		c.cgroup = group.Map()
 	}
+	if err := s.openGate(c, group); err != nil {
+		return err
+	}
 	if err := s.cfg.Containers.Write(c.record()); err != nil {
 		return err
 	}
@@ -209,7 +213,7 @@ func (s *Service) undo(c *container) error {
 	c.closeStdin("")
 	s.exits.forget(c.id.Container)
 	c.end()
-	var errs []error
+	errs := []error{c.closeGate()}
 	if c.supervised != nil {
 		errs = append(errs, c.supervised.Close())
 	}

@@ -56,6 +56,9 @@ func (s *Service) Delete(ctx context.Context, r *taskv3.DeleteRequest) (*taskv3.
 			log.G(ctx).WithError(err).WithField("id", r.ID).Warn("forefend: seccomp listener not closed cleanly")
 		}
 	}
+	if err := c.closeGate(); err != nil {
+		log.G(ctx).WithError(err).WithField("id", r.ID).Warn("forefend: gate not closed cleanly")
+	}
 	if err := s.cfg.Containers.Remove(c.id); err != nil {
 		log.G(ctx).WithError(err).WithField("id", r.ID).Warn("forefend: record not removed")
 	}

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -30,6 +31,8 @@ type Service struct {
 	levers     []lever     // in the order in which they are used
 	socket     string      // where this shim serves; "" when that is not known
 	used       atomic.Bool // it has had a container, or is about to
+	// accepted is told of the first TCP connection that a container accepted; nil: nobody is. It must not block.
+	accepted func(*container, Passage)
 
 	mu         sync.Mutex
 	containers map[string]*container // by id, guarded by mu
@@ -67,11 +70,15 @@ func decorate(cfg Config, inner taskv3.TTRPCTaskService, exits *exits, sd shutdo
 		resourcesLever{s},
 		syscallsLever{},
 		filesLever{s},
+		networkLever{},
 	}
 	s.reporter = newReporter(s.link)
 	s.supervisor = seccomp.NewSupervisor(seccomp.Config{OnEvent: s.onSyscall, OnError: s.onSupervisorError, EventBuffer: 256})
 	sd.RegisterCallback(func(ctx context.Context) error {
 		err := s.supervisor.Close()
+		if s.cfg.Gates != nil {
+			err = errors.Join(err, s.cfg.Gates.Close())
+		}
 		s.reporter.close(ctx)
 		s.link.close()
 		return err

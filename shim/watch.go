@@ -193,7 +193,7 @@ func sameNews(a, b workload.Observation) bool {
 	return a.Usage.MemoryPeak == b.Usage.MemoryPeak && a.Usage.PIDsPeak == b.Usage.PIDsPeak &&
 		a.Usage.OOMKills == b.Usage.OOMKills && a.Usage.MemoryFail == b.Usage.MemoryFail &&
 		b.Usage.CPUSeconds-a.Usage.CPUSeconds < cpu && b.Usage.CPUPeak-a.Usage.CPUPeak < cpu &&
-		maps.Equal(a.Syscalls, b.Syscalls) && maps.Equal(a.Denied, b.Denied) && maps.Equal(a.Destinations, b.Destinations) && maps.Equal(a.Programs, b.Programs)
+		maps.Equal(a.Syscalls, b.Syscalls) && maps.Equal(a.Denied, b.Denied) && maps.Equal(a.Destinations, b.Destinations) && maps.Equal(a.Refused, b.Refused) && maps.Equal(a.Programs, b.Programs)
 }
 
 // observation is what was seen so far, and the order of the calls since the last one: each is to be reported.
@@ -217,6 +217,7 @@ func (w *watch) observation() workload.Observation {
 		o.Destinations, o.DestinationsLost = counts.Destinations, counts.DestinationsLost
 		o.Programs, o.ProgramsLost, o.Trace = counts.Programs, counts.ProgramsLost, w.c.supervised.TakeTrace()
 	}
+	w.c.passages.describe(&o)
 	if o.Final && w.c.upper != "" && w.walked == nil {
 		o.RootfsWrites, _ = rootfs.Wrote(w.before, w.c.upper) // unknown on error
 	}

@@ -35,6 +35,7 @@ func configure() (shim.Config, error) {
 		ColdStart:     c.Deadlines.ColdStart,
 		Sample:        c.Sample,
 		Checkpoint:    c.Checkpoint,
+		Gates:         &gates{dir: c.GatesDir()},
 	}, nil
 }
 

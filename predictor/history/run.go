@@ -47,7 +47,7 @@ func validate(o *workload.Observation) error {
 		return fmt.Errorf("%w: %d keys", ErrInvalid, len(o.Keys))
 	case len(o.Syscalls) > workload.MaxSyscalls || len(o.Denied) > workload.MaxSyscalls || len(o.Native) > 2*workload.MaxSyscalls:
 		return fmt.Errorf("%w: %d system calls", ErrInvalid, len(o.Syscalls)+len(o.Denied)+len(o.Native))
-	case len(o.Destinations) > workload.MaxDestinations || len(o.Usage.Series) > workload.MaxSeries:
+	case len(o.Destinations) > workload.MaxDestinations || len(o.Refused) > workload.MaxDestinations || len(o.Usage.Series) > workload.MaxSeries:
 		return fmt.Errorf("%w: %d destinations, %d points", ErrInvalid, len(o.Destinations), len(o.Usage.Series))
 	case len(o.Programs) > workload.MaxPrograms:
 		return fmt.Errorf("%w: %d programs", ErrInvalid, len(o.Programs))
@@ -68,7 +68,7 @@ func validate(o *workload.Observation) error {
 		}
 	}
 	return errors.Join(shortKeys(o.Syscalls, maxName), shortKeys(o.Denied, maxName), shortKeys(o.Destinations, maxDestination),
-		shortKeys(o.Programs, maxProgram))
+		shortKeys(o.Refused, maxDestination), shortKeys(o.Programs, maxProgram))
 }
 
 // shortKeys refuses counts of names that nothing honest has.
@@ -85,7 +85,7 @@ func shortKeys(counts map[string]uint64, most int) error {
 func (r *run) sizeOf() int {
 	const entry = 64 // a name's header and allocation, its count, its place in a map
 	n := 1 << 10
-	for _, counts := range []map[string]uint64{r.obs.Syscalls, r.obs.Denied, r.obs.Destinations} {
+	for _, counts := range []map[string]uint64{r.obs.Syscalls, r.obs.Denied, r.obs.Destinations, r.obs.Refused} {
 		for name := range counts {
 			n += entry + len(name)
 		}

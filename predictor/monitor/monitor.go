@@ -65,6 +65,7 @@ type run struct {
 	learned  time.Time
 	tracks   tracks
 	seen     map[string]uint64 // destinations
+	refused  map[string]uint64 // likewise, what did not reach them
 	found    evidence.Findings
 }
 
@@ -111,25 +112,35 @@ func (m *Monitor) Observe(o *workload.Observation, s Subject, now time.Time) (fo
 
 // contacts looks up the destinations that are new since the last report, and the container's program in its first.
 func (m *Monitor) contacts(r *run, o *workload.Observation, now time.Time, fresh *evidence.Findings) {
-	var news []string
-	for d, n := range o.Destinations {
-		if n > r.seen[d] {
-			news = append(news, d)
-		}
-	}
-	r.seen = o.Destinations
-	if m.threats == nil || len(news) == 0 {
+	news := more(r.seen, o.Destinations)
+	refused := more(r.refused, o.Refused)
+	r.seen, r.refused = o.Destinations, o.Refused
+	if m.threats == nil || len(news)+len(refused) == 0 {
 		return
 	}
 	known := make(map[string]bool)
 	for _, c := range r.found.Contacts {
 		known[c.Destination+"\x00"+c.Feed] = true
 	}
-	for _, c := range m.threats.Contacts(now, news) {
-		if !known[c.Destination+"\x00"+c.Feed] {
-			fresh.Contacts = append(fresh.Contacts, c)
+	for _, list := range [][]string{news, refused} {
+		for _, c := range m.threats.Contacts(now, list) {
+			if key := c.Destination + "\x00" + c.Feed; !known[key] {
+				known[key] = true
+				_, c.Refused = o.Refused[c.Destination] // its connect may have been seen, too
+				fresh.Contacts = append(fresh.Contacts, c)
+			}
 		}
 	}
+}
+
+// more lists what was counted since the counts before.
+func more(before, now map[string]uint64) (news []string) {
+	for d, n := range now {
+		if n > before[d] {
+			news = append(news, d)
+		}
+	}
+	return news
 }
 
 // unknown are the techniques that were not found before, or are surer now.

@@ -77,6 +77,22 @@ func TestContactsAndTechniquesAreFoundOnce(t *testing.T) {
 	}
 }
 
+// A listed destination that was refused is a contact that did not come about.
+func TestRefusedContacts(t *testing.T) {
+	m := New(Limits{}, feeds{})
+	bad := func(o *workload.Observation) {
+		o.Destinations["tcp/192.0.2.66:443"] = 1 // a connect is a connect
+		o.Refused = map[string]uint64{"tcp/192.0.2.66:443": 3, "tcp/10.0.0.9:1": 1}
+	}
+	_, fresh := m.Observe(report("r", 20*time.Second, bad), Subject{}, clock.Add(20*time.Second))
+	if len(fresh.Contacts) != 1 || !fresh.Contacts[0].Refused {
+		t.Errorf("%+v", fresh.Contacts)
+	}
+	if _, fresh := m.Observe(report("r", 30*time.Second, bad), Subject{}, clock.Add(30*time.Second)); len(fresh.Contacts) != 0 {
+		t.Errorf("told again: %+v", fresh.Contacts)
+	}
+}
+
 // What a workload did in earlier runs is no anomaly, a program it never ran is one.
 func TestBaselineOfEarlierRuns(t *testing.T) {
 	m := New(Limits{}, nil)

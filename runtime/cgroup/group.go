@@ -242,3 +242,17 @@ func remove(dir string) error {
 func inside(point, dir string) bool {
 	return filepath.Clean(dir) == dir && strings.HasPrefix(dir, strings.TrimSuffix(point, "/")+"/")
 }
+
+// Self is the group this process was in when it was first asked for.
+func Self() (Group, error) { return self() }
+
+var self = sync.OnceValues(func() (Group, error) { return Of(os.Getpid()) })
+
+// UnifiedRoot is where the v2 hierarchy is mounted; empty under pure v1.
+func UnifiedRoot() string {
+	mounts, err := hierarchies()
+	if err != nil {
+		return ""
+	}
+	return mounts[unifiedKey].point
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"path"
 	"slices"
 	"strings"
@@ -43,11 +44,13 @@ var lists = map[string]struct {
 	"capabilities.drop": {KeyCapabilities, Tight},
 	"masked_paths":      {KeyMaskedPaths, Tight},
 	"readonly_paths":    {KeyReadonlyPaths, Tight},
+	"egress.allow":      {KeyEgress, Loose},
+	"egress.block":      {KeyEgress, Tight},
 }
 
 // plain are the annotations that set one plain key of the same name.
 var plain = []Key{KeyMode, KeyAgent, KeyMemory, KeyMemorySoft, KeyMemorySwap, KeyCPUs, KeyCPUShares, KeyPIDs,
-	KeySeccomp, KeyNetwork, KeyReadonlyRoot, KeyNoNewPrivileges}
+	KeySeccomp, KeyNetwork, KeyEgressDefault, KeyEgressFeeds, KeyReadonlyRoot, KeyNoNewPrivileges}
 
 // AnnotationNames lists every annotation ParseAnnotations knows, without Prefix.
 func AnnotationNames() []string {
@@ -263,11 +266,47 @@ func memberName(family Key, s string) (string, error) {
 			return "", fmt.Errorf("%.60q is not a clean absolute path such as /proc/kcore", s)
 		}
 		return s, nil
+	case KeyEgress:
+		return egressName(s)
 	}
 	if !identifier(s) {
 		return "", fmt.Errorf("%.60q is not the name of a system call such as ptrace", s)
 	}
 	return s, nil
+}
+
+// egressName is the one name of an address or network: "192.0.2.1", "2001:db8::/32".
+func egressName(s string) (string, error) {
+	p, ok := ParseEgress(s)
+	if !ok {
+		return "", fmt.Errorf("%.60q is not an address or network such as 192.0.2.1 or 2001:db8::/32", s)
+	}
+	if masked := p.Masked(); masked != p {
+		return "", fmt.Errorf("%.60q has bits behind its network: write %s", s, masked)
+	}
+	if p.IsSingleIP() {
+		return p.Addr().String(), nil
+	}
+	return p.String(), nil
+}
+
+// ParseEgress reads the name of a member of KeyEgress: an address, or a network as prefix. IPv4 in IPv6 is IPv4.
+func ParseEgress(name string) (netip.Prefix, bool) {
+	if p, err := netip.ParsePrefix(name); err == nil {
+		if a := p.Addr(); a.Is4In6() {
+			if p.Bits() < 96 {
+				return netip.Prefix{}, false
+			}
+			p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
+		}
+		return p, true
+	}
+	a, err := netip.ParseAddr(name)
+	if err != nil || a.Zone() != "" {
+		return netip.Prefix{}, false
+	}
+	a = a.Unmap()
+	return netip.PrefixFrom(a, a.BitLen()), true
 }
 
 func identifier(s string) bool {

@@ -30,6 +30,10 @@ func TestParseAnnotations(t *testing.T) {
 		"forefend.dev/capabilities.drop":   "CAP_NET_RAW,CHOWN",
 		"forefend.dev/masked_paths":        "/proc/kcore",
 		"forefend.dev/readonly_paths":      "/proc/sys,/etc",
+		"forefend.dev/egress.default":      "closed",
+		"forefend.dev/egress.feeds":        "block",
+		"forefend.dev/egress.allow":        "10.0.0.0/8, 2001:db8::1,::ffff:192.0.2.0/120",
+		"forefend.dev/egress.block":        "192.0.2.1/32,::/0",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -44,6 +48,13 @@ func TestParseAnnotations(t *testing.T) {
 		ask("capabilities.drop", "capabilities/CAP_CHOWN", Tight),
 		ask("cpu.shares", KeyCPUShares, 1024),
 		ask("cpus", KeyCPUs, 1500),
+		ask("egress.allow", "egress/10.0.0.0/8", Loose),
+		ask("egress.allow", "egress/2001:db8::1", Loose),
+		ask("egress.allow", "egress/192.0.2.0/24", Loose),
+		ask("egress.block", "egress/192.0.2.1", Tight),
+		ask("egress.block", "egress/::/0", Tight),
+		ask("egress.default", KeyEgressDefault, Tight),
+		ask("egress.feeds", KeyEgressFeeds, FeedsBlock),
 		ask("masked_paths", "masked_paths//proc/kcore", Tight),
 		ask("memory", KeyMemory, 512<<20),
 		ask("memory.soft", KeyMemorySoft, 400<<20),
@@ -125,6 +136,12 @@ func TestAnnotationErrors(t *testing.T) {
 		{"readonly_paths", "", "is not a clean absolute path"},
 		{"readonly_paths", "/a\nb", "is not a clean absolute path"},
 		{"readonly_paths", "/" + strings.Repeat("a", 4096), "is not a clean absolute path"},
+		{"egress.default", "shut", `"shut" is not one of closed, open`},
+		{"egress.allow", "example.com", `"example.com" is not an address or network such as 192.0.2.1`},
+		{"egress.allow", "fe80::1%eth0", `is not an address or network`},
+		{"egress.allow", "::ffff:0.0.0.0/95", `is not an address or network`},
+		{"egress.block", "10.0.0.1/8", `"10.0.0.1/8" has bits behind its network: write 10.0.0.0/8`},
+		{"egress.block", "", `"" is not an address or network`},
 		{"memory", strings.Repeat("1", 64<<10+1), "value has 65537 bytes, the most is 65536"},
 	} {
 		claims, err := ParseAnnotations(map[string]string{Prefix + c.name: c.value, Prefix + "pids": "1", Prefix + "cpus": "1", Prefix + c.name + "": c.value})

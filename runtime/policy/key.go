@@ -21,10 +21,11 @@ const (
 	Capabilities Dimension = "capabilities"
 	Filesystem   Dimension = "filesystem"
 	Network      Dimension = "network"
+	Egress       Dimension = "egress"
 )
 
 // Dimensions lists every dimension in the order explain prints them.
-var Dimensions = []Dimension{Control, Resources, Syscalls, Capabilities, Filesystem, Network}
+var Dimensions = []Dimension{Control, Resources, Syscalls, Capabilities, Filesystem, Network, Egress}
 
 // The keys and the families of keys. A family's members are "family/name".
 const (
@@ -47,6 +48,9 @@ const (
 	KeyMaskedPaths     Key = "masked_paths"
 	KeyReadonlyPaths   Key = "readonly_paths"
 	KeyNetwork         Key = "network"
+	KeyEgressDefault   Key = "egress.default"
+	KeyEgressFeeds     Key = "egress.feeds"
+	KeyEgress          Key = "egress"
 )
 
 type keyInfo struct {
@@ -78,6 +82,9 @@ var keys = []keyInfo{
 	{KeyMaskedPaths, Filesystem, words{"masked", "visible"}, true, "paths hidden from the container"},
 	{KeyReadonlyPaths, Filesystem, words{"readonly", "writable"}, true, "paths the container cannot write"},
 	{KeyNetwork, Network, words{"off", "on"}, false, "whether the container has more network than loopback"},
+	{KeyEgressDefault, Egress, words{"closed", "open"}, false, "whether the container may begin contacts with whom nothing is said of"},
+	{KeyEgressFeeds, Egress, words{"block", "watch", "off"}, false, "what becomes of contacts with whom a threat feed lists"},
+	{KeyEgress, Egress, words{"blocked", "allowed"}, true, "contacts with an address or network; blocked holds for all of it"},
 }
 
 // The table is indexed once: Merge looks keys up hundreds of times per call.

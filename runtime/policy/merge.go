@@ -33,6 +33,7 @@ func Merge(in Input) Effective {
 	m := merger{in: in, rules: conflictRules(in.Prefer)}
 	groups := groupByKey(in.Claims, in.Guards)
 	m.mode = m.resolve(&groups[0]).Value // decides what becomes of weaker claims of all other keys
+	m.confined = m.confines(groups, KeyEgressDefault, Tight) || m.confines(groups, KeyEgressFeeds, FeedsBlock)
 	fields := fields{alike: make(map[uint64]int), members: make([]member, 0, len(groups))}
 	for i := range groups {
 		if f := m.resolve(&groups[i]); !f.NoValue || len(f.Lost) > 0 {
@@ -150,7 +151,21 @@ type merger struct {
 	in    Input
 	rules []rule
 	mode  Value
-	field Field // scratch of resolve
+	// confined says that others than the request restrict whom the container may contact: an exception is then a loosening.
+	confined bool
+	field    Field // scratch of resolve
+}
+
+// confines tells whether k would have a value without what request and prediction claim.
+func (m *merger) confines(groups []group, k Key, value Value) bool {
+	i := slices.IndexFunc(groups, func(g group) bool { return g.info.key == k })
+	if i < 0 {
+		return false
+	}
+	g := groups[i]
+	g.claims = slices.DeleteFunc(slices.Clone(g.claims), func(c *Claim) bool { return c.Author == Request || c.Author == Prediction })
+	f := m.resolve(&g)
+	return !f.NoValue && f.Value == value
 }
 
 // authors are the claims that speak for each author of one key.
@@ -212,7 +227,7 @@ func elect(f *Field, claims []*Claim) (by authors, amendments [2]*Claim) {
 // the request that results.
 func (m *merger) amended(f *Field, amend *Claim, by authors) *Claim {
 	spec := by[Request]
-	bound := unclaimed(amend.Key)
+	bound := m.unclaimed(amend.Key)
 	switch {
 	case spec != nil:
 		bound = spec.Value
@@ -243,9 +258,16 @@ func (m *merger) amended(f *Field, amend *Claim, by authors) *Claim {
 
 // unclaimed is what an annotation is measured against where nobody else speaks.
 // It is the tight end where silence means no: a capability that the spec does
-// not list is not held, and a system call that no profile allows is denied.
-func unclaimed(k Key) Value {
+// not list is not held, and a system call that no profile allows is denied. Whom a container may contact is
+// its own to say as long as nobody else restricts that.
+func (m *merger) unclaimed(k Key) Value {
 	switch family, _ := k.Family(); family {
+	case KeyEgressFeeds:
+		return FeedsWatch
+	case KeyEgress:
+		if m.confined {
+			return Tight
+		}
 	case KeyCapabilities, KeySeccomp, KeyAgent:
 		return Tight
 	case KeySyscalls:

@@ -126,6 +126,24 @@ func TestMerge(t *testing.T) {
 		"a ceiling on a member needs no claim": {
 			Input{Guards: []Guard{{Key: ptrace, Ceiling: at(SyscallDeny), Source: "site"}}}, ptrace, "deny by site",
 		},
+		"who closes itself says whom it may contact": {
+			Input{Claims: []Claim{annotated(KeyEgressDefault, Tight), annotated("egress/10.0.0.0/8", Loose)}}, "egress/10.0.0.0/8",
+			"allowed by annotation egress/10.0.0.0/8",
+		},
+		"whom the site closes needs a grant for exceptions": {
+			Input{Claims: []Claim{claim(KeyEgressDefault, Tight, Default, "site"), annotated("egress/10.0.0.0/8", Loose)}}, "egress/10.0.0.0/8",
+			"-; not allowed by annotation egress/10.0.0.0/8: looser than blocked, and profile \"\" grants no loosening of egress/10.0.0.0/8",
+		},
+		"and for exceptions from feeds that a guardrail has block": {
+			Input{
+				Claims: []Claim{annotated("egress/10.0.0.0/8", Loose)}, Guards: []Guard{{Key: KeyEgressFeeds, Ceiling: at(FeedsBlock), Source: "site"}},
+				Grants: []Key{KeyEgress},
+			}, "egress/10.0.0.0/8", "allowed by annotation egress/10.0.0.0/8",
+		},
+		"feeds are watched where nobody speaks": {
+			Input{Claims: []Claim{annotated(KeyEgressFeeds, FeedsOff)}}, KeyEgressFeeds,
+			"-; not off by annotation egress.feeds: looser than watch, and profile \"\" grants no loosening of egress.feeds",
+		},
 		"an annotation tightens the spec": {
 			Input{Claims: []Claim{claim(KeyMemory, 512*mi, Request, "spec"), annotated(KeyMemory, 64*mi)}}, KeyMemory,
 			"64 MiB by annotation memory; not 512 MiB by spec: tightened by annotation memory",

@@ -34,6 +34,13 @@ const (
 	SyscallNative Value = 3
 )
 
+// The points of the scale of egress.feeds. Where nobody decides it, listed destinations are watched.
+const (
+	FeedsBlock Value = 0
+	FeedsWatch Value = 1
+	FeedsOff   Value = 2
+)
+
 // A scale reads and prints the values of a key.
 type scale interface {
 	parse(string) (Value, error)

@@ -17,6 +17,9 @@ type Input struct {
 	// Privileged marks a privileged container that the site leaves as asked:
 	// Apply does nothing.
 	Privileged bool
+	// Gated says that a gate in the container's cgroup will switch its network off, and may switch it on again: the spec's network
+	// stays as it is.
+	Gated bool
 	// Unified says that the machine's controllers are those of cgroup v2.
 	Unified bool
 }

@@ -19,6 +19,10 @@ var elsewhere = map[policy.Key]string{
 	policy.KeyMode:   "runtime/policy.Merge, and runtime/seccomp when it compiles the profile",
 	policy.KeySealed: "runtime/seccomp when it compiles the profile",
 	policy.KeyAgent:  "agent/host, which injects the agent or does not",
+
+	policy.KeyEgressDefault: "shim, by the container's gate",
+	policy.KeyEgressFeeds:   "shim, by the container's gate",
+	policy.KeyEgress:        "shim, by the container's gate",
 }
 
 func TestEveryKeyIsAppliedOnce(t *testing.T) {

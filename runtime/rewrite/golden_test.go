@@ -18,6 +18,7 @@ var update = flag.Bool("update", false, "write what Apply does into the golden f
 type golden struct {
 	Doc     string              `json:"doc"`
 	Unified bool                `json:"unified,omitempty"`
+	Gated   bool                `json:"gated,omitempty"`
 	Policy  map[string]string   `json:"policy"`
 	Seccomp *specs.LinuxSeccomp `json:"seccomp,omitempty"`
 	Spec    json.RawMessage     `json:"spec"`
@@ -43,7 +44,7 @@ func testGolden(t *testing.T, file string) {
 	}
 	g := parse[golden](t, string(raw))
 	spec := parse[specs.Spec](t, string(g.Spec))
-	in := Input{Effective: decided(t, g.Policy), Seccomp: g.Seccomp, Unified: g.Unified}
+	in := Input{Effective: decided(t, g.Policy), Seccomp: g.Seccomp, Unified: g.Unified, Gated: g.Gated}
 	for _, pass := range []string{"first", "second"} {
 		if err := Apply(spec, in); err != nil {
 			t.Fatal(err)

@@ -31,7 +31,7 @@ const (
 	nerdctlNoNet = `["none"]`
 )
 
-// network gives a container whose network is off a network namespace of its
+// network is for nodes without gates: it gives a container whose network is off a network namespace of its
 // own, in which there is only loopback. That holds as long as nobody outside puts
 // an interface into it: whoever is known to do so is refused, not believed. The
 // opposite, a network for a container that asked for none, is nothing a spec can give.
@@ -43,6 +43,8 @@ func network(spec *specs.Spec, in Input) error {
 	switch {
 	case ns == nil:
 		return &NetworkError{"the container uses the host's network"}
+	case in.Gated:
+		return nil
 	case spec.Annotations[nerdctlNets] != "" && spec.Annotations[nerdctlNets] != nerdctlNoNet:
 		return &NetworkError{"nerdctl connects the container after its creation: use --network none"}
 	case ns.Path == "":

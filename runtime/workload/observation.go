@@ -56,6 +56,9 @@ type Observation struct {
 	// Destinations counts connects by "proto/address:port".
 	Destinations     map[string]uint64 `json:"destinations,omitempty"`
 	DestinationsLost uint64            `json:"destinations_lost,omitempty"`
+	// Refused counts, likewise, packets that were not let through to a destination; at most MaxDestinations of them are told apart.
+	Refused     map[string]uint64 `json:"refused,omitempty"`
+	RefusedLost uint64            `json:"refused_lost,omitempty"`
 
 	// Programs counts executions by the path that was given to execve. It is for the record only: the program may change
 	// the path while the kernel reads it.

@@ -39,3 +39,6 @@ func (c *Config) SpoolDir() string { return filepath.Join(c.Root, "spool") }
 
 // StartLock is the file that a shim holds locked while it starts the daemon.
 func (c *Config) StartLock() string { return filepath.Join(c.State, "start.lock") }
+
+// GatesDir holds the numbers of the BPF programs and maps that all containers of the node share.
+func (c *Config) GatesDir() string { return filepath.Join(c.State, "gates") }

@@ -1,0 +1,177 @@
+package gate
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
+)
+
+// Gates are the node's programs and maps as one process has them open.
+type Gates struct {
+	loaded
+	mu      sync.Mutex
+	open    map[uint64]*Gate // by cgroup, guarded by mu
+	ring    *ebpf.Map        // events of this process's gates, nil before the first; guarded by mu
+	reader  *ringbuf.Reader  // guarded by mu
+	reading sync.WaitGroup
+}
+
+// Open opens what the node has loaded, and loads it where nobody has. dir is where processes of the node leave its numbers for each
+// other (docs/decisions/0055). The error wraps ebpf.ErrNotSupported where the kernel lacks something.
+func Open(dir string) (*Gates, error) {
+	l, err := openLoaded(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &Gates{loaded: l, open: make(map[uint64]*Gate)}, nil
+}
+
+// Feeds returns the node's set of listed addresses. It is the Gates' to close.
+func (g *Gates) Feeds() *Feeds { return &Feeds{g.maps.feeds} }
+
+// Close forgets all gates and ends reading events. What was set stays in force as long as the containers' cgroups exist.
+func (g *Gates) Close() error {
+	g.mu.Lock()
+	reader := g.reader
+	g.mu.Unlock()
+	var err error
+	if reader != nil {
+		err = reader.Close()
+		g.reading.Wait()
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, open := range g.open {
+		_ = open.dir.Close()
+	}
+	clear(g.open)
+	_ = g.ring.Close()
+	g.free()
+	return err
+}
+
+// listen makes the ring of this process, and reads it, once.
+func (g *Gates) listen() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.reader != nil {
+		return nil
+	}
+	ring, err := ebpf.NewMap(ringOf("forefend_ring"))
+	if err != nil {
+		return fmt.Errorf("make a ring of events: %w", err)
+	}
+	reader, err := ringbuf.NewReader(ring)
+	if err != nil {
+		return errors.Join(fmt.Errorf("read a ring of events: %w", err), ring.Close())
+	}
+	g.ring, g.reader = ring, reader
+	g.reading.Go(func() { g.read(reader) })
+	return nil
+}
+
+// read hands events to their gates until the reader is closed.
+func (g *Gates) read(reader *ringbuf.Reader) {
+	var r ringbuf.Record
+	for {
+		if err := reader.ReadInto(&r); err != nil {
+			return // closed; there is no other error that would go away
+		}
+		cgroup, e, ok := parseEvent(r.RawSample)
+		if !ok {
+			continue
+		}
+		g.mu.Lock()
+		open := g.open[cgroup]
+		g.mu.Unlock()
+		if open != nil {
+			open.report(e)
+		}
+	}
+}
+
+// Open puts a gate into the cgroup at a directory of the v2 hierarchy; it lets everything pass until Set. report is told what the
+// gate sees, from one goroutine that waits for it; nil: nobody is. The error wraps errors.ErrUnsupported where dir is no such cgroup.
+func (g *Gates) Open(dir string, report func(Event)) (_ *Gate, err error) {
+	gate := &Gate{gates: g, report: report}
+	if gate.dir, gate.id, err = openCgroup(dir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("gate of cgroup %s: %w", dir, err), gate.dir.Close())
+		}
+	}()
+	if report != nil {
+		if err := g.announce(gate); err != nil {
+			return nil, err
+		}
+	}
+	if err := gate.attach(g.sockops, ebpf.AttachCGroupSockOps); err != nil {
+		return nil, errors.Join(err, g.withdraw(gate))
+	}
+	if err := gate.write(state{ID: gate.id}); err != nil {
+		return nil, errors.Join(err, gate.detach(g.sockops, ebpf.AttachCGroupSockOps), g.withdraw(gate))
+	}
+	return gate, nil
+}
+
+// openCgroup opens a directory of the v2 hierarchy and returns the cgroup's number in the kernel.
+func openCgroup(dir string) (*os.File, uint64, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, 0, fmt.Errorf("cgroup: %w", err)
+	}
+	var fs unix.Statfs_t
+	var st unix.Stat_t
+	if err = unix.Fstatfs(int(f.Fd()), &fs); err == nil {
+		err = unix.Fstat(int(f.Fd()), &st)
+	}
+	if err == nil && fs.Type != unix.CGROUP2_SUPER_MAGIC {
+		err = fmt.Errorf("it is not of the v2 hierarchy: %w", errors.ErrUnsupported)
+	}
+	if err != nil {
+		return nil, 0, errors.Join(fmt.Errorf("cgroup %s: %w", dir, err), f.Close())
+	}
+	return f, st.Ino, nil
+}
+
+// announce has the events of a gate come to this process.
+func (g *Gates) announce(gate *Gate) error {
+	if err := g.listen(); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	fd := uint32(g.ring.FD())
+	if err := g.maps.rings.Put(&gate.id, &fd); err != nil {
+		return fmt.Errorf("have its events reported: %w", err)
+	}
+	g.open[gate.id] = gate
+	return nil
+}
+
+// withdraw undoes announce.
+func (g *Gates) withdraw(gate *Gate) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.open, gate.id)
+	return remove(g.maps.rings, &gate.id)
+}
+
+// allowMulti lets programs of groups below run beside ours; none of them can let pass what ours refuses.
+const allowMulti = unix.BPF_F_ALLOW_MULTI
+
+func (g *Gate) attach(p *ebpf.Program, at ebpf.AttachType) error {
+	return link.RawAttachProgram(link.RawAttachProgramOptions{Target: int(g.dir.Fd()), Program: p, Attach: at, Flags: allowMulti})
+}
+
+func (g *Gate) detach(p *ebpf.Program, at ebpf.AttachType) error {
+	return link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(g.dir.Fd()), Program: p, Attach: at})
+}

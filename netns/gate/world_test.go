@@ -1,0 +1,421 @@
+package gate
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// childMode makes this test binary the workload of a root test.
+const childMode = "FOREFEND_GATE_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childMode) != "" {
+		child()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// wait is how long an answer may take that will come.
+const wait = 2 * time.Second
+
+// world is two network namespaces with a link between them: the containers' and the rest of the world.
+type world struct {
+	inside, outside int // namespaces
+	cgroup          string
+	gates           *Gates
+}
+
+// addresses of the two ends; outside has more, which inside reaches by its default routes.
+const (
+	inside4, inside6   = "10.99.0.2", "fd99::2"
+	outside4, outside6 = "10.99.0.1", "fd99::1"
+)
+
+var more = []string{"192.0.2.1", "192.0.2.9", "198.51.100.1", "2001:db8::1", "2001:db8:9::1"}
+
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Getenv("FOREFEND_ROOT_TESTS") != "1" || os.Getuid() != 0 {
+		t.Skip("needs root and FOREFEND_ROOT_TESTS=1")
+	}
+}
+
+// v2Root is the v2 hierarchy of this machine.
+func v2Root(t testing.TB) string {
+	t.Helper()
+	for _, dir := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
+		var fs unix.Statfs_t
+		if unix.Statfs(dir, &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC {
+			return dir
+		}
+	}
+	t.Fatal("no cgroup v2 hierarchy is mounted")
+	return ""
+}
+
+func newCgroup(t testing.TB, name string) string {
+	t.Helper()
+	dir := filepath.Join(v2Root(t), fmt.Sprintf("forefend-gate-%d-%s", os.Getpid(), name))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for range 200 { // its processes are about to be gone
+			if err := os.Remove(dir); err == nil || errors.Is(err, os.ErrNotExist) {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		t.Errorf("cgroup %s is not removed", dir)
+	})
+	return dir
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	needRoot(t)
+	w := &world{inside: newNamespace(t), outside: newNamespace(t)}
+	w.link(t)
+	var err error
+	if w.gates, err = Open(t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.gates.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	w.cgroup = newCgroup(t, "own")
+	for _, a := range append([]string{outside4, outside6}, more...) {
+		w.serve(t, a)
+	}
+	return w
+}
+
+// newNamespace makes a network namespace that ends with the test.
+func newNamespace(t testing.TB) int {
+	t.Helper()
+	made := make(chan int)
+	failed := make(chan error)
+	go func() {
+		runtime.LockOSThread() // the thread ends with its namespace: it is not unlocked
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			failed <- err
+			return
+		}
+		fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			failed <- err
+			return
+		}
+		made <- fd
+	}()
+	select {
+	case fd := <-made:
+		t.Cleanup(func() { _ = unix.Close(fd) })
+		return fd
+	case err := <-failed:
+		t.Fatal(err)
+		return -1
+	}
+}
+
+// in runs f on a thread in a network namespace.
+func in(t testing.TB, ns int, f func() error) {
+	t.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
+			done <- err
+			return
+		}
+		done <- f()
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *world) link(t testing.TB) {
+	t.Helper()
+	in(t, w.outside, func() error {
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0o644); err != nil {
+			return err
+		}
+		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "out0"}, PeerName: "in0", PeerNamespace: netlink.NsFd(w.inside)}
+		if err := netlink.LinkAdd(veth); err != nil {
+			return err
+		}
+		return up("out0", append([]string{outside4 + "/24", outside6 + "/64"}, more...)...)
+	})
+	in(t, w.inside, func() error {
+		if err := up("in0", inside4+"/24", inside6+"/64"); err != nil {
+			return err
+		}
+		for _, gw := range []string{outside4, outside6} {
+			if err := netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(gw)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// up brings a link and loopback up, with addresses.
+func up(name string, addrs ...string) error {
+	for _, n := range []string{"lo", name} {
+		l, err := netlink.LinkByName(n)
+		if err != nil {
+			return err
+		}
+		if err := netlink.LinkSetUp(l); err != nil {
+			return err
+		}
+		if n == "lo" {
+			continue
+		}
+		for _, a := range addrs {
+			if !strings.Contains(a, "/") {
+				a += "/" + strconv.Itoa(netip.MustParseAddr(a).BitLen())
+			}
+			addr, err := netlink.ParseAddr(a)
+			if err != nil {
+				return err
+			}
+			addr.Flags = unix.IFA_F_NODAD
+			if err := netlink.AddrAdd(l, addr); err != nil {
+				return fmt.Errorf("%s on %s: %w", a, n, err)
+			}
+		}
+	}
+	return nil
+}
+
+// port is where everybody serves, by TCP and UDP.
+const port = "7777"
+
+// serve echoes on an address outside.
+func (w *world) serve(t testing.TB, addr string) {
+	t.Helper()
+	in(t, w.outside, func() error {
+		l, err := net.Listen("tcp", net.JoinHostPort(addr, port))
+		if err != nil {
+			return err
+		}
+		p, err := net.ListenPacket("udp", net.JoinHostPort(addr, port))
+		if err != nil {
+			return errors.Join(err, l.Close())
+		}
+		t.Cleanup(func() { _, _ = l.Close(), p.Close() })
+		go echoStreams(l)
+		go echoDatagrams(p)
+		return nil
+	})
+}
+
+func echoStreams(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() { _, _ = io.Copy(c, c) }()
+	}
+}
+
+func echoDatagrams(p net.PacketConn) {
+	b := make([]byte, 2048)
+	for {
+		n, from, err := p.ReadFrom(b)
+		if err != nil {
+			return
+		}
+		_, _ = p.WriteTo(b[:n], from)
+	}
+}
+
+// process is a child inside, in a cgroup.
+type process struct {
+	in  io.WriteCloser
+	out *bufio.Scanner
+	cmd *exec.Cmd
+}
+
+func (w *world) start(t testing.TB, cgroup string) *process {
+	t.Helper()
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	p := &process{cmd: exec.Command("/proc/self/exe")}
+	p.cmd.Env = append(os.Environ(), childMode+"=1")
+	p.cmd.Stderr = os.Stderr
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Pdeathsig: syscall.SIGKILL}
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.out = bufio.NewScanner(out)
+	started, gone := make(chan error), make(chan struct{})
+	go func() { // Pdeathsig is that of the thread, which lives as long as the child
+		defer close(gone)
+		runtime.LockOSThread()
+		err := unix.Setns(w.inside, unix.CLONE_NEWNET)
+		if err == nil {
+			err = p.cmd.Start()
+		}
+		started <- err
+		if err == nil {
+			_ = p.cmd.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = p.in.Close()
+		<-gone
+	})
+	return p
+}
+
+// ask has the child do something and returns "ok" or what went wrong.
+func (p *process) ask(t testing.TB, words ...string) string {
+	t.Helper()
+	if _, err := fmt.Fprintln(p.in, strings.Join(words, " ")); err != nil {
+		t.Fatal(err)
+	}
+	if !p.out.Scan() {
+		t.Fatalf("the child ended: %v", p.out.Err())
+	}
+	return p.out.Text()
+}
+
+func (p *process) must(t testing.TB, words ...string) {
+	t.Helper()
+	if got := p.ask(t, words...); got != "ok" {
+		t.Errorf("%v: %s", words, got)
+	}
+}
+
+func (p *process) mustFail(t testing.TB, words ...string) {
+	t.Helper()
+	if got := p.ask(t, words...); got == "ok" {
+		t.Errorf("%v: went through", words)
+	}
+}
+
+// child does what it is told on its input, a line at a time.
+func child() {
+	conns := map[string]net.Conn{}
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		if err := obey(strings.Fields(lines.Text()), conns); err != nil {
+			fmt.Println(strings.ReplaceAll(err.Error(), "\n", " "))
+			continue
+		}
+		fmt.Println("ok")
+	}
+}
+
+func obey(words []string, conns map[string]net.Conn) error {
+	switch verb, arg := words[0], words[1]; verb {
+	case "listen":
+		l, err := net.Listen("tcp", arg)
+		if err != nil {
+			return err
+		}
+		p, err := net.ListenPacket("udp", arg)
+		if err != nil {
+			return err
+		}
+		go echoStreams(l)
+		go echoDatagrams(p)
+		return nil
+	case "dial": // name address
+		c, err := net.DialTimeout("tcp", words[2], wait/4)
+		if err != nil {
+			return err
+		}
+		conns[arg] = c
+		return echoed(c, wait)
+	case "patient": // dial until the kernel gives up
+		c, err := net.DialTimeout("tcp", arg, time.Minute)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	case "echo":
+		return echoed(conns[arg], wait/4)
+	case "eventually":
+		return echoed(conns[arg], wait)
+	case "udp":
+		c, err := net.Dial("udp", arg)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return echoed(c, wait/4)
+	case "raw": // an ICMP echo, as ping sends it
+		return pinged(arg)
+	case "packet": // a frame past all of IP
+		return framed(arg)
+	}
+	return fmt.Errorf("unknown: %v", words)
+}
+
+var sent byte
+
+// echoed writes a byte and reads until it comes back.
+func echoed(c net.Conn, within time.Duration) error {
+	sent++
+	if err := c.SetDeadline(time.Now().Add(within)); err != nil {
+		return err
+	}
+	if _, err := c.Write([]byte{sent}); err != nil {
+		return err
+	}
+	for b := []byte{0}; ; {
+		if _, err := io.ReadFull(c, b); err != nil || b[0] == sent {
+			return err
+		}
+	}
+}
+
+func pinged(to string) error {
+	c, err := net.Dial("ip4:icmp", to)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(wait / 4)); err != nil {
+		return err
+	}
+	if _, err := c.Write([]byte{8, 0, 0xf7, 0xff, 0, 0, 0, 0}); err != nil {
+		return err
+	}
+	_, err = c.Read(make([]byte, 128))
+	return err
+}

@@ -1,0 +1,225 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"forefend.dev/forefend/runtime/cgroup"
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/policy"
+)
+
+// Gates puts a gate into the cgroup of each container: what lets its packets through, or not (netns/gate; the two meet in
+// cmd). Methods may be called from any goroutine.
+type Gates interface {
+	// Ready says why there can be no gates on this node, nil if there can.
+	Ready() error
+	// Gate puts a gate into the cgroup at a directory of the v2 hierarchy; it lets everything pass until Gate.Set. seen is told what
+	// it sees, from one goroutine for all gates.
+	Gate(dir string, seen func(Passage)) (Gate, error)
+	// Close forgets all gates. What was set stays in force.
+	Close() error
+}
+
+// Gate is the gate of one container.
+type Gate interface {
+	// Set puts rules in force, whole, for the next packet. On an error what was in force before still is.
+	Set(GateRules) error
+	// Close forgets the gate. What was set stays in force while the cgroup exists.
+	Close() error
+}
+
+// GateRules are all that a gate holds a container to. The zero value lets everything pass; loopback always passes, and so do
+// answers to who began a contact, except while Off.
+type GateRules struct {
+	Off          bool // no network but loopback, in either direction
+	Closed       bool // no contact is begun but with Allow
+	Allow, Block []netip.Prefix
+	WatchListed  bool // contacts with addresses that threat feeds list are seen
+	BlockListed  bool // and not let through
+}
+
+// restricts tells whether the rules keep anything from passing.
+func (r GateRules) restricts() bool { return r.Off || r.Closed || len(r.Block) > 0 || r.BlockListed }
+
+// Passage is what a gate saw of a container.
+type Passage struct {
+	// Accepted marks the first TCP connection of the run that the container accepted, on Port, from Destination. The kernel
+	// completes connections before the application takes them: it says that somebody listens and is reached. UDP and unix servers
+	// give no such sign.
+	Accepted bool
+	Port     uint16
+
+	Destination string // "tcp/192.0.2.1:443", as in observations
+	Refused     bool   // it did not pass
+	Listed      bool   // a threat feed lists it
+	Why         string // "network off", "blocked", "not allowed", "listed"
+	Packets     uint64 // of the same contact since it was last told; 0: the first
+}
+
+// rulesOf are the rules of a policy.
+func rulesOf(e policy.Effective) GateRules {
+	feeds := e.Value(policy.KeyEgressFeeds, policy.FeedsWatch)
+	r := GateRules{
+		Off: e.Value(policy.KeyNetwork, policy.Loose) == policy.Tight, Closed: e.Value(policy.KeyEgressDefault, policy.Loose) == policy.Tight,
+		WatchListed: feeds <= policy.FeedsWatch, BlockListed: feeds == policy.FeedsBlock,
+	}
+	for _, f := range e.Fields {
+		if f.Key != policy.KeyEgress || f.NoValue {
+			continue
+		}
+		for _, name := range f.Names {
+			switch p, ok := policy.ParseEgress(name); {
+			case !ok: // no author's claim is one
+			case f.Value == policy.Tight:
+				r.Block = append(r.Block, p)
+			default:
+				r.Allow = append(r.Allow, p)
+			}
+		}
+	}
+	return r
+}
+
+// gated tells whether this node has gates, and if not, why.
+func (s *Service) gated() error {
+	switch {
+	case s.cfg.Gates == nil:
+		return errors.New("this shim has no gates")
+	case cgroup.CurrentMode() == cgroup.V1:
+		return errors.New("no cgroup v2 hierarchy is mounted")
+	}
+	return s.cfg.Gates.Ready()
+}
+
+// openGate puts the gate of a new container into its cgroup, before its first instruction. Without one, the container runs only
+// if its policy keeps nothing from passing.
+func (s *Service) openGate(c *container, group cgroup.Group) error {
+	d := c.current()
+	if d.Availability == api.ByNobody || d.AsAsked {
+		c.gateless = errors.New("nothing of this container is governed")
+		return nil
+	}
+	rules := rulesOf(d.Effective)
+	if c.gateless = s.gate(c, group); c.gateless == nil {
+		c.gateless = c.gate.Set(rules)
+	}
+	if c.gateless == nil {
+		return nil
+	}
+	if rules.Off && c.offline {
+		rules.Off = false // it has a network namespace with nothing in it
+	}
+	if rules.restricts() {
+		return fmt.Errorf("the network policy cannot be enforced: %w: %w", c.gateless, errdefs.ErrFailedPrecondition)
+	}
+	s.reporter.event(api.Event{
+		Time: time.Now(), ID: c.id, Run: d.Facts.Run, Kind: api.EventDegraded,
+		Message: "the network of this container is not watched and cannot be restricted: " + c.gateless.Error(),
+	})
+	return nil
+}
+
+func (s *Service) gate(c *container, group cgroup.Group) (err error) {
+	if err := s.gated(); err != nil {
+		return err
+	}
+	if err := ownGroup(group.Unified); err != nil {
+		return err
+	}
+	c.gate, err = s.cfg.Gates.Gate(group.Unified, func(p Passage) { s.onPassage(c, p) })
+	return err
+}
+
+// ownGroup refuses a directory of the v2 hierarchy that a container shares: a runc that knows nothing of it leaves the container where
+// the shim is.
+func ownGroup(dir string) error {
+	if dir == "" {
+		return errors.New("the container has no cgroup in the v2 hierarchy")
+	}
+	own, err := cgroup.Self()
+	if err != nil {
+		return err
+	}
+	if dir == own.Unified || dir == cgroup.UnifiedRoot() {
+		return fmt.Errorf("the container has no cgroup of its own in the v2 hierarchy: it is in %s", dir)
+	}
+	return nil
+}
+
+// onPassage tells people what a gate saw.
+func (s *Service) onPassage(c *container, p Passage) {
+	if p.Accepted {
+		if s.accepted != nil {
+			s.accepted(c, p)
+		}
+		return
+	}
+	c.passages.add(p)
+	d := c.current()
+	e := api.Event{
+		Time: time.Now(), ID: c.id, Run: d.Facts.Run, Kind: api.EventDenied,
+		Message: fmt.Sprintf("contact with %s refused: %s", p.Destination, whyRefused(d.Effective, p)),
+		Fields:  map[string]string{"destination": p.Destination, "why": p.Why},
+	}
+	if p.Packets > 0 {
+		e.Fields["packets"] = strconv.FormatUint(p.Packets, 10)
+	}
+	if !p.Refused {
+		e.Kind, e.Message = api.EventThreat, fmt.Sprintf("contact with %s, which a threat feed lists", p.Destination)
+	}
+	s.reporter.event(e)
+}
+
+// whyRefused names whose decision it was.
+func whyRefused(e policy.Effective, p Passage) string {
+	by := func(k policy.Key) string {
+		if f, ok := e.Lookup(k); ok {
+			return fmt.Sprintf("%s = %s by %s (%s)", k, k.Format(f.Value), f.Author, f.Source)
+		}
+		return p.Why
+	}
+	switch {
+	case e.Value(policy.KeyNetwork, policy.Loose) == policy.Tight:
+		return by(policy.KeyNetwork)
+	case p.Listed:
+		return "a threat feed lists it, " + by(policy.KeyEgressFeeds)
+	case p.Why == "blocked":
+		return "blocked by " + by(blocking(e, p.Destination))
+	}
+	return by(policy.KeyEgressDefault)
+}
+
+// blocking is the member of egress that holds a destination, the most specific.
+func blocking(e policy.Effective, destination string) policy.Key {
+	a, err := netip.ParseAddrPort(afterSlash(destination))
+	best, bits := policy.KeyEgress, -1
+	for name, v := range e.Members(policy.KeyEgress) {
+		if p, ok := policy.ParseEgress(name); ok && err == nil && v == policy.Tight && p.Contains(a.Addr()) && p.Bits() > bits {
+			best, bits = policy.KeyEgress.Member(name), p.Bits()
+		}
+	}
+	return best
+}
+
+func afterSlash(s string) string {
+	for i := range len(s) {
+		if s[i] == '/' {
+			return s[i+1:]
+		}
+	}
+	return s
+}
+
+// closeGate forgets the gate of a container that is gone.
+func (c *container) closeGate() error {
+	if c.gate == nil {
+		return nil
+	}
+	return c.gate.Close()
+}

@@ -1,0 +1,36 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+
+	"forefend.dev/forefend/runtime/policy"
+)
+
+// networkLever switches the network of a container and changes whom it may contact: by its gate, for the next packet, of connections
+// that exist too.
+type networkLever struct{}
+
+func (networkLever) name() string { return "network" }
+
+func (networkLever) holds(k policy.Key) bool {
+	return k.Dimension() == policy.Network || k.Dimension() == policy.Egress
+}
+
+func (networkLever) move(_ context.Context, c *container, before, after policy.Effective, _ manner) (func(context.Context) error, error) {
+	was, is := rulesOf(before), rulesOf(after)
+	switch {
+	case c.gate == nil:
+		return nil, fmt.Errorf("the network of this container cannot be changed: %w: %w", c.gateless, errdefs.ErrFailedPrecondition)
+	case is.Off && !was.Off && c.current().Facts.HostNetwork:
+		return nil, fmt.Errorf("the network cannot be switched off: the container uses the host's: %w", errdefs.ErrFailedPrecondition)
+	case was.Off && !is.Off && c.offline:
+		return nil, fmt.Errorf("the network cannot be switched on: the container was created without one: %w", errdefs.ErrFailedPrecondition)
+	}
+	if err := c.gate.Set(is); err != nil {
+		return nil, err
+	}
+	return func(context.Context) error { return c.gate.Set(was) }, nil
+}

@@ -1,0 +1,166 @@
+package e2e
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/policy"
+	"forefend.dev/forefend/runtime/record"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// TestNetwork switches networks of running containers.
+func TestNetwork(t *testing.T) {
+	h := newHost(t)
+	t.Run("off and on", func(t *testing.T) { networkOffAndOn(t, h) })
+	t.Run("off from the start", func(t *testing.T) { networkOffFromTheStart(t, h) })
+	t.Run("host network", func(t *testing.T) { hostNetworkStays(t, h) })
+}
+
+// adapter is a connection to the shim of a container.
+func (h *host) adapter(t testing.TB, id string) *api.AdapterClient {
+	t.Helper()
+	var socket string
+	err := filepath.WalkDir(h.Dir, func(path string, _ os.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "/"+id+"/bootstrap.json") {
+			return nil //nolint:nilerr // what vanishes meanwhile is another container's
+		}
+		var b struct{ Address string }
+		body, err := os.ReadFile(path)
+		if err == nil {
+			err = json.Unmarshal(body, &b)
+		}
+		socket = b.Address
+		return err
+	})
+	if err != nil || socket == "" {
+		t.Fatalf("no address of the shim of %s: %v", id, err)
+	}
+	a, err := api.DialAdapter(t.Context(), socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = a.Close() })
+	return a
+}
+
+// decision is what is in force for a container.
+func (h *host) decision(t testing.TB, id string) (workload.ID, api.Decision) {
+	t.Helper()
+	wid := workload.ID{Namespace: h.Namespace, Container: id}
+	r, err := record.Dir(h.state("c")).Read(wid)
+	if err != nil || r.Decision == nil {
+		t.Fatalf("record of %s: %v", id, err)
+	}
+	return wid, *r.Decision
+}
+
+// adapt puts other values of some keys in force, as an operator would, and returns what became of it and how long it took.
+func (h *host) adapt(t testing.TB, a *api.AdapterClient, id string, keys map[policy.Key]policy.Value) (api.Result, time.Duration) {
+	t.Helper()
+	wid, d := h.decision(t, id)
+	after := d
+	after.Revision++
+	claims := []policy.Claim{}
+	for k, v := range keys {
+		claims = append(claims, policy.Claim{Key: k, Value: v, Origin: policy.Origin{Author: policy.Operator, Source: "test"}})
+	}
+	after.Effective = d.Effective.ReplaceKeys(func(k policy.Key) bool { return k.Dimension() == policy.Network || k.Dimension() == policy.Egress },
+		policy.Merge(policy.Input{Claims: claims}))
+	start := time.Now()
+	r, err := a.Adapt(t.Context(), api.AdaptRequest{ID: wid, Run: d.Facts.Run, Before: d.Revision, After: after})
+	took := time.Since(start)
+	if err != nil || r.Stale {
+		t.Fatalf("adapt %s: %v, %+v", id, err, r)
+	}
+	for _, result := range r.Results {
+		if result.Lever == "network" {
+			return result, took
+		}
+	}
+	return api.Result{}, took
+}
+
+// worldly starts a container with a link to the world.
+func (h *host) worldly(t *testing.T, o *outside, c container) (id, address string) {
+	t.Helper()
+	id = h.start(t, c)
+	pid := h.row(t, id).PID
+	return id, o.link(t, pid)
+}
+
+// reach has a container send something to an address of the world and wait for the echo.
+func (h *host) reach(id, addr string) bool {
+	r := h.exec(id, "sh", "-c", "(echo hello; sleep 0.3) | timeout 1 nc -w 1 "+addr+" "+worldPort)
+	return strings.Contains(r.Stdout, "hello")
+}
+
+func networkOffAndOn(t *testing.T, h *host) {
+	o := newOutside(t)
+	id, _ := h.worldly(t, o, sh("sleep 1000"))
+	a := h.adapter(t, id)
+	for _, addr := range []string{"192.0.2.1", "2001:db8::1"} {
+		if !h.reach(id, addr) {
+			t.Fatalf("%s is not reached to begin with", addr)
+		}
+	}
+	if r, took := h.adapt(t, a, id, map[policy.Key]policy.Value{policy.KeyNetwork: policy.Tight}); r.Status != api.ResultApplied {
+		t.Fatalf("%+v", r)
+	} else {
+		t.Log("off took", took, r.Took)
+	}
+	for _, addr := range []string{"192.0.2.1", "2001:db8::1"} {
+		if h.reach(id, addr) {
+			t.Errorf("%s is reached with the network off", addr)
+		}
+	}
+	eventually(t, "event denied", func() bool {
+		for _, e := range h.events(t, id) {
+			if e.Kind == "denied" && strings.Contains(e.Message, "contact with tcp/192.0.2.1:"+worldPort+" refused: network = off") {
+				return true
+			}
+		}
+		return false
+	})
+	if r, _ := h.adapt(t, a, id, map[policy.Key]policy.Value{policy.KeyNetwork: policy.Loose}); r.Status != api.ResultApplied {
+		t.Fatalf("%+v", r)
+	}
+	for _, addr := range []string{"192.0.2.1", "2001:db8::1"} {
+		if !h.reach(id, addr) {
+			t.Errorf("%s is not reached with the network on again", addr)
+		}
+	}
+}
+
+func networkOffFromTheStart(t *testing.T, h *host) {
+	o := newOutside(t)
+	id, _ := h.worldly(t, o, sh("sleep 1000", "--annotation", "forefend.dev/network=off"))
+	h.explain(t, id).want(t, "network", "off", "request")
+	if h.reach(id, "192.0.2.1") {
+		t.Error("reached with the network off")
+	}
+	a := h.adapter(t, id)
+	if r, _ := h.adapt(t, a, id, map[policy.Key]policy.Value{policy.KeyNetwork: policy.Loose}); r.Status != api.ResultApplied {
+		t.Fatalf("%+v", r)
+	}
+	if !h.reach(id, "192.0.2.1") {
+		t.Error("not reached with the network on")
+	}
+}
+
+func hostNetworkStays(t *testing.T, h *host) {
+	id := h.start(t, sh("sleep 1000", "--net-host"))
+	a := h.adapter(t, id)
+	r, _ := h.adapt(t, a, id, map[policy.Key]policy.Value{policy.KeyNetwork: policy.Tight})
+	if r.Status != api.ResultRefused || !strings.Contains(r.Reason, "uses the host's") {
+		t.Errorf("%+v", r)
+	}
+	if _, d := h.decision(t, id); d.Effective.Value(policy.KeyNetwork, policy.Loose) != policy.Loose {
+		t.Error("the policy in force says off")
+	}
+}
