@@ -162,7 +162,9 @@ func sourceSet() string {
 
 // beforeLast is the revision before the operators' last change.
 func beforeLast(ctx context.Context, daemon api.Orchestrator, req api.AdjustRequest) (int, error) {
-	d, err := ask(ctx, func(ctx context.Context) (api.Decision, error) { return daemon.Explain(ctx, api.ExplainRequest{ID: req.ID}) })
+	d, err := ask(ctx, func(ctx context.Context) (api.Decision, error) {
+		return daemon.Explain(ctx, api.ExplainRequest{ID: req.ID})
+	})
 	if err != nil {
 		return 0, err
 	}
