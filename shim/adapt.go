@@ -54,7 +54,14 @@ func (s *Service) adapt(ctx context.Context, c *container, before, after api.Dec
 		after.Effective = after.Effective.ReplaceKeys(s.unmoved, before.Effective)
 	}
 	for _, l := range s.levers {
+		var note string
+		if l, ok := l.(settler); ok {
+			after.Effective, note = l.settle(c, before.Effective, after.Effective)
+		}
 		r := s.pull(ctx, l, c, before.Effective, after.Effective, how)
+		if r.Reason == "" {
+			r.Reason = note
+		}
 		if r.Status == api.ResultRefused || r.Status == api.ResultFailed {
 			after.Effective = after.Effective.ReplaceKeys(l.holds, before.Effective)
 		}
@@ -90,6 +97,9 @@ func (s *Service) fixed(before, after policy.Effective) api.Result {
 func (s *Service) pull(ctx context.Context, l lever, c *container, before, after policy.Effective, how manner) api.Result {
 	began := time.Now()
 	r := api.Result{Lever: l.name(), Status: api.ResultApplied, Changed: before.Diff(after, l.holds)}
+	if l, ok := l.(settler); ok {
+		r.Changed = append(r.Changed, l.also(before, after)...)
+	}
 	if len(r.Changed) == 0 {
 		r.Status = api.ResultUnchanged
 		return r

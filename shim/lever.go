@@ -24,3 +24,11 @@ type manner struct {
 	reclaim bool   // make room for a memory limit first
 	table   []byte // the compiled runtime/seccomp.Table of the policy that is to be; empty: it is the one in force
 }
+
+// A settler is a lever that cannot bring about all that a change may lead to without anybody having asked for it.
+type settler interface {
+	// settle makes of after what can be had, with a note for people about what cannot, "" when everything can.
+	settle(c *container, before, after policy.Effective) (settled policy.Effective, note string)
+	// also lists in words what it would move beside values: the same value can mean something else for another reason.
+	also(before, after policy.Effective) []string
+}

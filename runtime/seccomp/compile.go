@@ -35,6 +35,9 @@ type Request struct {
 	// AllowUnknown lets calls pass that neither this program nor libseccomp knows,
 	// where nobody asked for a profile that denies by default. See open.go.
 	AllowUnknown bool
+	// Ours says that Requested is Forefend's own default, so that nobody asked for its denials: of the dangerous calls that it
+	// does not list each can be allowed on the running container, by Table.SetVerdict.
+	Ours bool
 	// Kin names calls whose verdict Deny does not hold among the caller's own
 	// processes; those for which AmongKin is false are denied altogether.
 	Kin []string

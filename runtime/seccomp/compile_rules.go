@@ -21,7 +21,7 @@ import (
 //   - clone and clone3 are treated in namespaces.go, prctl below.
 //
 // In addition dangerous calls that the requested profile denies by its default
-// errno become NOTIFY with a table entry that can never allow (showDenials), so
+// errno become NOTIFY with a table entry that can never allow, unless the profile is Ours (showDenials), so
 // that an attack is seen and not only stopped.
 
 // call compiles the rules of one mentioned call.
@@ -132,11 +132,11 @@ func (p *plan) record(name string, e entry) {
 	if e.errno == 0 {
 		e.errno = uint16(unix.EPERM)
 	}
-	if e.verdict == Deny && e.flags&flagFixed == 0 && AmongKin(name) && slices.Contains(p.req.Kin, name) {
-		e.flags |= flagKin
+	if e.verdict == Deny && e.flags&flagFixed == 0 && slices.Contains(p.req.Kin, name) {
+		e.flags |= ExceptKin.flags(name)
 	}
 	if e.verdict == Deny && e.flags&flagFixed == 0 && slices.Contains(p.req.Own, name) {
-		e.flags |= flagOwn
+		e.flags |= ExceptExecuted.flags(name)
 	}
 	if e.outside == 0 {
 		e.outside = p.deniedErrno()
@@ -194,7 +194,11 @@ func (p *plan) showDenials() {
 			p.emit(name, rule{action: specs.ActErrno, errno: ptr(uint(unix.ENOSYS))})
 		} else if Classify(name) == ClassDangerous {
 			p.emit(name, rule{action: specs.ActNotify})
-			p.record(name, entry{verdict: Deny, flags: flagFixed})
+			e := entry{verdict: Deny, flags: flagFixed}
+			if p.req.Ours {
+				e.flags = 0
+			}
+			p.record(name, e)
 		}
 	}
 }

@@ -112,8 +112,8 @@ func TestCompileTiers(t *testing.T) {
 	if _, shown := table.Verdict("io_uring_setup"); shown {
 		t.Error("a rule above the highest requested number")
 	}
-	must(t, table.SetVerdict("bpf", Watch)) // requested, so it may be opened live
-	if err := table.SetVerdict("keyctl", Watch); !errors.Is(err, ErrNotRequested) {
+	must(t, table.SetVerdict("bpf", Watch, NoException)) // requested, so it may be opened live
+	if err := table.SetVerdict("keyctl", Watch, NoException); !errors.Is(err, ErrNotRequested) {
 		t.Errorf("keyctl: %v", err)
 	}
 }
@@ -212,14 +212,14 @@ func TestNamespacesFollowUnshare(t *testing.T) {
 	if weigh(profile, "clone", &thread) != specs.ActAllow || weigh(profile, "clone", &user) != specs.ActNotify {
 		t.Error("threads must be native, namespaces watched")
 	}
-	must(t, table.SetVerdict("unshare", Deny))
+	must(t, table.SetVerdict("unshare", Deny, NoException))
 	check("clone", &thread, passed)
 	check("clone", &user, denied)
 	check("clone3", &user, denied)
 	if clone3, _ := Number("clone3"); table.Decide(int32(clone3), nativeAuditArch, &user).Errno != int32(unix.ENOSYS) {
 		t.Error("clone3 must answer ENOSYS")
 	}
-	must(t, table.SetVerdict("unshare", Watch))
+	must(t, table.SetVerdict("unshare", Watch, NoException))
 	check("clone", &user, passed)
 
 	profile, table = compiled(t, Request{Requested: DefaultProfile(admin), Fallback: Watch, Verdicts: map[string]Verdict{"unshare": Deny}})
@@ -313,7 +313,7 @@ func TestNeverWiderThanRequested(t *testing.T) {
 		tested++
 		checkLaw(t, r, req, profile, table)
 		for _, name := range names {
-			_ = table.SetVerdict(name, Verdict(r.IntN(4)))
+			_ = table.SetVerdict(name, Verdict(r.IntN(4)), NoException)
 		}
 		checkNarrower(t, r, req, profile, table, nil)
 		if t.Failed() {

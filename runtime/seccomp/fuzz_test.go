@@ -75,7 +75,7 @@ func FuzzCompile(f *testing.F) {
 		}
 		checkNarrower(t, r, req, profile, &back, nil)
 		for _, name := range names {
-			_ = back.SetVerdict(name, Verdict(r.IntN(4)))
+			_ = back.SetVerdict(name, Verdict(r.IntN(4)), NoException)
 		}
 		checkNarrower(t, r, req, profile, &back, nil)
 	})

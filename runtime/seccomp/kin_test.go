@@ -120,7 +120,7 @@ func TestKinInTheTable(t *testing.T) {
 	if !again.Equal(table) {
 		t.Error("lost on the way through its binary form")
 	}
-	must(t, table.SetVerdict("ptrace", Deny))
+	must(t, table.SetVerdict("ptrace", Deny, NoException))
 	if look("ptrace").Kin {
 		t.Error("denied by name, and still not among kin")
 	}
@@ -145,7 +145,7 @@ func TestOwnInTheTable(t *testing.T) {
 			t.Errorf("%s: %+v", name, d)
 		}
 	}
-	must(t, again.SetVerdict("chmod", Deny))
+	must(t, again.SetVerdict("chmod", Deny, NoException))
 	if look("chmod").Own {
 		t.Error("denied by name, and still not to executed processes")
 	}

@@ -51,7 +51,7 @@ func TestOpenMeansTheSame(t *testing.T) {
 		}
 		change := Names()[r.IntN(len(Names()))]
 		for _, tables := range []*Table{closedTable, table} {
-			_ = tables.SetVerdict(change, Deny) // refused for what is not watched: by both
+			_ = tables.SetVerdict(change, Deny, NoException) // refused for what is not watched: by both
 		}
 		samples := sampleArgs(req.Requested, r)
 		names := Names()

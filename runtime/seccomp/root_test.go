@@ -132,7 +132,7 @@ func TestRootVerdictsChangeLive(t *testing.T) {
 	set := func(name string, v Verdict) {
 		t.Helper()
 		table := c.Table().Clone()
-		must(t, table.SetVerdict(name, v))
+		must(t, table.SetVerdict(name, v, NoException))
 		c.SetTable(table)
 	}
 	want := func(command, result string) {
@@ -149,10 +149,10 @@ func TestRootVerdictsChangeLive(t *testing.T) {
 	want("umask", "ok")
 	set("ptrace", Deny)
 	want("ptrace", "1")
-	if err := c.Table().Clone().SetVerdict("mount", Watch); !errors.Is(err, ErrNotRequested) {
+	if err := c.Table().Clone().SetVerdict("mount", Watch, NoException); !errors.Is(err, ErrNotRequested) {
 		t.Errorf("mount was opened beyond the requested profile: %v", err)
 	}
-	if err := c.Table().Clone().SetVerdict("write", Deny); !errors.Is(err, ErrNotWatched) {
+	if err := c.Table().Clone().SetVerdict("write", Deny, NoException); !errors.Is(err, ErrNotWatched) {
 		t.Errorf("write: %v", err)
 	}
 	p.end()
@@ -174,7 +174,7 @@ func TestRootKillVerdicts(t *testing.T) {
 			}
 			table := b.compile(req)
 			if live {
-				must(t, table.SetVerdict("umask", Kill))
+				must(t, table.SetVerdict("umask", Kill, NoException))
 			}
 			c, _ := b.attach(table)
 			out, err := b.output("personality", "umask", "personality")

@@ -181,23 +181,48 @@ func (t *Table) Clone() *Table {
 	return &Table{native: slices.Clone(t.native), foreign: slices.Clone(t.foreign)}
 }
 
-// SetVerdict changes the answer for the named call. Native means Watch here: the
+// Exception says for whom a verdict Deny does not hold.
+type Exception uint8
+
+const (
+	NoException    Exception = iota
+	ExceptKin                // not among the caller's own processes (Request.Kin); nobody where AmongKin is false
+	ExceptExecuted           // not for what a client executes in the container (Request.Own)
+)
+
+func (x Exception) flags(name string) uint8 {
+	switch {
+	case x == ExceptKin && AmongKin(name):
+		return flagKin
+	case x == ExceptExecuted:
+		return flagOwn
+	}
+	return 0
+}
+
+// SetVerdict changes the answer for the named call; x holds for the verdict Deny. Native means Watch here: the
 // kernel's filter cannot be changed any more. Unshare's verdict also bounds
-// clone with namespace flags, and clone3. It returns ErrNotWatched or
-// ErrNotRequested, and then changes nothing.
-func (t *Table) SetVerdict(name string, v Verdict) error {
+// clone with namespace flags, and clone3. It returns ErrNotWatched, also for a denial of clone where the kernel passes
+// those that make threads and processes, or ErrNotRequested, and then changes nothing.
+func (t *Table) SetVerdict(name string, v Verdict, x Exception) error {
 	found := t.named(name)
 	if len(found) == 0 {
 		return fmt.Errorf("set the verdict of %s: %w", name, ErrNotWatched)
 	}
 	v = min(v, Watch)
 	for _, e := range found {
+		if v < Watch && slices.ContainsFunc(e.clauses, func(c clause) bool { return c.outcome == alwaysPass }) {
+			return fmt.Errorf("set the verdict of every %s: %w", name, ErrNotWatched)
+		}
 		if e.flags&flagFixed != 0 && v > Deny {
 			return fmt.Errorf("set the verdict of %s to %s: %w", name, v, ErrNotRequested)
 		}
 	}
 	for _, e := range found {
 		e.verdict, e.flags = v, e.flags&^(flagKin|flagOwn)
+		if v == Deny && e.flags&flagFixed == 0 {
+			e.flags |= x.flags(name)
+		}
 	}
 	t.bound()
 	return nil

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -85,26 +86,26 @@ func BenchmarkDecide(b *testing.B) {
 func TestSetVerdictOnACloneOnly(t *testing.T) {
 	table := defaultTable(t)
 	changed := table.Clone()
-	must(t, changed.SetVerdict("mkdir", Deny))
+	must(t, changed.SetVerdict("mkdir", Deny, NoException))
 	if v, _ := table.Verdict("mkdir"); v != Watch {
 		t.Errorf("the original changed to %s", v)
 	}
 	if v, _ := changed.Verdict("mkdir"); v != Deny {
 		t.Errorf("the clone has %s", v)
 	}
-	must(t, changed.SetVerdict("mkdir", Native)) // cannot become native, so: watched
+	must(t, changed.SetVerdict("mkdir", Native, NoException)) // cannot become native, so: watched
 	if !changed.Equal(table) {
 		t.Error("back and forth is not the same")
 	}
-	must(t, changed.SetVerdict("mkdir", Kill))
+	must(t, changed.SetVerdict("mkdir", Kill, NoException))
 	if got := changed.Decide(number(t, "mkdir"), nativeAuditArch, new([maxArgs]uint64)); got.Verdict != Kill {
 		t.Errorf("%+v", got)
 	}
-	must(t, changed.SetVerdict("mount", Kill)) // tighter is always possible
-	if err := changed.SetVerdict("mount", Watch); !errors.Is(err, ErrNotRequested) {
+	must(t, changed.SetVerdict("mount", Kill, NoException)) // tighter is always possible
+	if err := changed.SetVerdict("mount", Watch, NoException); !errors.Is(err, ErrNotRequested) {
 		t.Error(err)
 	}
-	if err := changed.SetVerdict("no_such_call", Watch); !errors.Is(err, ErrNotWatched) {
+	if err := changed.SetVerdict("no_such_call", Watch, NoException); !errors.Is(err, ErrNotWatched) {
 		t.Error(err)
 	}
 	if _, ok := changed.Verdict("read"); ok {
@@ -117,7 +118,7 @@ func TestSetVerdictOnACloneOnly(t *testing.T) {
 
 func TestTableBinaryRoundTrip(t *testing.T) {
 	table := defaultTable(t)
-	must(t, table.SetVerdict("unshare", Kill))
+	must(t, table.SetVerdict("unshare", Kill, NoException))
 	raw, err := table.MarshalBinary()
 	must(t, err)
 	t.Logf("%d bytes", len(raw))
@@ -218,4 +219,40 @@ func FuzzTableUnmarshalBinary(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What a live change makes of a call is what compiling it that way would have made of it, for whomever asks.
+func TestSetVerdictIsWhatCompileWouldMake(t *testing.T) {
+	requested := &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Syscalls: []specs.LinuxSyscall{
+		{Names: []string{"ptrace", "keyctl", "chmod", "mkdir", "unshare", "clone", "write", "execve"}, Action: specs.ActAllow},
+	}}
+	_, live := compiled(t, Request{Requested: requested, Fallback: Watch})
+	must(t, live.SetVerdict("ptrace", Deny, ExceptKin))
+	must(t, live.SetVerdict("keyctl", Deny, ExceptKin)) // no call among kin: nobody is excepted
+	must(t, live.SetVerdict("chmod", Deny, ExceptExecuted))
+	must(t, live.SetVerdict("mkdir", Watch, ExceptExecuted)) // no denial, no exception
+	_, fresh := compiled(t, Request{
+		Requested: requested, Fallback: Watch, Verdicts: map[string]Verdict{"ptrace": Deny, "keyctl": Deny, "chmod": Deny},
+		Kin: []string{"ptrace", "keyctl"}, Own: []string{"chmod", "mkdir"},
+	})
+	if !live.Equal(fresh) {
+		t.Errorf("live %+v\nfresh %+v", live.Verdicts(), fresh.Verdicts())
+	}
+	if err := live.SetVerdict("clone", Deny, NoException); !errors.Is(err, ErrNotWatched) {
+		t.Errorf("threads pass in the kernel, yet: %v", err)
+	}
+	must(t, live.SetVerdict("clone", Watch, NoException))
+}
+
+// Nobody asked for Forefend's own default: what it denies may be allowed later, what was asked for may not.
+func TestOursMayBeOpened(t *testing.T) {
+	for ours, want := range map[bool]error{true: nil, false: ErrNotRequested} {
+		_, table := compiled(t, Request{Requested: DefaultProfile(nil), Ours: ours, Fallback: Watch})
+		if v, _ := table.Verdict("mount"); v != Deny {
+			t.Errorf("mount: %s", v)
+		}
+		if err := table.SetVerdict("mount", Watch, NoException); !errors.Is(err, want) {
+			t.Errorf("ours %t: %v", ours, err)
+		}
+	}
 }

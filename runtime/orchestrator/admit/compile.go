@@ -19,7 +19,7 @@ func (p callPlan) compile(d *api.Decision, in Input) error {
 	if in.Request.ListenerPath == "" {
 		return fmt.Errorf("the request names no socket for seccomp notifications: %w", errdefs.ErrInvalidArgument)
 	}
-	c, err := in.Compiler.compiled(p, verdictsOf(d.Effective, p.ruled, in.Request.Own))
+	c, err := in.Compiler.compiled(p, verdictsOf(d.Effective))
 	switch {
 	case err == nil:
 	case leaveAlone(err):
@@ -48,9 +48,8 @@ const (
 	own       // denied to the container's own processes, not to executed ones
 )
 
-// verdictsOf reads them from the policy. Of the calls in ruled no denial has exceptions; without mayOwn none has that
-// of executed processes.
-func verdictsOf(e policy.Effective, ruled map[policy.Key]bool, mayOwn bool) verdicts {
+// verdictsOf reads them from the policy.
+func verdictsOf(e policy.Effective) verdicts {
 	table := calls()
 	v := verdicts{native: make([]seccomp.Verdict, len(table.list))}
 	for i := range v.native {
@@ -60,35 +59,45 @@ func verdictsOf(e policy.Effective, ruled map[policy.Key]bool, mayOwn bool) verd
 		if f.Key != policy.KeySyscalls || f.NoValue {
 			continue
 		}
+		verdict, except := CallVerdict(f)
 		for _, name := range f.Names {
 			if i, known := table.index[name]; known {
-				v.native[i] = seccomp.Verdict(f.Value)
-				if f.Value == policy.SyscallDeny && f.Author == policy.Default && !ruled[table.list[i].key] {
-					v.native[i] = exception(f.Reason)
-				}
-				if v.native[i] == own && !mayOwn {
-					v.native[i] = seccomp.Deny
+				switch v.native[i] = verdict; except {
+				case seccomp.ExceptKin:
+					v.native[i] = kin
+				case seccomp.ExceptExecuted:
+					v.native[i] = own
 				}
 				continue
 			}
 			if v.others == nil {
 				v.others = make(map[string]seccomp.Verdict)
 			}
-			v.others[name] = seccomp.Verdict(f.Value)
+			v.others[name] = verdict
 		}
 	}
 	return v
 }
 
-// exception is a denial, with the exception that belongs to its reason.
-func exception(reason string) seccomp.Verdict {
+// CallVerdict is what a decided field of system calls means: the verdict, and for whom a denial does not hold. Compiling
+// a profile and changing a running container's table both follow it.
+func CallVerdict(f policy.Field) (seccomp.Verdict, seccomp.Exception) {
+	v := seccomp.Verdict(f.Value)
+	if v != seccomp.Deny || f.Author != policy.Default {
+		return v, seccomp.NoException
+	}
+	return v, exception(f.Reason)
+}
+
+// exception is that of a default denial for this reason.
+func exception(reason string) seccomp.Exception {
 	switch reason {
 	case kinOnly:
-		return kin
+		return seccomp.ExceptKin
 	case unreached, unlearned:
-		return own
+		return seccomp.ExceptExecuted
 	}
-	return seccomp.Deny
+	return seccomp.NoException
 }
 
 // byName is what seccomp.Compile wants. Where nobody decides (observe mode) the
@@ -128,7 +137,7 @@ type compiled struct {
 
 func (p callPlan) compileCalls(v verdicts) (compiled, error) {
 	profile, table, err := seccomp.Compile(seccomp.Request{
-		Requested: p.widened(v), Verdicts: v.byName(), Kin: v.with(kin), Own: v.with(own), Fallback: p.fallback,
+		Requested: p.widened(v), Ours: p.ours, Verdicts: v.byName(), Kin: v.with(kin), Own: v.with(own), Fallback: p.fallback,
 		ForeignArch:  true, // docs/decisions/0005: refused by name like all calls, not by killing a thread
 		AllowUnknown: p.open,
 		ListenerPath: "to be named",

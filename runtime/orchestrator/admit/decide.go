@@ -97,7 +97,7 @@ func merge(in Input) (d api.Decision, plan callPlan, err error) {
 		claims = append(builtin(facts), claims[len(builtin(facts)):]...)
 		mode, unconfined = preview(in.Site, profile, claims)
 	}
-	plan = newCallPlan(in, mode, unconfined || asAsked)
+	plan = newCallPlan(in, mode, unconfined || asAsked, ruledBy(slices.Concat(in.Site.Guards, profile.Guards)))
 	input := in.Site.Input(profile, append(claims, plan.claims...))
 	if asAsked {
 		input.Claims = onlyResources(input.Claims)
@@ -105,7 +105,6 @@ func merge(in Input) (d api.Decision, plan callPlan, err error) {
 	if unconfined && plan.profile == nil {
 		input.Claims = withoutPredictedCalls(input.Claims)
 	}
-	plan.ruled = ruledBy(input.Guards)
 	input.Guards = append(input.Guards, plan.guards...)
 	d.Effective = policy.Merge(input)
 	return d, plan, nil

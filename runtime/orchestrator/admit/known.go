@@ -57,17 +57,20 @@ func (k knowledge) notes() []string {
 }
 
 // surprise returns why a call that nobody expects is refused, "" when it is not.
-func (k knowledge) surprise(c call) string {
+func (k knowledge) surprise(c call) (why string) {
 	_, seen := k.in.Prediction.Seen[c.name]
 	switch {
 	case seen || k.mode != policy.ModeEnforce:
 		return ""
 	case k.in.Prediction.Sealed && c.class != seccomp.ClassHot: // calls that run at full speed are never seen
-		return unlearned
+		why = unlearned
 	case k.reached != nil && !k.reached[c.name] && !seccomp.Indispensable(c.name):
-		return unreached
+		why = unreached
 	}
-	return ""
+	if why != "" && !k.in.Request.Own {
+		why += "; the shim is of an older release and does not tell what is executed in it apart"
+	}
+	return why
 }
 
 // verdict is the default for one call (DESIGN sections 5 and 7).

@@ -18,12 +18,12 @@ type callPlan struct {
 	fallback seccomp.Verdict     // of calls about which nobody decides
 	claims   []policy.Claim      // defaults by class
 	guards   []policy.Guard      // a requested profile is a ceiling
-	ruled    map[policy.Key]bool // the calls that a guard denies, whoever else does
 	notes    []string
 }
 
 // newCallPlan classifies the calls of the profile in force.
-func newCallPlan(in Input, mode policy.Value, unconfined bool) callPlan {
+// A call in ruled is denied by a guard, whoever else denies it: that denial has no exceptions.
+func newCallPlan(in Input, mode policy.Value, unconfined bool, ruled map[policy.Key]bool) callPlan {
 	spec := &in.Request.Spec
 	plan := callPlan{fallback: seccomp.Watch}
 	if spec.Linux != nil {
@@ -51,7 +51,11 @@ func newCallPlan(in Input, mode policy.Value, unconfined bool) callPlan {
 	for i, c := range table.list {
 		switch {
 		case allowed[i]:
-			plan.claim(c, known.verdict(c))
+			v := known.verdict(c)
+			if ruled[c.key] && exception(v.reason) != seccomp.NoException {
+				v.reason += "; a guardrail denies it to everybody"
+			}
+			plan.claim(c, v)
 		case plan.ours && c.class == seccomp.ClassDangerous:
 			plan.claim(c, verdict{policy.SyscallDeny, "dangerous, and not in Forefend's default profile"})
 		case !plan.ours:

@@ -31,6 +31,7 @@ func commandList() []command {
 		{"attack", "attack [--json] [--inline] [NAME...]       dangerous calls, all or the named ones", attack},
 		{"sys", "sys [--json] NAME|NR [ARG...]              one raw system call", sysCommand},
 		{"loop", "loop NAME|NR COUNT                         time COUNT calls", loop},
+		{"flips", "flips NAME|NR DURATION                     when the result of a call became another", flips},
 		{"grow", "grow MIB [MIB_PER_SECOND [HOLD]]           touch memory, hold it (a duration)", grow},
 		{"fork", "fork N [HOLD]                              N children that live for HOLD", fork},
 		{"spin", "spin DURATION [THREADS]                    burn CPU", spin},

@@ -76,3 +76,32 @@ func loop(args []string) error {
 	fmt.Printf("%s: %s, %d calls, %.1f ns each\n", v.Name, v.Result, count, float64(took.Nanoseconds())/float64(count))
 	return nil
 }
+
+// flips makes the same call over and over for a while, with arguments of zero, and says when its result became another: a
+// line has the begin of the last call before, in nanoseconds of the Unix clock, and the new result.
+func flips(args []string) error {
+	if len(args) != 2 {
+		return errUsage
+	}
+	nr, err := number(args[0])
+	if err != nil {
+		return err
+	}
+	lasting, err := time.ParseDuration(args[1])
+	if err != nil {
+		return errUsage
+	}
+	runtime.LockOSThread()
+	last := syscall.Errno(1<<16 - 1) // none has this number
+	before := time.Now()
+	for end := before.Add(lasting); before.Before(end); {
+		now := time.Now()
+		_, _, errno := syscall.RawSyscall(nr, 0, 0, 0)
+		if errno != last {
+			fmt.Println(before.UnixNano(), verdictOf(args[0], 0, errno).Result)
+			last = errno
+		}
+		before = now
+	}
+	return nil
+}
