@@ -74,7 +74,7 @@ func (s *Service) adapt(ctx context.Context, c *container, before, after api.Dec
 		after.Changes[n-1].Results = results
 	}
 	c.put(after)
-	if err := s.cfg.Containers.Write(c.record()); err != nil {
+	if err := s.save(c); err != nil {
 		log.G(ctx).WithError(err).WithField("id", c.id.Container).Warn("forefend: changed policy not recorded")
 	}
 	return after, results

@@ -37,6 +37,9 @@ type Config struct {
 	// RuncOptions reads runc's options from the TOML of a containerd that does not know this runtime.
 	RuncOptions func(toml []byte) (*options.Options, error)
 
+	Agents     Agents        // nil: containers get none
+	AgentDelay time.Duration // how long a container runs before it gets its agent; 0: it gets it before it starts
+
 	AdmitDeadline time.Duration // for a running daemon to answer
 	ColdStart     time.Duration // for a daemon to start
 	Sample        time.Duration

@@ -26,6 +26,7 @@ type container struct {
 	spec     specs.Spec // what execs are clipped to: the rewritten spec, without the parts no exec needs
 	upper    string     // where writes to its root filesystem go, empty when that is not known
 	systemd  bool       // runc uses the systemd cgroup driver
+	agent    *seat      // nil before the container exists
 	pid      int
 	pidStart uint64
 	cgroup   map[string]string // where it is in each hierarchy
@@ -42,6 +43,7 @@ type container struct {
 	execs    map[string]*stdinEnd // standard inputs of execs that are watched, by exec id; guarded by mu
 	unlisted bool                 // no more of them are kept: the container is gone; guarded by mu
 
+	saving   sync.Mutex // held while the record is put together and written
 	updating sync.Mutex // held while an update is decided and applied; taken before mu
 	mu       sync.Mutex
 	decision api.Decision          // guarded by mu once the container exists
@@ -100,8 +102,16 @@ func socketName(id workload.ID) string {
 	return hex.EncodeToString(sum[:10])
 }
 
+// save writes the container's record. Who writes last has the newest.
+func (s *Service) save(c *container) error {
+	c.saving.Lock()
+	defer c.saving.Unlock()
+	return s.cfg.Containers.Write(c.record())
+}
+
 // record is what is kept on disk for the delete process and the daemon.
 func (c *container) record() record.Record {
+	agent := c.agent.recorded()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	start, _ := record.Start(os.Getpid()) // our own entry in /proc
@@ -109,6 +119,7 @@ func (c *container) record() record.Record {
 		Version: record.Version, ID: c.id, Run: c.decision.Facts.Run, Facts: c.decision.Facts, Bundle: c.bundle,
 		ShimPID: os.Getpid(), ShimStart: start, PID: c.pid, PIDStart: c.pidStart,
 		NotifySocket: c.notify, ShimSocket: c.socket, Resources: c.asked, Upper: c.upper, Cgroup: c.cgroup, Created: c.decision.Time, Started: c.started, Decision: &c.decision,
+		Agent: agent,
 	}
 	return r
 }

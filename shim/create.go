@@ -118,7 +118,7 @@ func (s *Service) prepare(ctx context.Context, r *taskv3.CreateTaskRequest) (_ *
 // record of how to clean up written first.
 func (s *Service) commit(ctx context.Context, c *container, b *bundle.Bundle) error {
 	if c.decision.Availability == api.ByNobody {
-		return s.cfg.Containers.Write(c.record())
+		return s.save(c)
 	}
 	requested := record.Request{Run: c.decision.Facts.Run, Spec: forDecision(b.Spec()), Kin: true, Own: true} // as prepare asked
 	profile, table := c.decision.Seccomp, c.decision.Table
@@ -129,6 +129,8 @@ func (s *Service) commit(ctx context.Context, c *container, b *bundle.Bundle) er
 		return err
 	}
 	c.offline = off && !in.Gated
+	c.agent = newSeat(s, c, b.Spec())
+	c.agent.offer(b.Spec())
 	if err := b.Check(bundle.CheckOptions{SystemdCgroup: c.systemd}); err != nil {
 		return fmt.Errorf("the rewritten spec is not one runc accepts: %w", err)
 	}
@@ -200,9 +202,10 @@ func (s *Service) created(ctx context.Context, c *container, pid uint32) error {
 	if err := s.openGate(c, group); err != nil {
 		return err
 	}
-	if err := s.cfg.Containers.Write(c.record()); err != nil {
+	if err := s.save(c); err != nil {
 		return err
 	}
+	c.agent.created()
 	c.watch = newWatch(s, c, group)
 	return nil
 }
@@ -211,6 +214,7 @@ func (s *Service) created(ctx context.Context, c *container, pid uint32) error {
 func (s *Service) undo(c *container) error {
 	s.remove(c.id.Container)
 	c.closeStdin("")
+	c.agent.close()
 	s.exits.forget(c.id.Container)
 	c.end()
 	errs := []error{c.closeGate()}

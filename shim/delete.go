@@ -36,6 +36,7 @@ func (s *Service) Delete(ctx context.Context, r *taskv3.DeleteRequest) (*taskv3.
 		s.exits.await(waiting, r.ID)
 		cancel()
 	}
+	c.agent.close() // before the namespaces and mounts that it is in are asked for back
 	over := c.deleteBegins()
 	resp, err := s.TTRPCTaskService.Delete(ctx, r)
 	over()

@@ -17,13 +17,19 @@ import (
 
 // Start starts the container or an exec; a container is sampled from then on.
 func (s *Service) Start(ctx context.Context, r *taskv3.StartRequest) (*taskv3.StartResponse, error) {
-	resp, err := s.TTRPCTaskService.Start(ctx, r)
 	c := s.container(r.ID)
+	if c != nil && r.ExecID == "" {
+		if err := c.agent.ready(ctx); err != nil {
+			return nil, grpcError(fmt.Errorf("forefend: start %s: %w: %w", r.ID, err, errdefs.ErrFailedPrecondition))
+		}
+	}
+	resp, err := s.TTRPCTaskService.Start(ctx, r)
 	if err != nil || c == nil {
 		return resp, err
 	}
 	if r.ExecID == "" && c.watch != nil {
 		c.watch.begin()
+		c.agent.started()
 	}
 	// What the client could not say.
 	later := context.WithoutCancel(ctx)
@@ -122,7 +128,7 @@ func (s *Service) Update(ctx context.Context, r *taskv3.UpdateTaskRequest) (*typ
 		return nil, err
 	}
 	c.adopt(after, resources)
-	if err := s.cfg.Containers.Write(c.record()); err != nil {
+	if err := s.save(c); err != nil {
 		log.G(ctx).WithError(err).WithField("id", r.ID).Warn("forefend: updated policy not recorded")
 	}
 	s.reporter.event(api.Event{

@@ -119,8 +119,8 @@ func (m manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	if rmerr := os.Remove(filepath.Join(m.cfg.NotifyDir, socketName(wid))); rmerr != nil && !errors.Is(rmerr, os.ErrNotExist) {
 		log.G(ctx).WithError(rmerr).Warn("forefend: listener socket not removed")
 	}
-	if rmerr := removeCgroup(lost.Cgroup); rmerr != nil { // its record stays: by it the daemon will do it
-		log.G(ctx).WithError(rmerr).Warn("forefend: cgroup of the dead container not removed")
+	if rmerr := errors.Join(lost.EndAgent(), removeCgroup(lost.Cgroup)); rmerr != nil { // its record stays: by it the daemon will do it
+		log.G(ctx).WithError(rmerr).Warn("forefend: agent or cgroup of the dead container not removed")
 	} else if rmerr := m.cfg.Containers.Remove(wid); rmerr != nil {
 		log.G(ctx).WithError(rmerr).Warn("forefend: record not removed")
 	}

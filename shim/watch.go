@@ -95,6 +95,7 @@ func (w *watch) run(ctx context.Context, exited <-chan workload.Exit) {
 			w.exit, w.ended = exit, time.Now()
 			w.mu.Unlock()
 			close(w.last)
+			w.waiting.Go(w.c.agent.close) // it has nothing left to do, and holds the namespaces
 			w.s.reporter.final(w.observation(), w.c.current())
 			return
 		case <-started:

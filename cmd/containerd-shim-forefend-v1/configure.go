@@ -31,6 +31,8 @@ func configure() (shim.Config, error) {
 		Privileged:    c.Privileged,
 		Site:          c.Site,
 		RuncOptions:   config.RuntimeOptions,
+		Agents:        agents(c.State),
+		AgentDelay:    c.Agent.Delay,
 		AdmitDeadline: c.Deadlines.Admit,
 		ColdStart:     c.Deadlines.ColdStart,
 		Sample:        c.Sample,
@@ -41,15 +43,18 @@ func configure() (shim.Config, error) {
 
 // daemonBinary is the forefend beside this shim, else the one in PATH: an
 // upgrade that replaces both replaces them together.
-func daemonBinary() string {
+func daemonBinary() string { return beside("forefend") }
+
+// beside finds a program of ours: beside this one, else in PATH.
+func beside(name string) string {
 	if self, err := os.Executable(); err == nil {
-		beside := filepath.Join(filepath.Dir(self), "forefend")
-		if _, err := os.Stat(beside); err == nil {
-			return beside
+		path := filepath.Join(filepath.Dir(self), name)
+		if _, err := os.Stat(path); err == nil {
+			return path
 		}
 	}
-	if found, err := exec.LookPath("forefend"); err == nil {
+	if found, err := exec.LookPath(name); err == nil {
 		return found
 	}
-	return "forefend"
+	return name
 }

@@ -175,6 +175,7 @@ func (s *Service) discard(ctx context.Context, r record.Record) {
 	if len(r.Cgroup) > 0 {
 		logError(ctx, cgroup.FromMap(r.Cgroup).Remove(), "cgroup of a dead container")
 	}
+	logError(ctx, r.EndAgent(), "agent of a dead shim")
 	if now, err := s.cfg.Containers.Read(r.ID); err == nil && now.Run != r.Run {
 		return // the next container of this name is coming to be
 	}

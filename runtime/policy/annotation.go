@@ -23,6 +23,10 @@ const (
 	AnnotationGroup = Prefix + "group"
 )
 
+// AnnotationNotify offers the application a socket for sd_notify(3) when it is "on". It loosens nothing: what comes over
+// it is a request.
+const AnnotationNotify = Prefix + "notify"
+
 // maxAnnotation bounds one annotation's value in bytes, maxList the names in it,
 // maxErrors the errors that are reported at once.
 const (
@@ -54,7 +58,7 @@ var plain = []Key{KeyMode, KeyAgent, KeyMemory, KeyMemorySoft, KeyMemorySwap, Ke
 
 // AnnotationNames lists every annotation ParseAnnotations knows, without Prefix.
 func AnnotationNames() []string {
-	names := []string{"user", "group"}
+	names := []string{"user", "group", "notify"}
 	for name := range lists {
 		names = append(names, name)
 	}
@@ -180,6 +184,12 @@ func parse(name, value string, origin Origin) ([]Claim, error) {
 	}
 	if Prefix+name == AnnotationUser || Prefix+name == AnnotationGroup {
 		return nil, CheckIdentity(value)
+	}
+	if Prefix+name == AnnotationNotify {
+		if value != "on" && value != "off" {
+			return nil, fmt.Errorf("%.40q is neither on nor off", value)
+		}
+		return nil, nil
 	}
 	return nil, unknownName()
 }

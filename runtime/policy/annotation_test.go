@@ -20,6 +20,7 @@ func TestParseAnnotations(t *testing.T) {
 		"forefend.dev/pids":                "100",
 		"forefend.dev/mode":                "Enforce",
 		"forefend.dev/agent":               "off",
+		"forefend.dev/notify":              "on",
 		"forefend.dev/network":             "off",
 		"forefend.dev/seccomp":             "unconfined",
 		"forefend.dev/readonly_root":       "on",
@@ -74,7 +75,7 @@ func TestParseAnnotations(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%v\nwant\n%v", got, want)
 	}
-	seen := map[string]bool{"user": true, "group": true}
+	seen := map[string]bool{"user": true, "group": true, "notify": true}
 	for _, c := range got {
 		seen[strings.TrimPrefix(c.Source, "annotation forefend.dev/")] = true
 		if !c.Key.Known() {
@@ -121,6 +122,7 @@ func TestAnnotationErrors(t *testing.T) {
 		{"", "", "annotation forefend.dev/: unknown"},
 		{"user", "", `"" is not a name`},
 		{"group", "a b", `"a b" is not a name`},
+		{"notify", "yes", `"yes" is neither on nor off`},
 		{"user", strings.Repeat("u", 129), "is not a name"},
 		{"syscalls.deny", "", `"" is not the name of a system call`},
 		{"syscalls.deny", "ptrace,,bpf", `"" is not the name of a system call`},

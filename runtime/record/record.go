@@ -39,6 +39,7 @@ type Record struct {
 	NotifySocket string            `json:"notify_socket,omitempty"` // where runc hands over the seccomp listener
 	ShimSocket   string            `json:"shim_socket,omitempty"`   // where the shim serves containerd and api.Adapter
 	Upper        string            `json:"upper,omitempty"`         // writable layer of the root filesystem
+	Agent        *Agent            `json:"agent,omitempty"`         // nil: the container has none
 	Created      time.Time         `json:"created,omitzero"`
 	Started      time.Time         `json:"started,omitzero"`
 	Decision     *api.Decision     `json:"decision,omitempty"`

@@ -42,6 +42,7 @@ type Config struct {
 	History    History
 	Prediction Prediction
 	Scan       Scan
+	Agent      Agent
 	Threats    Threats
 	Safeguards Safeguards
 	Metrics    Metrics
@@ -81,6 +82,11 @@ type Scan struct {
 	OSV           string        // directory or zip of vulnerability data; "": none
 }
 
+// Agent is how control agents come into containers.
+type Agent struct {
+	Delay time.Duration // how long a container runs before it gets its agent; 0: it gets it before it starts
+}
+
 // Metrics is where the daemon's figures can be read.
 type Metrics struct {
 	Listen string // "unix", "unix:PATH", "HOST:PORT" on the loopback interface, or "off"
@@ -115,6 +121,7 @@ func Default() *Config {
 		History:       History{RunsPerWorkload: 64, MaxAge: 90 * day, MaxBytes: 1 << 30},
 		Prediction:    Prediction{Coverage: 0.99, Seal: 0.2, MinRuns: 4},
 		Scan:          Scan{Enabled: true, FirstScanWait: 2 * time.Second, Timeout: 30 * time.Second, Memory: 512 << 20, Cache: 256 << 20},
+		Agent:         Agent{Delay: time.Second},
 		Threats:       Threats{HalfLife: 30 * day, Feeds: []string{"/etc/forefend/feeds"}},
 		Safeguards:    defaultSafeguards(),
 		Metrics:       Metrics{Listen: metricsUnix},

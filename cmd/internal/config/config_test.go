@@ -130,6 +130,8 @@ coverage = 0.9
 seal = 1
 min_runs = 2
 priors = "/srv/priors"
+[agent]
+delay = "250ms"
 [scan]
 enabled = false
 first_scan_wait = "0s"
@@ -186,6 +188,7 @@ groups = ["*"]
 		History:    History{8, 36 * time.Hour, 64 << 20},
 		Prediction: Prediction{0.9, 1, 2, "/srv/priors"},
 		Threats:    Threats{Feeds: []string{"/srv/feeds"}, HalfLife: 10 * day},
+		Agent:      Agent{Delay: 250 * time.Millisecond},
 		Scan:       Scan{OSV: "/srv/osv.zip", Timeout: 10 * time.Second, Memory: 128 << 20, Cache: 1 << 20},
 		Safeguards: Safeguards{
 			Levels: map[evidence.Level][]evidence.Safeguard{

@@ -103,6 +103,10 @@ func (c *Config) readTables(top *table) {
 	}
 	t.rest()
 
+	t = top.sub("agent")
+	t.duration("delay", &c.Agent.Delay, 0, time.Hour)
+	t.rest()
+
 	t = top.sub("prediction")
 	t.fraction("coverage", &c.Prediction.Coverage, 0.5, 0.9999)
 	t.fraction("seal", &c.Prediction.Seal, 0, 1)

@@ -188,6 +188,7 @@ const (
 	EventThreat   = "threat"   // it reached for a listed address, or matches an attack pattern
 	EventForecast = "forecast" // it is likely to reach a limit
 	EventRisk     = "risk"     // its risk has another level now
+	EventAgent    = "agent"    // its agent was replaced, or broke its channel's rules
 )
 
 // Event is one thing that happened to one container, or to the node.

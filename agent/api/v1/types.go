@@ -1,0 +1,167 @@
+package v1
+
+import "time"
+
+// ServiceName is the ttrpc service an agent serves.
+const ServiceName = "forefend.agent.v1.Agent"
+
+// Version is what this code speaks, Oldest the oldest version it understands.
+const (
+	Version = 1
+	Oldest  = 1
+)
+
+// The descriptors an agent starts with, beside the usual three.
+const (
+	ChannelFD = 3 // its end of the socketpair
+	KeyFD     = 4 // a sealed memfd with the channel's key
+)
+
+// The first bytes of an agent, before any call: HelloMagic and its version. They say that it runs and holds the key.
+const (
+	HelloMagic = "forefend-agent/"
+	HelloSize  = len(HelloMagic) + 1
+)
+
+// HandshakeRequest is the first call. Before it the agent opens no socket: the shim makes it once the agent is in its
+// cgroup.
+type HandshakeRequest struct {
+	Version int    `json:"version"`
+	Oldest  int    `json:"oldest"`
+	Name    string `json:"name"` // of the container, for the agent's messages
+	// Notify is the name of the abstract socket, without its "@", on which applications may speak; empty: none.
+	Notify string `json:"notify,omitempty"`
+}
+
+// HandshakeResponse is what the agent is and finds.
+type HandshakeResponse struct {
+	Version      int      `json:"version"`
+	Build        string   `json:"build,omitempty"`
+	PID          int      `json:"pid"`
+	UID          int      `json:"uid"`
+	Kernel       string   `json:"kernel"` // uname's release
+	Capabilities []string `json:"capabilities"`
+	Dumpable     bool     `json:"dumpable"`
+	NoNewPrivs   bool     `json:"no_new_privileges"`
+	Seccomp      bool     `json:"seccomp"`
+	Features     []string `json:"features"`           // what works here: "sock_diag", "notify"
+	Degraded     []string `json:"degraded,omitempty"` // what does not, and why
+}
+
+// ApplyRequest asks to put settings in force. All of a dimension takes effect, or nothing of it.
+type ApplyRequest struct {
+	Revision   int         `json:"revision"` // of the decision it follows from; it never goes back
+	Dimensions []Dimension `json:"dimensions"`
+}
+
+// Dimension is one side of a policy as the agent applies it.
+type Dimension struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// The dimensions an agent knows.
+const (
+	DimensionNotify = "notify" // "on" or "off": whether application messages are taken
+	DimensionWatch  = "watch"  // how often sockets are looked at when nothing changes, a duration; "0s": not at all
+)
+
+// ApplyResponse has one result for each dimension asked for.
+type ApplyResponse struct {
+	Revision int      `json:"revision"`
+	Results  []Result `json:"results"`
+}
+
+// Result is what became of one dimension: the words of api.Result of the orchestrator.
+type Result struct {
+	Name   string `json:"name"`
+	Status string `json:"status"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// What became of a dimension.
+const (
+	Applied   = "applied"
+	Unchanged = "unchanged"
+	Refused   = "refused"
+)
+
+// DumpRequest asks for the sockets of the network namespace.
+type DumpRequest struct {
+	Limit int `json:"limit,omitempty"` // connections; 0: 1000, which is also the most
+}
+
+// DumpResponse is what was there at one moment.
+type DumpResponse struct {
+	Listening   []Socket `json:"listening"`
+	Connections []Socket `json:"connections"`
+	Left        int      `json:"left,omitempty"` // connections beyond the limit
+}
+
+// Socket is one socket as the kernel tells of it.
+type Socket struct {
+	Protocol string `json:"protocol"` // tcp, tcp6, udp, udp6
+	State    string `json:"state"`    // of TCP: LISTEN, ESTABLISHED, …; of UDP: OPEN or CONNECTED
+	Local    string `json:"local"`    // address:port
+	Remote   string `json:"remote,omitempty"`
+	UID      uint32 `json:"uid"` // as the host counts
+	Inode    uint32 `json:"inode,omitempty"`
+	Cgroup   uint64 `json:"cgroup,omitempty"` // id of the v2 cgroup it was made in
+}
+
+// EventsRequest asks for events after a sequence number. The answer is held until there is one or Wait has passed.
+type EventsRequest struct {
+	After uint64        `json:"after"`
+	Wait  time.Duration `json:"wait,omitempty"`
+}
+
+// EventsResponse are events in order, at most MaxEvents; Next is the After of the next request.
+type EventsResponse struct {
+	Events []Event `json:"events,omitempty"`
+	Next   uint64  `json:"next"`
+	Lost   uint64  `json:"lost,omitempty"` // events that were dropped since the last answer: too many at once
+}
+
+// MaxEvents is how many events one answer carries, and how many wait in an agent.
+const MaxEvents = 128
+
+// Kinds of events.
+const (
+	EventListening = "listening" // a socket listens that did not
+	EventClosed    = "closed"    // a listening socket is gone
+	EventReady     = "ready"     // READY=1 of sd_notify(3)
+	EventReloading = "reloading" // RELOADING=1
+	EventStopping  = "stopping"  // STOPPING=1
+	EventStatus    = "status"    // STATUS=…
+	EventAsked     = "asked"     // FOREFEND_REQUEST=…: the application asks for a change of its policy
+	EventRefused   = "refused"   // messages that were not taken: too large, too many, malformed
+)
+
+// Event is one thing that happened in the network namespace.
+type Event struct {
+	Seq    uint64    `json:"seq"`
+	Time   time.Time `json:"time"`
+	Kind   string    `json:"kind"`
+	Socket *Socket   `json:"socket,omitempty"`
+	// PID, UID and GID are the sender's of an application message, as the kernel says and the host counts.
+	PID int `json:"pid,omitempty"`
+	UID int `json:"uid,omitempty"`
+	GID int `json:"gid,omitempty"`
+	// Text is a status line, or why messages were refused.
+	Text string `json:"text,omitempty"`
+	// Asked are the settings of an EventAsked: names and values of annotations.
+	Asked map[string]string `json:"asked,omitempty"`
+	Count int               `json:"count,omitempty"` // of messages refused
+}
+
+// HealthResponse is how the agent is.
+type HealthResponse struct {
+	Revision   int           `json:"revision"`
+	Uptime     time.Duration `json:"uptime"`
+	Goroutines int           `json:"goroutines"`
+	Files      int           `json:"files"`  // open descriptors
+	Memory     int64         `json:"memory"` // bytes from the kernel, as the Go runtime counts
+	CPU        time.Duration `json:"cpu"`
+	Watch      string        `json:"watch"` // how often sockets are looked at now
+	Events     uint64        `json:"events"`
+}

@@ -1,0 +1,56 @@
+package api
+
+import (
+	"time"
+
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// AgentRequest asks a shim, or the daemon, about a container's agent. With Now one that waits is injected first.
+type AgentRequest struct {
+	Version int         `json:"version"`
+	Oldest  int         `json:"oldest,omitempty"` // see Understood; the client fills it in
+	ID      workload.ID `json:"id"`
+	Now     bool        `json:"now,omitempty"`
+}
+
+// How it stands with an agent.
+const (
+	AgentRunning = "running"
+	AgentWaiting = "waiting" // it has not been injected yet
+	AgentNone    = "none"    // the container has none
+	AgentFailed  = "failed"  // it should run and does not
+)
+
+// Agent is how it stands with a container's agent. What the agent says of itself and sees is its claim.
+type Agent struct {
+	Status string `json:"status"`
+	Reason string `json:"reason,omitempty"` // for waiting, none and failed; of a running one, why the last process ended
+
+	PID          int            `json:"pid,omitempty"`
+	UID          int            `json:"uid,omitempty"`
+	Build        string         `json:"build,omitempty"`
+	Kernel       string         `json:"kernel,omitempty"`
+	Capabilities []string       `json:"capabilities,omitempty"`
+	Features     []string       `json:"features,omitempty"`
+	Degraded     []string       `json:"degraded,omitempty"`
+	Uptime       time.Duration  `json:"uptime,omitempty"`
+	CPU          time.Duration  `json:"cpu,omitempty"`
+	Memory       int64          `json:"memory,omitempty"` // bytes from the kernel
+	Files        int            `json:"files,omitempty"`
+	Restarts     int            `json:"restarts,omitempty"`
+	Faults       map[string]int `json:"faults,omitempty"` // of its channel, by kind
+
+	Listening   []Socket `json:"listening,omitempty"`
+	Connections []Socket `json:"connections,omitempty"`
+	Left        int      `json:"left,omitempty"` // connections beyond those listed
+}
+
+// Socket is a socket of a container's network namespace.
+type Socket struct {
+	Protocol string `json:"protocol"`
+	State    string `json:"state"`
+	Local    string `json:"local"`
+	Remote   string `json:"remote,omitempty"`
+	UID      uint32 `json:"uid"`
+}
