@@ -132,6 +132,8 @@ func ParseSetting(name, value string, o Origin) ([]Claim, error) {
 		return []Claim{{Key: KeySealed, Value: v, Origin: o, Amends: o.Author == Request}}, err
 	case "user", "group":
 		return nil, errors.New("is part of who the container is, and stays")
+	case "notify":
+		return nil, errors.New("is offered when the container is created")
 	}
 	return parse(name, value, o)
 }
@@ -140,7 +142,7 @@ func ParseSetting(name, value string, o Origin) ([]Claim, error) {
 func SettingNames() []string {
 	names := append(AnnotationNames(), string(KeySealed))
 	slices.Sort(names)
-	return slices.DeleteFunc(names, func(s string) bool { return s == "user" || s == "group" })
+	return slices.DeleteFunc(names, func(s string) bool { return s == "user" || s == "group" || s == "notify" })
 }
 
 // Setting finds the claims that ParseSetting makes of a name, or some of them: it returns whether one is.
