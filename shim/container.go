@@ -34,6 +34,7 @@ type container struct {
 	supervised *seccomp.Container // nil: nothing is supervised
 	files      *mounts.Files      // what is mounted over its files; nil when that is not known; for who holds updating
 	watch      *watch             // nil before the container exists
+	urgent     urgency            // tells watch
 	stdin      *stdinEnd          // nil when it has no standard input to watch
 	gate       Gate               // nil: there is none
 	gateless   error              // why there is none

@@ -85,6 +85,7 @@ func (s *Service) prepare(ctx context.Context, r *taskv3.CreateTaskRequest) (_ *
 		bundle: r.Bundle,
 		notify: filepath.Join(s.cfg.NotifyDir, socketName(id)),
 		socket: s.socket,
+		urgent: newUrgency(),
 	}
 	req := api.AdmitRequest{
 		Version:      api.Version,

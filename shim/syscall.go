@@ -38,6 +38,16 @@ func (s *Service) onSyscall(e seccomp.Event) {
 		return // expected, or a first run in which everything is new
 	}
 	s.reporter.event(out)
+	if out.Kind != api.EventLearned {
+		c.urgent.call()
+	}
+}
+
+// onNew is told of a destination or program that a container has not named before.
+func (s *Service) onNew(container string) {
+	if c := s.container(container); c != nil {
+		c.urgent.call()
+	}
 }
 
 // onSupervisorError reports what went wrong with one container's supervision.

@@ -82,6 +82,8 @@ func (w *watch) run(ctx context.Context, exited <-chan workload.Exit) {
 	defer timer.Stop()
 	var next time.Time
 	started := w.started
+	var pace urgentPace
+	var urgent <-chan time.Time // nil: nothing urgent waits
 	for {
 		select {
 		case <-ctx.Done():
@@ -102,10 +104,22 @@ func (w *watch) run(ctx context.Context, exited <-chan workload.Exit) {
 			started = nil
 			timer.Reset(delay)
 			next = time.Now().Add(w.s.cfg.Sample) // the first checkpoint makes the container's usage known soon
+		case <-w.c.urgent:
+			if started == nil && urgent == nil { // before the start the first checkpoint is soon enough
+				urgent = time.After(pace.wait(time.Now()))
+			}
+		case now := <-urgent:
+			urgent = nil
+			pace.spend(now)
+			w.sample()
+			w.checkpoint(now)
 		case now := <-timer.C:
 			w.sample()
 			delay = min(delay*2, w.s.cfg.Sample)
 			timer.Reset(delay)
+			if w.reports > 0 && rose(w.lastReport.Usage, w.totals()) {
+				w.c.urgent.call()
+			}
 			if !now.Before(next) {
 				next = now.Add(w.s.cfg.Checkpoint)
 				w.checkpoint(now)
@@ -137,6 +151,12 @@ func (w *watch) sample() {
 		w.series.Add(sample)
 		w.mu.Unlock()
 	}
+}
+
+func (w *watch) totals() workload.Usage {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.series.Totals()
 }
 
 func (w *watch) close() {

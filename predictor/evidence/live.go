@@ -29,6 +29,7 @@ type Contact struct {
 	Confidence  float64   `json:"confidence"`     // 0 to 1, as of now: it decays with the indicator's age
 	Listed      time.Time `json:"listed,omitzero"`
 	Refused     bool      `json:"refused,omitempty"`
+	Seen        time.Time `json:"seen,omitzero"` // when this run was last caught at it; zero: not by this run
 }
 
 // Technique is an attack pattern that observations matched.
@@ -38,6 +39,8 @@ type Technique struct {
 	Confidence float64 `json:"confidence"` // 0 to 1
 	Severity   float64 `json:"severity"`   // 0 to 1
 	Why        string  `json:"why"`        // what matched
+
+	Seen time.Time `json:"seen,omitzero"` // when this run was last caught at it; zero: not by this run
 }
 
 // Standing is what is known of a user or a group.

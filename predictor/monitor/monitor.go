@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -66,6 +67,9 @@ type run struct {
 	tracks   tracks
 	seen     map[string]uint64 // destinations
 	refused  map[string]uint64 // likewise, what did not reach them
+	syscalls map[string]uint64 // as of the last report
+	denied   map[string]uint64
+	programs map[string]uint64
 	found    evidence.Findings
 }
 
@@ -92,10 +96,10 @@ func (m *Monitor) Observe(o *workload.Observation, s Subject, now time.Time) (fo
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	fresh.Anomalies = r.watch.Observe(*o, now)
-	m.contacts(r, o, now, &fresh)
 	if m.threats != nil {
-		fresh.Techniques = unknown(r.found.Techniques, m.threats.Techniques(o, s.Program))
+		fresh.Techniques = m.techniques(r, o, s.Program, now)
 	}
+	m.contacts(r, o, now, &fresh)
 	fresh.Forecasts = r.tracks.observe(o, s.Limits, now)
 	fresh = fresh.Bounded()
 	r.found = r.found.With(fresh)
@@ -124,13 +128,53 @@ func (m *Monitor) contacts(r *run, o *workload.Observation, now time.Time, fresh
 	}
 	for _, list := range [][]string{news, refused} {
 		for _, c := range m.threats.Contacts(now, list) {
+			c.Seen = now
+			_, c.Refused = o.Refused[c.Destination] // its connect may have been seen, too
 			if key := c.Destination + "\x00" + c.Feed; !known[key] {
 				known[key] = true
-				_, c.Refused = o.Refused[c.Destination] // its connect may have been seen, too
 				fresh.Contacts = append(fresh.Contacts, c)
+				continue
+			}
+			r.found = r.found.With(evidence.Findings{Contacts: []evidence.Contact{c}}) // no news, but now
+		}
+	}
+}
+
+// techniques are the patterns that the run as a whole matches for the first time. What it matches by what it did since the
+// last report alone it is caught at again.
+func (m *Monitor) techniques(r *run, o *workload.Observation, p Program, now time.Time) []evidence.Technique {
+	fresh := unknown(r.found.Techniques, m.threats.Techniques(o, p))
+	for i := range fresh {
+		fresh[i].Seen = now
+	}
+	latest := *o
+	latest.Syscalls, latest.Denied = since(r.syscalls, o.Syscalls), since(r.denied, o.Denied)
+	latest.Programs, latest.Destinations = since(r.programs, o.Programs), since(r.seen, o.Destinations)
+	r.syscalls, r.denied, r.programs = o.Syscalls, o.Denied, o.Programs
+	if len(r.found.Techniques) == 0 {
+		return fresh
+	}
+	known := slices.Clone(r.found.Techniques) // others hold the old ones
+	for _, t := range m.threats.Techniques(&latest, p) {
+		for i := range known {
+			if known[i].ID == t.ID {
+				known[i].Seen = now
 			}
 		}
 	}
+	r.found.Techniques = known
+	return fresh
+}
+
+// since is what was counted since the counts before.
+func since(before, now map[string]uint64) map[string]uint64 {
+	out := make(map[string]uint64)
+	for name, n := range now {
+		if n > before[name] {
+			out[name] = n - before[name]
+		}
+	}
+	return out
 }
 
 // more lists what was counted since the counts before.

@@ -75,6 +75,18 @@ func TestContactsAndTechniquesAreFoundOnce(t *testing.T) {
 	if len(fresh.Contacts)+len(fresh.Techniques) != 0 || len(found.Contacts) != 1 || len(found.Techniques) != 1 {
 		t.Errorf("told again: %+v, in all %+v", fresh, found)
 	}
+	caught := clock.Add(20 * time.Second)
+	if !found.Contacts[0].Seen.Equal(caught) || !found.Techniques[0].Seen.Equal(caught) {
+		t.Errorf("caught again although nothing was added: %+v", found)
+	}
+	found, fresh = m.Observe(report("r", 40*time.Second, func(o *workload.Observation) {
+		bad(o)
+		o.Destinations["tcp/192.0.2.66:443"], o.Syscalls["unshare"] = 2, 2
+	}), s, clock.Add(40*time.Second))
+	caught = clock.Add(40 * time.Second)
+	if len(fresh.Contacts)+len(fresh.Techniques) != 0 || !found.Contacts[0].Seen.Equal(caught) || !found.Techniques[0].Seen.Equal(caught) {
+		t.Errorf("done again: %+v, news %+v", found, fresh)
+	}
 }
 
 // A listed destination that was refused is a contact that did not come about.

@@ -108,13 +108,19 @@ func (s *Series) addTotals(sample Sample) {
 // Usage returns what was used up to the last sample. With one sample only, its
 // CPU total is all that is known and is taken, runc's init included.
 func (s *Series) Usage() workload.Usage {
+	u := s.Totals()
+	u.Series = s.points.series()
+	return u
+}
+
+// Totals returns the usage without its series, which costs nothing.
+func (s *Series) Totals() workload.Usage {
 	u := s.usage
 	u.CPUSeconds = s.cpu.Seconds()
 	if u.Samples == 1 {
 		u.CPUSeconds = s.first.CPU.Seconds()
 	}
 	u.CPUPeak = s.peak.cores()
-	u.Series = s.points.series()
 	return u
 }
 

@@ -123,6 +123,12 @@ func (c *Container) accept() {
 	}
 }
 
+func (c *Container) news() {
+	if f := c.supervisor.config.OnNew; f != nil {
+		f(c.id)
+	}
+}
+
 func (c *Container) report(err error) {
 	if f := c.supervisor.config.OnError; f != nil {
 		f(c.id, err)

@@ -82,17 +82,20 @@ type tagged struct {
 // maxTagged bounds the distinct destinations, and programs, remembered per container.
 const maxTagged = 256
 
-func (d *tagged) add(key string) {
+// add counts one and reports whether it is the first with that key.
+func (d *tagged) add(key string) (first bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if _, known := d.counts[key]; key == "" || !known && len(d.counts) >= maxTagged {
+	_, known := d.counts[key]
+	if key == "" || !known && len(d.counts) >= maxTagged {
 		d.lost++
-		return
+		return false
 	}
 	if d.counts == nil {
 		d.counts = make(map[string]uint64)
 	}
 	d.counts[key]++
+	return !known
 }
 
 func (d *tagged) collect() (counts map[string]uint64, lost uint64) {

@@ -87,11 +87,8 @@ func (r *responder) answer(l *listener, d Decision) {
 	if d.Verdict != Watch || !d.Kin && !d.Own { // else it would be learned, and then be allowed towards everybody
 		count = calls.add(r.n.nr, d.Verdict)
 	}
-	if internet {
-		c.destinations.add(where)
-	}
-	if executes {
-		c.programs.add(path)
+	if internet && c.destinations.add(where) || executes && c.programs.add(path) {
+		c.news()
 	}
 	if d.Verdict == Watch && r.n.arch == nativeAuditArch {
 		c.recent.add(r.n.nr, r.n.pid, time.Now())

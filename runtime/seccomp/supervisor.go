@@ -15,11 +15,14 @@ var ErrClosed = errors.New("seccomp supervisor is closed")
 // defaultEventBuffer holds a first run's surprises of a few containers.
 const defaultEventBuffer = 256
 
-// Config says where a Supervisor reports to. Both functions may be nil.
+// Config says where a Supervisor reports to. All functions may be nil.
 type Config struct {
 	// OnEvent gets each Event, one at a time. While it runs events are buffered,
 	// and dropped (and counted) when the buffer is full; calls never wait for it.
 	OnEvent func(Event)
+	// OnNew is told of a container's destination or program that was not counted before. Calls wait for it: it must
+	// not block. Any goroutine.
+	OnNew func(container string)
 	// OnError gets what went wrong in a handover from runc; any goroutine.
 	OnError func(container string, err error)
 	// EventBuffer is how many events may wait; 0 means 256.
