@@ -17,7 +17,7 @@ func judge(cfg *config.Config) func(foresight.Known) foresight.Judgement {
 	class := func(c seccomp.Class) func(string) bool {
 		return func(name string) bool { return seccomp.Classify(name) == c }
 	}
-	sensitive := slices.DeleteFunc(seccomp.Names(), func(n string) bool { return seccomp.Classify(n) != seccomp.ClassSensitive })
+	sensitive := sensitiveCalls()
 	return func(k foresight.Known) (j foresight.Judgement) {
 		f := k.Request.Facts
 		profile := cfg.Site.Profile(f.User, f.Group)
@@ -47,4 +47,8 @@ func judge(cfg *config.Config) func(foresight.Known) foresight.Judgement {
 func safeguards(cfg *config.Config) recommend.Table {
 	s := cfg.Safeguards
 	return recommend.Table{Levels: s.Levels, Costs: recommend.Costs{Incident: s.CostOfIncident, Breakage: s.CostOfBreakage}}
+}
+
+func sensitiveCalls() []string {
+	return slices.DeleteFunc(seccomp.Names(), func(n string) bool { return seccomp.Classify(n) != seccomp.ClassSensitive })
 }

@@ -168,6 +168,7 @@ func (d *daemon) orchestration() orchestrator.Config {
 		Status:     d.status,
 		Meter:      d.meter,
 		Monitor:    d.watcher(),
+		Responder:  d.responder(),
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"forefend.dev/forefend/cmd/internal/config/techniques"
 	"forefend.dev/forefend/predictor/monitor"
 	"forefend.dev/forefend/predictor/nodeload"
+	"forefend.dev/forefend/predictor/recommend"
 	"forefend.dev/forefend/predictor/threat"
 	"forefend.dev/forefend/runtime/orchestrator"
 	"forefend.dev/forefend/runtime/orchestrator/identity"
@@ -81,7 +82,22 @@ const saveEvery = 5 * time.Minute
 
 // watcher shows the monitor to the orchestrator.
 func (d *daemon) watcher() orchestrator.Monitor {
-	return &foresight.Watcher{Monitor: d.monitor, Assess: foresight.Reassess, Now: time.Now}
+	calm := d.cfg.Safeguards.Calm
+	if !d.cfg.Safeguards.Live {
+		calm = 0 // nothing follows a risk that falls
+	}
+	return &foresight.Watcher{Monitor: d.monitor, Calm: calm, Now: time.Now}
+}
+
+// responder lets safeguards follow the risk of running containers; nil: the site does not want that.
+func (d *daemon) responder() orchestrator.Responder {
+	s := d.cfg.Safeguards
+	if !s.Live {
+		return nil
+	}
+	return &foresight.Responder{
+		Table: safeguards(d.cfg), Pace: recommend.Pace{Calm: s.Calm, PerMinute: s.PerMinute}, Sensitive: sensitiveCalls(),
+	}
 }
 
 // scanner is how this daemon, and the command line, scan.

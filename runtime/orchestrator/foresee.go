@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 
 	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/runtime/orchestrator/admit"
@@ -128,8 +127,10 @@ func (s *Service) watch(ctx context.Context, o *workload.Observation) {
 	}
 	s.mu.Unlock()
 	for _, e := range news {
-		log.G(ctx).WithFields(log.Fields{"id": o.ID.String(), "run": o.Run, "kind": e.Kind}).Info("forefend: " + e.Message)
-		s.publish(e)
+		s.tell(ctx, e)
+	}
+	if s.cfg.Responder != nil && !o.Final {
+		s.responses.at(o.ID, s.cfg.Now())
 	}
 }
 

@@ -58,6 +58,9 @@ func (s *Service) dropLocked(id workload.ID) {
 		if s.monitor != nil {
 			s.monitor.Forget(r.decision.Facts.Run)
 		}
+		if s.cfg.Responder != nil {
+			s.cfg.Responder.Forget(r.decision.Facts.Run)
+		}
 	}
 }
 

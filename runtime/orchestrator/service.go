@@ -57,6 +57,7 @@ type Config struct {
 	Status     func() api.Status // what the daemon says of itself; Service adds its counts
 	Meter      Meter             // nil: nothing is counted
 	Monitor    Monitor           // nil: nothing is made of reports but history
+	Responder  Responder         // nil: risks of running containers are told of, and nothing is done; needs a Monitor
 }
 
 // Service implements api.Orchestrator.
@@ -67,6 +68,8 @@ type Service struct {
 	identity  Identifier
 	predictor Predictor
 	monitor   Monitor
+	responses *responses
+	adjust    func(context.Context, api.AdjustRequest) (api.AdjustResponse, error) // Adjust
 	events    *feed
 	seal      chan api.Decision
 	absent    map[string]time.Time // open runs without a container, since when; upkeep alone uses it
@@ -102,7 +105,7 @@ var _ api.Orchestrator = (*Service)(nil)
 func New(cfg Config, h History, j Journal, id Identifier, p Predictor, recent []api.Event) *Service {
 	s := &Service{
 		cfg: cfg, history: h, journal: j, identity: id, predictor: p, monitor: cfg.Monitor,
-		events: newFeed(recent), seal: make(chan api.Decision, sealQueue), seed: maphash.MakeSeed(), sealed: make(map[workload.Key]sealNote), running: make(map[workload.ID]*running), absent: make(map[string]time.Time),
+		responses: newResponses(), events: newFeed(recent), seal: make(chan api.Decision, sealQueue), seed: maphash.MakeSeed(), sealed: make(map[workload.Key]sealNote), running: make(map[workload.ID]*running), absent: make(map[string]time.Time),
 		meter: cfg.Meter,
 	}
 	if s.meter == nil {

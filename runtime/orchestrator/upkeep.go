@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -32,6 +33,11 @@ const (
 // collects what crashed shims left. Once it has returned nobody waits for events.
 func (s *Service) Run(ctx context.Context) error {
 	defer s.events.end()
+	if s.cfg.Responder != nil && s.adjust != nil {
+		var beside sync.WaitGroup
+		defer beside.Wait()
+		beside.Go(func() { s.respond(ctx) })
+	}
 	tick := time.NewTicker(upkeepEvery)
 	defer tick.Stop()
 	s.upkeep(ctx)

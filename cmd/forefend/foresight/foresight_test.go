@@ -9,6 +9,7 @@ import (
 	"forefend.dev/forefend/cmd/forefend/scans"
 	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/predictor/monitor"
+	"forefend.dev/forefend/predictor/risk"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/workload"
 )
@@ -127,19 +128,47 @@ func TestEventsOfFindings(t *testing.T) {
 }
 
 func TestWatcher(t *testing.T) {
-	w := &Watcher{
-		Monitor: monitor.New(monitor.Limits{}, nil), Now: func() time.Time { return clock.Add(time.Minute) },
-		Assess: func(d api.Decision, f evidence.Findings) *evidence.Risk {
-			return &evidence.Risk{Score: float64(len(f.Forecasts))}
-		},
-	}
+	w := &Watcher{Monitor: monitor.New(monitor.Limits{}, nil), Now: func() time.Time { return clock.Add(time.Minute) }}
 	o := &workload.Observation{Run: "r", Started: clock, Usage: workload.Usage{MemoryLast: 1 << 20}}
 	found, news := w.Watch(o, api.Decision{}, evidence.Findings{})
-	if len(found.Forecasts) != 3 || len(news) != 0 || w.Reassess(api.Decision{}, found).Score != 3 || w.Monitor.Runs() != 1 {
+	if len(found.Forecasts) != 3 || len(news) != 0 || w.Reassess(api.Decision{}, found) != nil || w.Monitor.Runs() != 1 {
 		t.Errorf("%+v %+v", found, news)
 	}
 	w.Forget("r")
 	if w.Monitor.Runs() != 0 {
 		t.Error("not forgotten")
+	}
+}
+
+// What a container is not found at again fades; what spoke against it from the start does not.
+func TestReassessFades(t *testing.T) {
+	past := evidence.Findings{Contacts: []evidence.Contact{{Destination: "tcp/192.0.2.9:1", Feed: "f", Confidence: 0.2}}}
+	d := api.Decision{Findings: past}
+	first := risk.Assess(risk.Input{Contacts: past.Contacts, Known: true})
+	d.Risk = &first
+	found := evidence.Findings{
+		Contacts:   []evidence.Contact{{Destination: "tcp/192.0.2.1:1", Feed: "f", Confidence: 0.9, Seen: clock}},
+		Techniques: []evidence.Technique{{ID: "T1611", Confidence: 0.8, Severity: 0.9, Seen: clock}},
+		Anomalies:  []evidence.Anomaly{{Kind: evidence.AnomalyPrograms, Score: 4, Threshold: 1, Time: clock}},
+	}
+	last := 101.0
+	for minutes := range 30 {
+		r := Reassess(d, found, clock.Add(time.Duration(minutes)*time.Minute), 5*time.Minute)
+		switch {
+		case minutes == 0 && r.Level != evidence.Critical:
+			t.Errorf("at first: %+v", r)
+		case r.Score > last, r.Score < first.Score-1e-9:
+			t.Errorf("after %d minutes %v, before %v, at first %v", minutes, r.Score, last, first.Score)
+		}
+		last = r.Score
+	}
+	if last > first.Score+1e-9 {
+		t.Errorf("after half an hour of calm %v, at the start %v", last, first.Score)
+	}
+	if r := Reassess(d, found, clock.Add(30*24*time.Hour), 0); r.Level != evidence.Critical {
+		t.Errorf("without fading: %+v", r)
+	}
+	if Reassess(api.Decision{}, found, clock, time.Minute) != nil {
+		t.Error("a risk of what was never judged")
 	}
 }

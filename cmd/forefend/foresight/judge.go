@@ -1,7 +1,9 @@
 package foresight
 
 import (
+	"math"
 	"slices"
+	"time"
 
 	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/predictor/risk"
@@ -49,18 +51,64 @@ func privileges(req *api.AdmitRequest) risk.Privileges {
 	return p
 }
 
-// dynamic are the factors that what a running container does can change.
-var dynamic = []string{evidence.FactorThreats, evidence.FactorTechniques, evidence.FactorAnomaly}
-
-// Reassess is the risk of a running container: what spoke against it when it was decided, and what it and its like were
-// found at.
-func Reassess(d api.Decision, found evidence.Findings) *evidence.Risk {
+// Reassess is the risk of a running container: what spoke against it when it was decided, and what it was found at since.
+// What it is not found at again counts half after each calm; with calm 0 it counts for as long as the container runs.
+func Reassess(d api.Decision, found evidence.Findings, now time.Time, calm time.Duration) *evidence.Risk {
 	if d.Risk == nil {
 		return nil
 	}
-	factors := slices.DeleteFunc(slices.Clone(d.Risk.Factors), func(f evidence.Factor) bool { return slices.Contains(dynamic, f.Name) })
 	all := d.Findings.With(found)
-	now := risk.Assess(risk.Input{Contacts: all.Contacts, Techniques: all.Techniques, Anomalies: all.Anomalies})
-	r := risk.Of(append(factors, now.Factors...))
+	live := risk.Assess(risk.Input{Contacts: all.Contacts, Techniques: all.Techniques, Anomalies: all.Anomalies})
+	factors := slices.Clone(d.Risk.Factors)
+	for _, f := range live.Factors {
+		f.Likelihood *= fading(lastSeen(found, f.Name), now, calm)
+		i := slices.IndexFunc(factors, func(g evidence.Factor) bool { return g.Name == f.Name })
+		switch {
+		case i < 0:
+			factors = append(factors, f)
+		case f.Severity*f.Likelihood > factors[i].Severity*factors[i].Likelihood:
+			factors[i] = f
+		}
+	}
+	r := risk.Of(factors)
 	return &r
+}
+
+// lastSeen is when a run was last caught at what a factor is about; zero: never.
+func lastSeen(f evidence.Findings, factor string) (last time.Time) {
+	see := func(t time.Time) {
+		if t.After(last) {
+			last = t
+		}
+	}
+	switch factor {
+	case evidence.FactorThreats:
+		for _, c := range f.Contacts {
+			see(c.Seen)
+		}
+	case evidence.FactorTechniques:
+		for _, t := range f.Techniques {
+			see(t.Seen)
+		}
+	case evidence.FactorAnomaly:
+		for _, a := range f.Anomalies {
+			see(a.Time)
+		}
+	}
+	return last
+}
+
+// faded is the part of a likelihood below which nothing is left of it.
+const faded = 0.05
+
+// fading is what is left of a likelihood: half of it after each calm.
+func fading(last, now time.Time, calm time.Duration) float64 {
+	if calm <= 0 || last.IsZero() {
+		return 1
+	}
+	w := math.Exp2(-max(0, now.Sub(last).Seconds()) / calm.Seconds())
+	if w < faded {
+		return 0
+	}
+	return w
 }

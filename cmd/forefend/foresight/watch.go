@@ -23,9 +23,8 @@ const (
 // Watcher shows a monitor as the orchestrator's.
 type Watcher struct {
 	Monitor *monitor.Monitor
-	// Assess works out the risk of a running container.
-	Assess func(api.Decision, evidence.Findings) *evidence.Risk
-	Now    func() time.Time
+	Calm    time.Duration // see Reassess
+	Now     func() time.Time
 }
 
 var _ orchestrator.Monitor = (*Watcher)(nil)
@@ -41,7 +40,9 @@ func (w *Watcher) Watch(o *workload.Observation, d api.Decision, before evidence
 }
 
 // Reassess implements orchestrator.Monitor.
-func (w *Watcher) Reassess(d api.Decision, f evidence.Findings) *evidence.Risk { return w.Assess(d, f) }
+func (w *Watcher) Reassess(d api.Decision, f evidence.Findings) *evidence.Risk {
+	return Reassess(d, f, w.Now(), w.Calm)
+}
 
 // Forget implements orchestrator.Monitor.
 func (w *Watcher) Forget(run string) { w.Monitor.Forget(run) }

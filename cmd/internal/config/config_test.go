@@ -148,6 +148,9 @@ high = ["freeze"]
 critical = []
 cost_of_incident = 2.5
 cost_of_breakage = 0
+live = false
+calm = "1h"
+changes_per_minute = 1
 [defaults]
 memory = "512Mi"
 "memory.soft" = 1048576
@@ -194,7 +197,7 @@ groups = ["*"]
 			Levels: map[evidence.Level][]evidence.Safeguard{
 				evidence.Low: nil, evidence.Medium: {evidence.SafeguardWatch, evidence.SafeguardPIDs}, evidence.High: {evidence.SafeguardFreeze}, evidence.Critical: nil,
 			},
-			CostOfIncident: 2.5,
+			CostOfIncident: 2.5, Calm: time.Hour, PerMinute: 1,
 		},
 		Site: policy.Site{
 			Claims: []policy.Claim{

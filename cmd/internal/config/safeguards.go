@@ -3,6 +3,7 @@ package config
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"forefend.dev/forefend/predictor/evidence"
 )
@@ -12,11 +13,16 @@ type Safeguards struct {
 	Levels map[evidence.Level][]evidence.Safeguard // what is weighed at a level; freeze and kill are used where they stand
 
 	CostOfIncident, CostOfBreakage float64 // only their ratio matters
+
+	Live      bool          // a running container's safeguards follow its risk
+	Calm      time.Duration // how long nothing may be found before it counts half, and before a safeguard is taken back
+	PerMinute int           // changes of one container, at most
 }
 
 func defaultSafeguards() Safeguards {
 	return Safeguards{
 		Levels: evidence.DefaultSafeguards(), CostOfIncident: 10, CostOfBreakage: 1,
+		Live: true, Calm: 5 * time.Minute, PerMinute: 3,
 	}
 }
 
@@ -33,6 +39,9 @@ func (c *Config) readSafeguards(t *table) {
 	}
 	t.fraction("cost_of_incident", &s.CostOfIncident, 0, maxCost)
 	t.fraction("cost_of_breakage", &s.CostOfBreakage, 0, maxCost)
+	t.flag("live", &s.Live)
+	t.duration("calm", &s.Calm, time.Second, day)
+	t.integer("changes_per_minute", &s.PerMinute, 1, 60)
 	t.rest()
 }
 

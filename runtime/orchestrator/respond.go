@@ -1,0 +1,204 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containerd/log"
+
+	"forefend.dev/forefend/predictor/evidence"
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/policy"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// Responder says what is to be done about the risk of a running container. It keeps what it has said of each run, and takes
+// it for done unless it is told that it failed.
+type Responder interface {
+	// Respond is asked again after each report of the run, and when Response.Again has passed. risk is as of now.
+	Respond(d api.Decision, risk evidence.Risk, now time.Time) Response
+	// Failed says that what Respond said last of a run could not be done.
+	Failed(run string, now time.Time)
+	// Forget ends a run.
+	Forget(run string)
+}
+
+// Response is a change of a running container's policy, in the words of api.AdjustRequest. Empty: nothing changes.
+type Response struct {
+	Set    map[string]string
+	Unset  []string
+	Reason string
+	Again  time.Duration // after which time to ask again though nothing is reported; 0: never
+}
+
+// SourceRisk is the source of what is changed for a risk.
+const SourceRisk = "risk"
+
+const (
+	respondAtOnce = 8                // containers whose policy is being changed; a shim that hangs holds up one of them
+	respondRetry  = 5 * time.Second  // after a change that failed
+	respondTime   = 40 * time.Second // of one change: adaptTime and the turn before it
+)
+
+// responses are the containers whose risk is to be looked at, and when.
+type responses struct {
+	mu   sync.Mutex
+	due  map[workload.ID]time.Time // guarded by mu
+	busy map[workload.ID]bool      // guarded by mu
+	wake chan struct{}
+}
+
+func newResponses() *responses {
+	return &responses{due: make(map[workload.ID]time.Time), busy: make(map[workload.ID]bool), wake: make(chan struct{}, 1)}
+}
+
+// at has a container looked at at a time, or earlier if that was planned.
+func (r *responses) at(id workload.ID, when time.Time) {
+	r.mu.Lock()
+	if before, planned := r.due[id]; !planned || when.Before(before) {
+		r.due[id] = when
+	}
+	r.mu.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take returns the containers that are due and not busy, makes them busy, and says how long until the next is due; 0: none is.
+func (r *responses) take(now time.Time, most int) (ids []workload.ID, wait time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, when := range r.due {
+		switch d := when.Sub(now); {
+		case r.busy[id]: // done wakes
+		case d <= 0 && len(ids) < most:
+			ids = append(ids, id)
+			r.busy[id] = true
+			delete(r.due, id)
+		default:
+			if d = max(d, time.Millisecond); wait == 0 || d < wait {
+				wait = d
+			}
+		}
+	}
+	return ids, wait
+}
+
+func (r *responses) done(id workload.ID) {
+	r.mu.Lock()
+	delete(r.busy, id)
+	r.mu.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// respond answers the risks of running containers until ctx ends.
+func (s *Service) respond(ctx context.Context) {
+	var changing sync.WaitGroup
+	defer changing.Wait()
+	room := make(chan struct{}, respondAtOnce)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		ids, wait := s.responses.take(s.cfg.Now(), cap(room)-len(room))
+		for _, id := range ids {
+			room <- struct{}{}
+			changing.Go(func() {
+				defer func() {
+					<-room
+					s.responses.done(id)
+				}()
+				s.respondTo(ctx, id)
+			})
+		}
+		if wait > 0 {
+			timer.Reset(wait)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.responses.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// respondTo looks at one container's risk and changes its policy accordingly, by the same way as people do.
+func (s *Service) respondTo(ctx context.Context, id workload.ID) {
+	d, risk, ok := s.reassess(ctx, id)
+	if !ok {
+		return
+	}
+	run := d.Facts.Run
+	r := s.cfg.Responder.Respond(d, risk, s.cfg.Now())
+	if len(r.Set)+len(r.Unset) > 0 {
+		if err := s.carryOut(ctx, id, r); err != nil && ctx.Err() == nil {
+			s.cfg.Responder.Failed(run, s.cfg.Now())
+			log.G(ctx).WithError(err).WithFields(log.Fields{"id": id.String(), "run": run}).Warn("forefend: no answer to a risk: " + r.Reason)
+			r.Again = respondRetry
+		}
+	}
+	if r.Again > 0 {
+		s.responses.at(id, s.cfg.Now().Add(r.Again))
+	}
+}
+
+// reassess works out the risk of a running container as of now, and tells of another level.
+func (s *Service) reassess(ctx context.Context, id workload.ID) (d api.Decision, risk evidence.Risk, ok bool) {
+	s.mu.Lock()
+	r := s.running[id]
+	if r == nil || r.decision.AsAsked {
+		s.mu.Unlock()
+		return d, risk, false
+	}
+	d, found, before := r.decision, r.found, r.assessed()
+	s.mu.Unlock()
+	now := s.monitor.Reassess(d, found)
+	if now == nil {
+		return d, risk, false
+	}
+	s.mu.Lock()
+	if r := s.running[id]; r != nil && r.decision.Facts.Run == d.Facts.Run {
+		r.risk = now
+	}
+	s.mu.Unlock()
+	if before != nil && before.Level != now.Level {
+		s.tell(ctx, riskEvent(&workload.Observation{ID: id, Run: d.Facts.Run}, before, now, s.cfg.Now()))
+	}
+	return d, *now, true
+}
+
+// carryOut changes the policy of a running container for its risk.
+func (s *Service) carryOut(ctx context.Context, id workload.ID, r Response) error {
+	ctx, cancel := context.WithTimeout(ctx, respondTime)
+	defer cancel()
+	resp, err := s.adjust(ctx, api.AdjustRequest{
+		Version: api.Version, ID: id, Set: r.Set, Unset: r.Unset, Author: policy.Prediction, Source: SourceRisk, Reason: r.Reason,
+	})
+	if err != nil {
+		return err
+	}
+	for _, result := range resp.Results {
+		if result.Status == api.ResultFailed {
+			err = errors.Join(err, errors.New(result.Lever+": "+result.Reason))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	log.G(ctx).WithFields(log.Fields{"id": id.String(), "set": slices.Sorted(maps.Keys(r.Set)), "unset": r.Unset}).Info("forefend: " + r.Reason)
+	return nil
+}
+
+// tell logs an event and publishes it.
+func (s *Service) tell(ctx context.Context, e api.Event) {
+	log.G(ctx).WithFields(log.Fields{"id": e.ID.String(), "run": e.Run, "kind": e.Kind}).Info("forefend: " + e.Message)
+	s.publish(e)
+}

@@ -1,0 +1,166 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"forefend.dev/forefend/predictor/evidence"
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/policy"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+// suspicious is a Monitor that finds every container at a critical risk that falls to low after a minute.
+type suspicious struct{ from time.Time }
+
+func (m *suspicious) Watch(*workload.Observation, api.Decision, evidence.Findings) (evidence.Findings, []api.Event) {
+	return evidence.Findings{}, nil
+}
+
+func (m *suspicious) Forget(string) {}
+
+func (m *suspicious) Reassess(api.Decision, evidence.Findings) *evidence.Risk {
+	if time.Since(m.from) < time.Minute {
+		return &evidence.Risk{Score: 90, Level: evidence.Critical}
+	}
+	return &evidence.Risk{Score: 5, Level: evidence.Low}
+}
+
+// scripted is a Responder that wants pids at a critical risk and takes it back at a low one.
+type scripted struct {
+	mu     sync.Mutex
+	set    bool     // guarded by mu
+	failed []string // guarded by mu
+	gone   []string // guarded by mu
+}
+
+func (r *scripted) Respond(_ api.Decision, risk evidence.Risk, _ time.Time) (resp Response) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	resp.Again, resp.Reason = 10*time.Second, "because"
+	switch high := risk.Level == evidence.Critical; {
+	case high && !r.set:
+		resp.Set, r.set = map[string]string{"pids": "1024"}, true
+	case !high && r.set:
+		resp.Unset, r.set = []string{"pids"}, false
+	case !high:
+		resp.Again = 0
+	}
+	return resp
+}
+
+func (r *scripted) Failed(run string, _ time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.failed, r.set = append(r.failed, run), !r.set
+}
+
+func (r *scripted) Forget(run string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.gone = append(r.gone, run)
+}
+
+// A report that raises the risk changes the policy at once, what fails is tried again, and what the risk no longer calls for
+// is taken back although nothing is reported any more.
+func TestRiskChangesTheRunningPolicy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &scripted{}
+		n := newNode(t, func(c *Config) {
+			c.Now, c.Monitor, c.Responder = time.Now, &suspicious{time.Now()}, r
+		})
+		var mu sync.Mutex
+		var asked []api.AdjustRequest
+		var at []time.Duration
+		began := time.Now()
+		n.adjust = func(_ context.Context, req api.AdjustRequest) (api.AdjustResponse, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			asked, at = append(asked, req), append(at, time.Since(began))
+			switch len(asked) {
+			case 1:
+				return api.AdjustResponse{}, errors.New("its shim hangs")
+			case 2:
+				return api.AdjustResponse{Results: []api.Result{{Lever: "resources", Status: api.ResultFailed, Reason: "no"}}}, nil
+			}
+			return api.AdjustResponse{}, nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ran := make(chan struct{})
+		go func() {
+			defer close(ran)
+			_ = n.Run(ctx)
+		}()
+		n.admit(t, "web")
+		if err := n.Observe(t.Context(), api.ObserveRequest{Version: api.Version, Observations: []workload.Observation{observation("web", false)}}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Minute) // of the bubble
+		cancel()
+		<-ran
+		if want := []time.Duration{0, respondRetry, 2 * respondRetry, time.Minute}; !slices.Equal(at, want) {
+			t.Fatalf("adjusted at %v, want %v", at, want)
+		}
+		for i, req := range asked {
+			if req.Author != policy.Prediction || req.Source != SourceRisk || req.Reason != "because" || req.ID != containerID("web") ||
+				(i < 3) != (req.Set["pids"] == "1024") || (i == 3) != slices.Equal(req.Unset, []string{"pids"}) {
+				t.Errorf("request %d: %+v", i, req)
+			}
+		}
+		if len(r.failed) != 2 || r.failed[0] != "web-1" {
+			t.Errorf("failed %v", r.failed)
+		}
+		if !slices.Contains(n.journal.kinds(), api.EventRisk) {
+			t.Errorf("nobody is told that the risk fell: %v", n.journal.kinds())
+		}
+		n.mu.Lock()
+		n.dropLocked(containerID("web"))
+		n.mu.Unlock()
+		if len(r.gone) != 1 {
+			t.Errorf("forgotten %v", r.gone)
+		}
+	})
+}
+
+// What a privileged container is left as it asked for is left while it runs too.
+func TestRiskOfWhatIsLeftAsAsked(t *testing.T) {
+	n := newNode(t, func(c *Config) { c.Monitor, c.Responder = &suspicious{time.Now()}, &scripted{} })
+	n.adjust = func(context.Context, api.AdjustRequest) (api.AdjustResponse, error) {
+		t.Error("adjusted")
+		return api.AdjustResponse{}, nil
+	}
+	d := n.admit(t, "web")
+	d.AsAsked = true
+	n.mu.Lock()
+	n.running[d.Facts.ID].decision = d
+	n.mu.Unlock()
+	n.respondTo(t.Context(), d.Facts.ID)
+	n.respondTo(t.Context(), containerID("nobody"))
+}
+
+// A container whose change takes long holds up no other, and itself is not looked at twice at once.
+func TestResponsesTakeTurns(t *testing.T) {
+	r := newResponses()
+	a, b := containerID("a"), containerID("b")
+	r.at(a, clock)
+	r.at(b, clock.Add(time.Second))
+	if ids, wait := r.take(clock, 8); len(ids) != 1 || ids[0] != a || wait != time.Second {
+		t.Errorf("%v, %s", ids, wait)
+	}
+	r.at(a, clock)
+	if ids, wait := r.take(clock, 8); len(ids) != 0 || wait != time.Second {
+		t.Errorf("busy, and taken: %v, %s", ids, wait)
+	}
+	r.done(a)
+	if ids, _ := r.take(clock.Add(2*time.Second), 8); len(ids) != 2 {
+		t.Errorf("%v", ids)
+	}
+	if len(r.wake) != 1 {
+		t.Error("nobody is woken")
+	}
+}
