@@ -31,6 +31,7 @@ type Responder interface {
 type Response struct {
 	Set    map[string]string
 	Unset  []string
+	Action api.Action // besides; empty: none
 	Reason string
 	Again  time.Duration // after which time to ask again though nothing is reported; 0: never
 }
@@ -138,7 +139,7 @@ func (s *Service) respondTo(ctx context.Context, id workload.ID) {
 	}
 	run := d.Facts.Run
 	r := s.cfg.Responder.Respond(d, risk, s.cfg.Now())
-	if len(r.Set)+len(r.Unset) > 0 {
+	if len(r.Set)+len(r.Unset) > 0 || r.Action != "" {
 		if err := s.carryOut(ctx, id, r); err != nil && ctx.Err() == nil {
 			s.cfg.Responder.Failed(run, s.cfg.Now())
 			log.G(ctx).WithError(err).WithFields(log.Fields{"id": id.String(), "run": run}).Warn("forefend: no answer to a risk: " + r.Reason)
@@ -179,21 +180,30 @@ func (s *Service) reassess(ctx context.Context, id workload.ID) (d api.Decision,
 func (s *Service) carryOut(ctx context.Context, id workload.ID, r Response) error {
 	ctx, cancel := context.WithTimeout(ctx, respondTime)
 	defer cancel()
-	resp, err := s.adjust(ctx, api.AdjustRequest{
-		Version: api.Version, ID: id, Set: r.Set, Unset: r.Unset, Author: policy.Prediction, Source: SourceRisk, Reason: r.Reason,
-	})
-	if err != nil {
-		return err
+	req := api.AdjustRequest{Version: api.Version, ID: id, Author: policy.Prediction, Source: SourceRisk, Reason: r.Reason}
+	var errs []error
+	if r.Action != "" { // first: it does not wait for a change that hangs
+		act := req
+		act.Action = r.Action
+		_, err := s.adjust(ctx, act)
+		errs = append(errs, err)
 	}
-	for _, result := range resp.Results {
-		if result.Status == api.ResultFailed {
-			err = errors.Join(err, errors.New(result.Lever+": "+result.Reason))
+	if len(r.Set)+len(r.Unset) > 0 {
+		req.Set, req.Unset = r.Set, r.Unset
+		resp, err := s.adjust(ctx, req)
+		errs = append(errs, err)
+		for _, result := range resp.Results { // what is refused will be refused again, and events say so
+			if result.Status == api.ResultFailed {
+				errs = append(errs, errors.New(result.Lever+": "+result.Reason))
+			}
 		}
 	}
-	if err != nil {
+	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	log.G(ctx).WithFields(log.Fields{"id": id.String(), "set": slices.Sorted(maps.Keys(r.Set)), "unset": r.Unset}).Info("forefend: " + r.Reason)
+	log.G(ctx).WithFields(log.Fields{
+		"id": id.String(), "set": slices.Sorted(maps.Keys(r.Set)), "unset": r.Unset, "action": r.Action,
+	}).Info("forefend: " + r.Reason)
 	return nil
 }
 

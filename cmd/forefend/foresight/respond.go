@@ -51,13 +51,20 @@ func (r *Responder) Respond(d api.Decision, risk evidence.Risk, now time.Time) (
 	a.stance, a.set = next, maps.Clone(a.set)
 	resp.Set = make(map[string]string)
 	var added, dropped []string
+	observed := d.Effective.Mode() == policy.ModeObserve // where nothing but guardrails is put in force
 	for _, s := range step.Add {
+		if action, stops := actions[s]; stops && !observed && resp.Action != api.ActionKill {
+			resp.Action = action
+		}
 		settings := recommend.Settings(s, k, r.Sensitive, d.Effective)
 		maps.Copy(resp.Set, settings)
 		a.set[s] = slices.Sorted(maps.Keys(settings))
 		added = append(added, string(s))
 	}
 	for _, s := range step.Drop {
+		if s == evidence.SafeguardFreeze && resp.Action == "" && !observed {
+			resp.Action = api.ActionThaw
+		}
 		for _, name := range a.set[s] {
 			if _, again := resp.Set[name]; !again {
 				resp.Unset = append(resp.Unset, name)
@@ -70,6 +77,9 @@ func (r *Responder) Respond(d api.Decision, risk evidence.Risk, now time.Time) (
 	resp.Again = r.again(step.Again, a.stance, d, risk)
 	return resp
 }
+
+// actions are what is done at once to a running container.
+var actions = map[evidence.Safeguard]api.Action{evidence.SafeguardFreeze: api.ActionFreeze, evidence.SafeguardKill: api.ActionKill}
 
 // run is what has been done about a run. Of one whose answers another daemon gave it is read off the policy.
 func (r *Responder) run(d api.Decision, now time.Time) *answered {

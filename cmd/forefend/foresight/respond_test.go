@@ -126,3 +126,29 @@ func TestResponderLeavesAlone(t *testing.T) {
 		t.Errorf("%+v", resp.Set)
 	}
 }
+
+// Where the site wants it, a container is frozen, and thawed when the risk has fallen; killing goes before freezing, and a
+// container that is only observed is left alone.
+func TestResponderStops(t *testing.T) {
+	r := responder()
+	r.Table.Levels = map[evidence.Level][]evidence.Safeguard{evidence.Critical: {evidence.SafeguardFreeze}}
+	if resp := r.Respond(decided(), attacked, clock); resp.Action != api.ActionFreeze || len(resp.Set) > 0 {
+		t.Errorf("%+v", resp)
+	}
+	if resp := r.Respond(decided(), attacked, clock.Add(time.Second)); resp.Action != "" {
+		t.Errorf("again: %+v", resp)
+	}
+	if resp := r.Respond(decided(), quiet, clock.Add(time.Hour)); resp.Action != api.ActionThaw {
+		t.Errorf("after calm: %+v", resp)
+	}
+	r = responder()
+	r.Table.Levels = map[evidence.Level][]evidence.Safeguard{evidence.Critical: {evidence.SafeguardFreeze, evidence.SafeguardKill}}
+	observed := decided(policy.Claim{Key: policy.KeyMode, Value: policy.ModeObserve, Origin: policy.Origin{Author: policy.Request}})
+	if resp := r.Respond(observed, attacked, clock); resp.Action != "" {
+		t.Errorf("observed: %+v", resp)
+	}
+	r.Forget("r")
+	if resp := r.Respond(decided(), attacked, clock); resp.Action != api.ActionKill {
+		t.Errorf("%+v", resp)
+	}
+}
