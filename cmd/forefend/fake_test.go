@@ -244,6 +244,7 @@ func (f *fakeDaemon) History(_ context.Context, r api.HistoryRequest) (api.Histo
 	if len(resp.Workloads) == 1 {
 		started := clock.Add(-4 * time.Hour)
 		run := workload.Observation{ID: workload.ID{Namespace: "default", Container: "web-1"}, Run: "r1", Started: started, Watched: true,
+			Keys: []workload.Key{nginx.Key}, Name: nginx.Name,
 			Usage:    workload.Usage{MemoryPeak: 24 << 20, CPUPeak: 0.31, PIDsPeak: 3},
 			Syscalls: map[string]uint64{"execve": 1, "socket": 3}}
 		ended := run

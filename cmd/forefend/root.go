@@ -66,7 +66,7 @@ func newRoot(a *app) *cobra.Command {
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.PersistentFlags().StringVar(&a.configPath, "config", "", "config `file` (default: FOREFEND_CONFIG, else "+config.DefaultPath+")")
 	root.AddCommand(newPsCommand(a), newExplainCommand(a), newHistoryCommand(a), newEventsCommand(a), newSetCommand(a), newUnsetCommand(a), newResetCommand(a), newRollbackCommand(a),
-		newScanCommand(a), newProfileCommand(a), newPolicyCommand(a), newThreatCommand(a),
+		newScanCommand(a), newProfileCommand(a), newPolicyCommand(a), newThreatCommand(a), newReplayCommand(a),
 		newDoctorCommand(a), newDaemonCommand(a), eval.Command(), newVersionCommand(a), newCompletionCommand(a))
 	asUsage(root)
 	return root

@@ -108,6 +108,7 @@ func New(cfg Config, h History, j Journal, id Identifier, p Predictor, recent []
 		responses: newResponses(), events: newFeed(recent), seal: make(chan api.Decision, sealQueue), seed: maphash.MakeSeed(), sealed: make(map[workload.Key]sealNote), running: make(map[workload.ID]*running), absent: make(map[string]time.Time),
 		meter: cfg.Meter,
 	}
+	s.adjust = s.Adjust
 	if s.meter == nil {
 		s.meter = noMeter{}
 	}
