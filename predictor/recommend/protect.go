@@ -25,6 +25,8 @@ var levers = map[evidence.Safeguard]struct {
 	evidence.SafeguardNoNewPrivs:   {policy.KeyNoNewPrivileges, policy.Tight},
 	evidence.SafeguardEnforce:      {policy.KeyMode, policy.ModeEnforce},
 	evidence.SafeguardReadonlyRoot: {policy.KeyReadonlyRoot, policy.Tight},
+	evidence.SafeguardEgressListed: {policy.KeyEgressFeeds, policy.FeedsBlock},
+	evidence.SafeguardEgressUnseen: {policy.KeyEgressDefault, policy.Tight},
 	evidence.SafeguardNetworkOff:   {policy.KeyNetwork, policy.Tight},
 }
 
@@ -50,6 +52,11 @@ func Protect(t Trade, k Known, sensitive []string, hot func(string) bool) []poli
 		switch lever, own := levers[o.Safeguard]; {
 		case own:
 			claim(lever.key, lever.value)
+			if o.Safeguard == evidence.SafeguardEgressUnseen {
+				for _, a := range addresses(k.Prediction.Destinations) {
+					claim(policy.KeyEgress.Member(a), policy.Loose)
+				}
+			}
 		case o.Safeguard == evidence.SafeguardWatch:
 			for _, name := range slices.Sorted(maps.Keys(k.Prediction.Seen)) {
 				if !is(hot, name) && !slices.Contains(k.Prediction.Hot, name) {

@@ -110,7 +110,7 @@ func SafeguardOf(c policy.Claim) (s evidence.Safeguard, setting string, known bo
 	switch family, _ := c.Key.Family(); {
 	case family == policy.KeySyscalls:
 		return evidence.SafeguardSensitiveCalls, string(family) + ".deny", true
-	case family == "egress":
+	case family == policy.KeyEgress:
 		return evidence.SafeguardEgressUnseen, "egress.allow", true
 	}
 	return "", "", false

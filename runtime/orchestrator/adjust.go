@@ -35,6 +35,9 @@ func (s *Service) Adjust(ctx context.Context, req api.AdjustRequest) (resp api.A
 	if err := checkAdjust(req); err != nil {
 		return resp, err
 	}
+	if req.Action != "" {
+		return s.act(ctx, req)
+	}
 	leave, err := s.turn(ctx, req.ID)
 	if err != nil {
 		return resp, err

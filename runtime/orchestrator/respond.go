@@ -3,11 +3,14 @@ package orchestrator
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"forefend.dev/forefend/predictor/evidence"
@@ -211,4 +214,30 @@ func (s *Service) carryOut(ctx context.Context, id workload.ID, r Response) erro
 func (s *Service) tell(ctx context.Context, e api.Event) {
 	log.G(ctx).WithFields(log.Fields{"id": e.ID.String(), "run": e.Run, "kind": e.Kind}).Info("forefend: " + e.Message)
 	s.publish(e)
+}
+
+// act has a container's shim do something at once. It does not wait for a change that is under way.
+func (s *Service) act(ctx context.Context, req api.AdjustRequest) (resp api.AdjustResponse, err error) {
+	if _, err := api.ParseAction(string(req.Action)); err != nil {
+		return resp, err
+	}
+	if len(req.Set)+len(req.Unset) > 0 || req.Reset || req.Rollback != 0 {
+		return resp, fmt.Errorf("%s is no change of a policy, and goes with none: %w", req.Action, errdefs.ErrInvalidArgument)
+	}
+	r, err := s.cfg.Containers.Read(req.ID)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), err == nil && (r.Decision == nil || !r.Alive()):
+		return resp, fmt.Errorf("container %s does not run: %w", req.ID, errdefs.ErrNotFound)
+	case err != nil:
+		return resp, fmt.Errorf("container %s: %w", req.ID, err)
+	case req.DryRun:
+		return api.AdjustResponse{Decision: *r.Decision}, nil
+	}
+	adapted, err := adapt(ctx, r.ShimSocket, api.AdaptRequest{
+		Version: api.Version, ID: req.ID, Run: r.Run, Action: req.Action, Author: req.Author, Source: req.Source, Reason: req.Reason,
+	})
+	if err != nil {
+		return resp, fmt.Errorf("container %s: %w", req.ID, err)
+	}
+	return api.AdjustResponse{Decision: adapted.Decision, Results: adapted.Results}, nil
 }
