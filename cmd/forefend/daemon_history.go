@@ -77,7 +77,9 @@ func (d *daemon) close() error {
 		errs = append(errs, d.store.Close())
 	}
 	if d.settled {
-		_ = cgroup.Leave(d.cgroup(), os.Getpid()) // an empty group stays; the next daemon takes it
+		for _, part := range []string{daemonGroup, scanGroup} {
+			_ = cgroup.Leave(d.cgroup(part), os.Getpid()) // an empty group stays; the next daemon takes it
+		}
 	}
 	if d.lock != nil {
 		errs = append(errs, d.lock.Close())

@@ -74,7 +74,7 @@ func newSite(t *testing.T) *site {
 			_ = unix.Kill(pid, unix.SIGKILL)
 			s.gone(t, pid)
 		}
-		if group, err := cgroup.Named((&daemon{cfg: cfg}).cgroup()); err == nil {
+		if group, err := cgroup.Named((&daemon{cfg: cfg}).cgroup(daemonGroup)); err == nil {
 			// A daemon that was killed leaves one, empty once its last thread has ended.
 			eventually(t, "the end of the daemon's cgroup", func() bool { return group.Remove() == nil })
 		}
@@ -228,6 +228,44 @@ func TestDaemonDetaches(t *testing.T) {
 	s.detach(t) // there is one already: that is fine
 	if again := s.daemon(t); again != pid {
 		t.Errorf("another daemon took over: %d, then %d", pid, again)
+	}
+}
+
+// Every thread of the daemon has its niceness, not only the one that asked for it, and its group has its share.
+func TestDaemonPrecedes(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root may take precedence")
+	}
+	s := newSite(t)
+	s.detach(t)
+	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", s.daemon(t)))
+	if err != nil || len(stats) < 3 {
+		t.Fatalf("threads %v, %v", stats, err)
+	}
+	for _, file := range stats {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // it has ended
+		}
+		_, after, _ := strings.Cut(string(text), ") ")
+		if nice := strings.Fields(after)[16]; nice != fmt.Sprint(daemonNice) {
+			t.Errorf("%s: niceness %s", file, nice)
+		}
+	}
+	group, err := cgroup.Named((&daemon{cfg: s.Config}).cgroup(daemonGroup))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, want := filepath.Join(group.Paths["cpu"], "cpu.shares"), 1024*daemonShare
+	if group.Paths["cpu"] == "" {
+		file, want = filepath.Join(group.Unified, "cpu.weight"), 100*daemonShare
+	}
+	got, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return // nobody divides the CPU here
+	}
+	if err != nil || strings.TrimSpace(string(got)) != fmt.Sprint(want) {
+		t.Errorf("%s: %q, %v", file, got, err)
 	}
 }
 

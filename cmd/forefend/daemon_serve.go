@@ -37,8 +37,6 @@ import (
 )
 
 const (
-	// The daemon answers while many containers start: its turn comes first.
-	daemonNice = -10
 	// Among the last to be killed for memory; needs CAP_SYS_RESOURCE.
 	daemonOOMScore = -900
 	// History is long-lived and can be large: from this size on memory is worth
@@ -141,16 +139,18 @@ func (d *daemon) settle(ctx context.Context) {
 	}
 	if !underManager() { // else it has one already, and leaving that would lose it
 		d.settled = true
-		degrade("no cgroup of its own", cgroup.Join(d.cgroup(), os.Getpid()))
+		degrade("no cgroup of its own", cgroup.Join(d.cgroup(daemonGroup), os.Getpid()))
+		degrade("no share of the CPU of its own", cgroup.Prefer(d.cgroup(daemonGroup), daemonShare))
 	}
-	degrade("no raised priority", unix.Setpriority(unix.PRIO_PROCESS, 0, daemonNice))
+	degrade("no raised priority", precede())
 	degrade("no protection from the OOM killer", os.WriteFile("/proc/self/oom_score_adj", fmt.Appendf(nil, "%d", daemonOOMScore), 0))
 }
 
-// cgroup is the daemon's own: one for each configuration, like all its paths.
-func (d *daemon) cgroup() string {
+// cgroup is that of a part of the daemon: one for each configuration, like all its paths. They are not below a common one,
+// which would have to have the daemon's share of the CPU as well.
+func (d *daemon) cgroup(part string) string {
 	sum := sha256.Sum256([]byte(d.cfg.State))
-	return "forefend/daemon-" + hex.EncodeToString(sum[:4])
+	return "forefend-" + part + "-" + hex.EncodeToString(sum[:4])
 }
 
 func (d *daemon) orchestration() orchestrator.Config {

@@ -101,7 +101,13 @@ func (d *daemon) responder() orchestrator.Responder {
 }
 
 // scanner is how this daemon, and the command line, scan.
-func (d *daemon) scanner() (scans.Scanner, error) { return scannerOf(d.cfg) }
+func (d *daemon) scanner() (scans.Scanner, error) {
+	s, err := scannerOf(d.cfg)
+	if d.settled { // a scan has no part in the daemon's share of the CPU
+		s.Group = d.cgroup(scanGroup)
+	}
+	return s, err
+}
 
 // follower is told of containers and images; nil: nobody scans.
 func (d *daemon) follower() identity.Listener {

@@ -18,48 +18,40 @@ import (
 	"forefend.dev/forefend/test/e2e/harness"
 )
 
-// asker sends the daemon what a shim would send it, for containers that containerd knows but that never start.
+// asker sends the daemon what a shim would send it, each time for a new container of a known workload, which never starts.
 type asker struct {
-	client   *api.Client
-	requests []api.AdmitRequest
-	next     int
-	late     int // answers for which a source of evidence was not in time
+	client *api.Client
+	node   *node
+	next   int
+	late   int // answers for which a source of evidence was not in time
 }
 
-// newAsker makes containers of known workloads and connects to the daemon.
-func (n *node) newAsker(ctx context.Context, containers int) (*asker, error) {
-	a := &asker{}
-	for i := range containers {
-		req, err := n.admission(ctx, fmt.Sprintf("asked-%d", i), askable(i%ofBusybox))
-		if err != nil {
-			return nil, err
-		}
-		a.requests = append(a.requests, req)
-	}
+// newAsker connects to the daemon.
+func (n *node) newAsker(ctx context.Context) (*asker, error) {
 	c, err := api.Dial(ctx, filepath.Join(n.Dir, "run", "forefend.sock"))
-	a.client = c
-	return a, err
+	return &asker{client: c, node: n}, err
 }
 
-// admission makes a container and returns the question about it.
-func (n *node) admission(ctx context.Context, id string, args []string) (req api.AdmitRequest, err error) {
+// admission makes a container and returns the question about it, and what removes the container.
+func (n *node) admission(ctx context.Context, id string, args []string) (req api.AdmitRequest, remove func() error, err error) {
 	ctx = n.Context(ctx)
 	image, err := n.Client().GetImage(ctx, harness.Image("busybox"))
 	if err != nil {
-		return req, err
+		return req, nil, err
 	}
-	c, err := n.Client().NewContainer(ctx, id, client.WithImage(image), client.WithNewSnapshot(id, image),
+	c, err := n.Client().NewContainer(ctx, id, client.WithImage(image), client.WithNewSnapshot(id, image), client.WithRuntime(forefend.name, nil),
 		client.WithNewSpec(oci.WithImageConfig(image), oci.WithProcessArgs(args...)))
 	if err != nil {
-		return req, err
+		return req, nil, err
 	}
+	remove = func() error { return c.Delete(context.WithoutCancel(ctx), client.WithSnapshotCleanup) }
 	info, err := c.Info(ctx)
 	if err != nil {
-		return req, err
+		return req, remove, err
 	}
 	mounts, err := n.Client().SnapshotService(info.Snapshotter).Mounts(ctx, info.SnapshotKey)
 	if err != nil {
-		return req, err
+		return req, remove, err
 	}
 	var layers []rootfs.Mount
 	for _, m := range mounts {
@@ -67,7 +59,7 @@ func (n *node) admission(ctx context.Context, id string, args []string) (req api
 	}
 	spec, err := c.Spec(ctx)
 	if err != nil {
-		return req, err
+		return req, remove, err
 	}
 	req = api.AdmitRequest{Version: api.Version, Spec: lean(spec), ListenerPath: filepath.Join(n.Dir, "run", "n", id), Kin: true}
 	req.Facts = workload.Facts{
@@ -75,7 +67,7 @@ func (n *node) admission(ctx context.Context, id string, args []string) (req api
 		Args: args, Path: "/usr/bin:/bin", Cwd: "/", Group: n.Namespace, Containerd: n.Address,
 		Rootfs: rootfs.Layers(layers, filepath.Join(n.Dir, "none")), Bundle: filepath.Join(n.Dir, "none"),
 	}
-	return req, nil
+	return req, remove, nil
 }
 
 // lean leaves in a spec what the shim sends.
@@ -89,11 +81,27 @@ func lean(s *specs.Spec) specs.Spec {
 	}
 }
 
+// shimStart is how long after a container's creation its shim asks, at the least: it has to be started.
+const shimStart = 10 * time.Millisecond
+
 // ask asks once and returns how long the answer took, in milliseconds: from before the request is encoded until the
 // answer is decoded.
-func (a *asker) ask(ctx context.Context) (float64, error) {
-	req := a.requests[a.next%len(a.requests)]
+func (a *asker) ask(ctx context.Context) (ms float64, err error) {
+	req, remove, err := a.node.admission(ctx, fmt.Sprintf("asked-%d", a.next), askable(a.next%ofAsked))
 	a.next++
+	if remove != nil {
+		defer func() {
+			if failed := remove(); err == nil {
+				err = failed
+			}
+		}()
+	}
+	if err == nil {
+		err = wait(ctx, shimStart)
+	}
+	if err != nil {
+		return 0, err
+	}
 	begin := time.Now()
 	d, err := a.client.Admit(ctx, req)
 	took := time.Since(begin)
@@ -107,8 +115,24 @@ func (a *asker) ask(ctx context.Context) (float64, error) {
 	return float64(took.Nanoseconds()) / 1e6, err
 }
 
-// askPause is between two questions: a stream of them would measure the stream.
-const askPause = 2 * time.Millisecond
+// warm asks until every command has been scanned, every program hashed and every cache filled.
+func (a *asker) warm(ctx context.Context) error {
+	const most = 100 // times each command
+	for known := 0; known < ofAsked; {
+		if a.next > most*ofAsked {
+			return fmt.Errorf("a source is still late after %d questions", a.next)
+		}
+		before := a.late
+		if _, err := a.ask(ctx); err != nil {
+			return err
+		}
+		if known++; a.late > before {
+			known = 0
+		}
+	}
+	a.late = 0
+	return nil
+}
 
 // series asks n times.
 func (a *asker) series(ctx context.Context, n int) ([]float64, error) {
@@ -119,9 +143,6 @@ func (a *asker) series(ctx context.Context, n int) ([]float64, error) {
 			return nil, err
 		}
 		out = append(out, took)
-		if err := wait(ctx, askPause); err != nil {
-			return nil, err
-		}
 	}
 	return out, nil
 }
@@ -133,7 +154,7 @@ func (n *node) crowd(ctx context.Context, a *asker, containers int) (took []floa
 	for i := range containers {
 		id := n.id(forefend)
 		ids = append(ids, id)
-		starting.Go(func() { errs[i] = n.start(ctx, forefend, "busybox", id, nil, askable(i%ofBusybox)...) })
+		starting.Go(func() { errs[i] = n.start(ctx, forefend, "busybox", id, nil, askable(i%ofAsked)...) })
 	}
 	started := make(chan struct{})
 	go func() {
@@ -154,7 +175,7 @@ func (n *node) crowd(ctx context.Context, a *asker, containers int) (took []floa
 				}
 			}
 			return took, ids, err
-		case <-time.After(askPause):
+		default:
 		}
 	}
 }

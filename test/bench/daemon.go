@@ -66,15 +66,15 @@ func (n *node) experienced(ctx context.Context, b *bench) (figures []figure, err
 	loaded := alone("daemon RSS, 10,000 workloads (MiB)", fmt.Sprintf("%.0f", rss), []float64{rss})
 	figures = append(figures, loaded.hold(target{must: 150, aim: 80, unit: " MiB"}, rss))
 
-	a, err := n.newAsker(ctx, 100)
+	a, err := n.newAsker(ctx)
 	if err != nil {
 		return figures, err
 	}
 	defer a.client.Close()
-	if _, err := a.series(ctx, 100); err != nil { // every program is hashed, every cache warm
+	if err := a.warm(ctx); err != nil {
 		return figures, err
 	}
-	idle, err := a.series(ctx, 50*b.rounds)
+	idle, err := a.series(ctx, 10*b.rounds)
 	if err != nil {
 		return figures, err
 	}

@@ -26,6 +26,9 @@ const (
 // containerd and the program in its root file system, as for every container.
 const ofBusybox = 200
 
+// ofAsked of these are asked for: each has a scan of its own.
+const ofAsked = 20
+
 // askable is the command of one of those.
 func askable(i int) []string { return []string{"sleep", "100000", strconv.Itoa(i)} }
 

@@ -56,7 +56,7 @@ func TestDaemonIsApart(t *testing.T) {
 		return string(text)
 	}
 	for line := range strings.Lines(proc("cgroup")) {
-		if f := strings.SplitN(strings.TrimSpace(line), ":", 3); !strings.HasPrefix(f[2], "/forefend/daemon-") && f[1] != "" {
+		if f := strings.SplitN(strings.TrimSpace(line), ":", 3); !strings.HasPrefix(f[2], "/forefend-daemon-") && f[1] != "" {
 			t.Errorf("cgroup %s", strings.TrimSpace(line))
 		}
 	}

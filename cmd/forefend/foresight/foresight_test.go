@@ -74,13 +74,13 @@ func TestForesee(t *testing.T) {
 	}
 }
 
-// Whoever has used up the time, the history is asked.
+// Whoever has used up the time, what is in memory is asked.
 func TestForeseeLate(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var k Known
 	f := known(t, &k).Foresee(ctx, request())
-	if statuses(f.Sources) != "scan=late history=absent profile=late threats=late load=late" || f.Wait != 0 {
+	if statuses(f.Sources) != "scan=late history=absent profile=absent threats=absent load=ok" || f.Wait != 0 {
 		t.Errorf("%s, wait %v", statuses(f.Sources), f.Wait)
 	}
 }

@@ -49,24 +49,23 @@ func (s *Sources) Foresee(ctx context.Context, req *api.AdmitRequest) orchestrat
 	k := Known{Request: req}
 	var f orchestrator.Foresight
 	ask := func(name string, source func() (status, reason string)) {
+		src := api.Source{Name: name}
 		began := time.Now()
-		src := api.Source{Name: name, Status: api.SourceLate, Reason: "no time was left of the prediction budget"}
-		if ctx.Err() == nil {
-			src.Status, src.Reason = source()
-		}
+		src.Status, src.Reason = source()
 		src.Took = time.Since(began)
 		f.Sources = append(f.Sources, src)
 	}
-	ask("scan", func() (string, string) {
-		var status, reason string
+	ask("scan", func() (status, reason string) {
+		if ctx.Err() != nil { // it may have to read a file
+			return api.SourceLate, "no time was left of the prediction budget"
+		}
 		k.Scan, f.Wait, status, reason = s.scan(req.Facts)
 		return status, reason
 	})
 	if k.Scan != nil {
 		req.Facts.Prior = k.Scan.Memory
 	}
-	// History answers from memory in microseconds, and nothing can be decided well without it: it is asked even when
-	// another source has used up the time.
+	// The others answer from memory in microseconds: they are asked even when another source has used up the time.
 	began := time.Now()
 	k.Prediction = s.History(req.Facts.Query())
 	f.Sources = append(f.Sources, historySource(k.Prediction, time.Since(began)))

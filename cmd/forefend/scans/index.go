@@ -20,7 +20,7 @@ func (s Scanner) Index(ctx context.Context) error {
 		return nil
 	}
 	args := []string{"--json", "--index", "--osv", s.OSV, "--cache", s.Cache}
-	limits := sandbox.Limits{Time: indexTime, Memory: indexMemory, Started: giveWay}
+	limits := sandbox.Limits{Time: indexTime, Memory: indexMemory, Started: s.giveWay}
 	if _, err := sandbox.Run(ctx, s.Binary, args, limits); err != nil {
 		return fmt.Errorf("index OSV records: %w", err)
 	}

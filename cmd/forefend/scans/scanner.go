@@ -11,6 +11,7 @@ import (
 
 	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/predictor/scan/sandbox"
+	"forefend.dev/forefend/runtime/cgroup"
 )
 
 const (
@@ -26,6 +27,7 @@ type Scanner struct {
 	OSV    string        // directory or zip of OSV data; empty: none
 	Time   time.Duration // most
 	Memory int64         // most, bytes
+	Group  string        // the cgroup it runs in, see cgroup.Join; empty: the caller's
 }
 
 // Scan makes one scan.
@@ -35,12 +37,15 @@ func (s Scanner) Scan(ctx context.Context, r Request) (evidence.Scan, error) {
 			return evidence.Scan{}, fmt.Errorf("directory of analysed objects: %w", err)
 		}
 	}
-	return sandbox.Run(ctx, s.Binary, r.arguments(s.Cache, s.OSV), sandbox.Limits{Time: s.Time, Memory: s.Memory, Started: giveWay})
+	return sandbox.Run(ctx, s.Binary, r.arguments(s.Cache, s.OSV), sandbox.Limits{Time: s.Time, Memory: s.Memory, Started: s.giveWay})
 }
 
 // giveWay undoes what the scanner has inherited of the daemon's precedence. What the kernel refuses is no reason not to scan.
-func giveWay(pid int) error {
-	_ = unix.Setpriority(unix.PRIO_PROCESS, pid, scanNice)
+func (s Scanner) giveWay(pid int) error {
+	if s.Group != "" {
+		_ = cgroup.Join(s.Group, pid)
+	}
+	_ = unix.SchedSetAttr(pid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: scanNice}, 0)
 	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), fmt.Appendf(nil, "%d", scanOOMScore), 0)
 	return nil
 }

@@ -19,11 +19,13 @@ import (
 const (
 	createdTopic = "/containers/create"
 	imageTopic   = "/images/create"
+	imageTopics  = "/images/" // create, update, delete
 	// runtimeWord is in the name and in the path of the runtime whose containers are asked about ahead.
 	runtimeWord = "forefend"
-	// Between a container's creation and its task's lie the start of a shim and, with some clients, the user. An
-	// answer that is older is asked for again: names and images can have been given to others.
-	freshFor  = 10 * time.Second
+	// Between a container's creation and its task's lie the start of a shim and, with some clients, the user. On a crowded
+	// node fifty shims took up to ten seconds to start. An answer that is older than this is asked for again: a new container
+	// of the same name is told of and replaces it, but a stream of events may break.
+	freshFor  = 2 * time.Minute
 	maxAhead  = 1024            // answers that wait to be asked for
 	followGap = 2 * time.Second // between attempts to follow a containerd
 )
@@ -31,7 +33,8 @@ const (
 // ahead asks containerd for the image of each container of ours as soon as
 // containerd says that it was created. Admit comes 10 ms later or more, when fifty
 // containers start at once much more, and finds the answer there: with every core busy two
-// questions to containerd take longer than the whole budget of a prediction.
+// questions to containerd take longer than the whole budget of a prediction. Where the image is known already, only the
+// container's labels are asked for, and Admit does not wait for them.
 type ahead struct {
 	mu      sync.Mutex
 	answers map[workload.ID]*early // guarded by mu
@@ -40,7 +43,8 @@ type ahead struct {
 // early is an answer that is there, or on its way.
 type early struct {
 	asked time.Time
-	done  chan struct{} // closed when the two below are set
+	known workload.Image // by what the event says; without a digest: not known. Without the container's labels.
+	done  chan struct{}  // closed when the two below are set
 	image workload.Image
 	err   error
 }
@@ -58,7 +62,7 @@ func (a *ahead) take(id workload.ID) *early {
 }
 
 // begin makes a place for an answer; the newest container of a name counts.
-func (a *ahead) begin(id workload.ID) *early {
+func (a *ahead) begin(id workload.ID, known workload.Image) *early {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.answers == nil {
@@ -67,7 +71,7 @@ func (a *ahead) begin(id workload.ID) *early {
 	if len(a.answers) >= maxAhead {
 		a.expireLocked()
 	}
-	e := &early{asked: time.Now(), done: make(chan struct{})}
+	e := &early{asked: time.Now(), known: known, done: make(chan struct{})}
 	a.answers[id] = e
 	return e
 }
@@ -100,11 +104,13 @@ func (r *Resolver) follow(conn *grpc.ClientConn) {
 // listen asks ahead until the stream of events ends, and returns why it did.
 func (r *Resolver) listen(conn *grpc.ClientConn) error {
 	stream, err := eventservice.NewEventsClient(conn).Subscribe(r.life, &eventservice.SubscribeRequest{
-		Filters: r.filters(),
+		Filters: filters(),
 	})
 	if err != nil {
 		return err
 	}
+	r.known.follow(conn, true)
+	defer r.known.follow(conn, false)
 	for {
 		envelope, err := stream.Recv()
 		if err != nil {
@@ -114,7 +120,7 @@ func (r *Resolver) listen(conn *grpc.ClientConn) error {
 		if envelope.Event == nil {
 			continue
 		}
-		if envelope.Topic == imageTopic {
+		if strings.HasPrefix(envelope.Topic, imageTopics) {
 			r.heardOfImage(conn, envelope)
 			continue
 		}
@@ -125,23 +131,28 @@ func (r *Resolver) listen(conn *grpc.ClientConn) error {
 		if id.Validate() != nil {
 			continue
 		}
-		r.prefetch(conn, id)
+		r.prefetch(conn, id, created.Image)
 		r.pass(conn, id.Namespace, &created)
 	}
 }
 
-func (r *Resolver) filters() []string {
-	filters := []string{`topic=="` + createdTopic + `"`}
-	if r.listener != nil {
-		filters = append(filters, `topic=="`+imageTopic+`"`)
-	}
-	return filters
+// filters select the creation of containers, and what happens to images.
+func filters() []string {
+	return []string{`topic=="` + createdTopic + `"`, `topic~="^` + imageTopics + `"`}
 }
 
+// heardOfImage forgets what was known of an image that changed, and hands on that there is a new one.
 func (r *Resolver) heardOfImage(conn *grpc.ClientConn, envelope *types.Envelope) {
-	var created eventsapi.ImageCreate
-	if envelope.Event.UnmarshalTo(&created) == nil && namespaceOf(envelope) {
-		r.pass(conn, envelope.Namespace, &created)
+	event, err := envelope.Event.UnmarshalNew()
+	if err != nil {
+		r.known.follow(conn, true) // whatever it is about
+		return
+	}
+	if e, ok := event.(interface{ GetName() string }); ok {
+		r.known.forget(named{conn, envelope.Namespace, e.GetName()})
+	}
+	if created, ok := event.(*eventsapi.ImageCreate); ok && r.listener != nil && namespaceOf(envelope) {
+		r.pass(conn, envelope.Namespace, created)
 	}
 }
 
@@ -177,8 +188,12 @@ func ours(c *eventsapi.ContainerCreate) bool {
 	return c.Runtime != nil && strings.Contains(path.Base(c.Runtime.Name), runtimeWord)
 }
 
-func (r *Resolver) prefetch(conn *grpc.ClientConn, id workload.ID) {
-	e := r.ahead.begin(id)
+func (r *Resolver) prefetch(conn *grpc.ClientConn, id workload.ID, name string) {
+	var image workload.Image
+	if f, ok, _ := r.known.get(named{conn, id.Namespace, name}); ok {
+		image = workload.Image{Name: name, Repository: repository(name), Digest: f.digest, Labels: f.labels}
+	}
+	e := r.ahead.begin(id, image)
 	r.late.Go(func() {
 		ctx, cancel := context.WithTimeout(r.life, afterthought)
 		defer cancel()
@@ -192,6 +207,13 @@ func (r *Resolver) early(ctx context.Context, id workload.ID) (workload.Image, b
 	e := r.ahead.take(id)
 	if e == nil {
 		return workload.Image{}, false
+	}
+	if e.known.Digest != "" {
+		select {
+		case <-e.done:
+		default:
+			return e.known, true
+		}
 	}
 	select {
 	case <-e.done:

@@ -14,6 +14,7 @@ import (
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	"github.com/containerd/containerd/api/types"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"forefend.dev/forefend/runtime/orchestrator/api"
@@ -54,11 +55,17 @@ func (c *counting) Get(ctx context.Context, r *containersapi.GetContainerRequest
 
 func created(t *testing.T, namespace, id, runtime string) *types.Envelope {
 	t.Helper()
-	event, err := anypb.New(&eventsapi.ContainerCreate{ID: id, Runtime: &eventsapi.ContainerCreate_Runtime{Name: runtime}})
+	return envelope(t, namespace, createdTopic, &eventsapi.ContainerCreate{ID: id, Image: "docker.io/library/redis:7",
+		Runtime: &eventsapi.ContainerCreate_Runtime{Name: runtime}})
+}
+
+func envelope(t *testing.T, namespace, topic string, event proto.Message) *types.Envelope {
+	t.Helper()
+	packed, err := anypb.New(event)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &types.Envelope{Namespace: namespace, Topic: createdTopic, Event: event}
+	return &types.Envelope{Namespace: namespace, Topic: topic, Event: packed}
 }
 
 // node is a containerd with events and a resolver that follows it.
@@ -67,20 +74,22 @@ type node struct {
 	events *events
 	asked  chan string
 	socket string
+
+	containers *containerd
 }
 
 func following(t *testing.T) *node {
 	t.Helper()
 	n := &node{
 		events: &events{following: make(chan []string, 10), send: make(chan *types.Envelope)},
-		asked:  make(chan string, 100), socket: socket(t),
+		asked:  make(chan string, 100), socket: socket(t), containers: newContainerd(),
 	}
 	listener, err := net.Listen("unix", n.socket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := grpc.NewServer()
-	containersapi.RegisterContainersServer(server, &counting{newContainerd(), n.asked})
+	containersapi.RegisterContainersServer(server, &counting{n.containers, n.asked})
 	imagesapi.RegisterImagesServer(server, theImages())
 	eventservice.RegisterEventsServer(server, n.events)
 	var served sync.WaitGroup
@@ -93,7 +102,7 @@ func following(t *testing.T) *node {
 	if _, err := n.connect(n.socket); err != nil {
 		t.Fatal(err)
 	}
-	if filters := <-n.events.following; len(filters) != 1 {
+	if filters := <-n.events.following; len(filters) != 2 || filters[1] != `topic~="^/images/"` {
 		t.Errorf("filters %q: other events would wake the daemon for nothing", filters)
 	}
 	return n
@@ -154,10 +163,75 @@ func TestAskedTooLongAgo(t *testing.T) {
 	}
 }
 
+// Once an image is known, a container is identified by the event of its creation alone, however long containerd takes to
+// answer; a change of the image is heard.
+func TestKnownImage(t *testing.T) {
+	n := following(t)
+	n.identify(t, "web") // asks for the image
+	<-n.asked
+	n.containers.hang = make(chan struct{})
+	defer close(n.containers.hang)
+	n.events.send <- created(t, "default", "new", "io.containerd.forefend.v1")
+	<-n.asked // and gets no answer
+	f := n.identify(t, "new")
+	if f.Image.Name != "docker.io/library/redis:7" || f.Image.Repository != "docker.io/library/redis" || f.Image.Digest != digest || f.Image.Labels["version"] != "7" {
+		t.Errorf("%+v", f.Image)
+	}
+	conn, err := n.connect(n.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	redis := named{conn, "default", "docker.io/library/redis:7"}
+	for name, event := range map[string]*types.Envelope{
+		"an update": envelope(t, "default", "/images/update", &eventsapi.ImageUpdate{Name: redis.name}),
+		"a removal": envelope(t, "default", "/images/delete", &eventsapi.ImageDelete{Name: redis.name}),
+		"a new one": envelope(t, "default", "/images/create", &eventsapi.ImageCreate{Name: redis.name}),
+		"nonsense":  {Namespace: "default", Topic: "/images/odd", Event: &anypb.Any{TypeUrl: "nothing", Value: []byte{1}}},
+	} {
+		_, _, since := n.known.get(redis)
+		n.known.add(redis, found{asked: time.Now(), digest: digest}, since)
+		if _, ok, _ := n.known.get(redis); !ok {
+			t.Fatal("not remembered")
+		}
+		n.events.send <- event
+		n.events.send <- created(t, "default", "next", "io.containerd.forefend.v1")
+		<-n.asked // so the event before has been heard
+		if _, ok, _ := n.known.get(redis); ok {
+			t.Errorf("still known after %s", name)
+		}
+	}
+}
+
+func TestKnownIsNoOlderThanItsEvents(t *testing.T) {
+	var k known
+	a := named{name: "a"}
+	fresh := found{asked: time.Now(), digest: digest}
+	if k.add(a, fresh, 0); len(k.images) != 0 {
+		t.Error("remembered of a containerd that nobody listens to")
+	}
+	k.follow(nil, true)
+	_, _, since := k.get(a)
+	k.forget(named{name: "b"})
+	k.add(a, fresh, since) // asked before something changed
+	_, there, since := k.get(a)
+	k.add(a, fresh, since)
+	_, then, since := k.get(a)
+	k.add(named{name: "old"}, found{asked: time.Now().Add(-2 * knownFor)}, since)
+	if _, old, _ := k.get(named{name: "old"}); there || !then || old {
+		t.Errorf("after a change %t, asked again %t, too long ago %t", there, then, old)
+	}
+	for i := range 2 * maxKnown {
+		k.add(named{name: fmt.Sprint(i)}, fresh, since)
+	}
+	if k.follow(nil, false); len(k.images) != 0 {
+		t.Errorf("%d images of a containerd that is not heard", len(k.images))
+	}
+}
+
 func TestAheadIsBounded(t *testing.T) {
 	var a ahead
 	for i := range 3 * maxAhead {
-		a.begin(workload.ID{Namespace: "n", Container: fmt.Sprint("c", i)})
+		a.begin(workload.ID{Namespace: "n", Container: fmt.Sprint("c", i)}, workload.Image{})
 		if len(a.answers) > maxAhead {
 			t.Fatalf("%d answers are kept", len(a.answers))
 		}

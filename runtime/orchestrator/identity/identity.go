@@ -50,6 +50,7 @@ type Resolver struct {
 	life        context.Context // of late sources, which outlive the call that asked them; ended by Close
 	end         context.CancelFunc
 	ahead       ahead
+	known       known
 	listener    Listener
 	listening   chan struct{} // a place for each event that listener looks at
 
@@ -199,15 +200,31 @@ func (r *Resolver) fetch(ctx context.Context, conn *grpc.ClientConn, id workload
 		return image, nil
 	}
 	image.Repository = repository(image.Name)
-	img, err := imagesapi.NewImagesClient(conn).Get(ctx, &imagesapi.GetImageRequest{Name: image.Name})
+	f, err := r.find(ctx, named{conn, id.Namespace, image.Name})
 	if err != nil {
 		return image, nil // an image may be removed while its containers go on
 	}
-	if img.Image.Target != nil {
-		image.Digest = img.Image.Target.Digest
-	}
-	image.Labels = bounded(labels, img.Image.Labels)
+	image.Digest, image.Labels = f.digest, bounded(labels, f.labels)
 	return image, nil
+}
+
+// find returns what is known of an image, or asks its containerd.
+func (r *Resolver) find(ctx context.Context, n named) (found, error) {
+	f, ok, since := r.known.get(n)
+	if ok {
+		return f, nil
+	}
+	f.asked = time.Now()
+	img, err := imagesapi.NewImagesClient(n.conn).Get(ctx, &imagesapi.GetImageRequest{Name: n.name})
+	if err != nil {
+		return f, err
+	}
+	if img.Image.Target != nil {
+		f.digest = img.Image.Target.Digest
+	}
+	f.labels = bounded(nil, img.Image.Labels)
+	r.known.add(n, f, since)
+	return f, nil
 }
 
 // repository is an image name without its tag and digest.
