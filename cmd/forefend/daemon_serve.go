@@ -58,6 +58,7 @@ type daemon struct {
 	load     *nodeload.Sampler
 	monitor  *monitor.Monitor
 	threats  *foresight.Threats
+	gates    *nodeGates
 	scans    *scans.Scans // nil: no static analysis
 	journal  *journal
 	identity *identity.Resolver

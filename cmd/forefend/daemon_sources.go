@@ -24,7 +24,8 @@ import (
 // openSources makes what predictions are made from beside the history. What is missing is degraded, not fatal.
 func (d *daemon) openSources(ctx context.Context) {
 	d.load = nodeload.New("/proc", "/sys")
-	d.openThreats()
+	d.openThreats(ctx)
+	d.openGates(ctx)
 	d.openMonitor(ctx)
 	if !d.cfg.Scan.Enabled {
 		return
@@ -41,10 +42,13 @@ func (d *daemon) openSources(ctx context.Context) {
 }
 
 // openThreats makes the threat feeds; Run reads them.
-func (d *daemon) openThreats() {
+func (d *daemon) openThreats(ctx context.Context) {
 	d.threats = &foresight.Threats{Feeds: threat.NewFeeds(threat.Options{
 		Dirs: d.cfg.Threats.Feeds, HalfLife: d.cfg.Threats.HalfLife, Techniques: techniques.Shipped(),
-		ParseTechniques: techniques.Parse, Report: reportFeeds,
+		ParseTechniques: techniques.Parse, Report: func(s threat.Status) {
+			reportFeeds(s)
+			d.gates.load(ctx) // Run reports, and begins after openGates
+		},
 	})}
 	d.threats.Reload(time.Now()) // before the first decision: a million prefixes take under three seconds
 }
@@ -129,6 +133,7 @@ func (d *daemon) runSources(ctx context.Context, beside *sync.WaitGroup) {
 	warn := func(what string) func(error) {
 		return func(err error) { log.G(ctx).WithError(err).Warn("forefend daemon: " + what) }
 	}
+	beside.Go(func() { d.gates.run(ctx) })
 	beside.Go(func() { d.load.Run(ctx, warn("node load")) })
 	beside.Go(func() { d.profiles.Run(ctx, warn("profiles not saved")) })
 	if d.scans != nil {

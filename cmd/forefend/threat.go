@@ -1,13 +1,16 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"forefend.dev/forefend/cmd/forefend/output"
 	"forefend.dev/forefend/cmd/internal/config/techniques"
+	"forefend.dev/forefend/netns/gate"
 	"forefend.dev/forefend/predictor/threat"
 )
 
@@ -55,6 +58,7 @@ func newThreatListCommand(a *app) *cobra.Command {
 					max(a.now().Sub(feed.Time), 0).Round(time.Minute), feed.Prefixes, feed.Names, feed.Expired, feed.Ignored, feed.File))
 			}
 			page.Item(0, "", 0, fmt.Sprintf("%d feeds, %d prefixes, %d names, %d attack patterns", len(s.Feeds), s.Prefixes, s.Names, s.Techniques))
+			page.Item(0, "", 0, a.feedsInKernel())
 			for _, p := range s.Problems {
 				page.Item(0, "", 0, p.String())
 			}
@@ -63,6 +67,22 @@ func newThreatListCommand(a *app) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// feedsInKernel says whether containers' gates look for what is listed.
+func (a *app) feedsInKernel() string {
+	cfg, err := a.config()
+	if err != nil {
+		return "in the kernel: not known: " + err.Error()
+	}
+	inForce, err := gate.FeedsInForce(cfg.GatesDir())
+	switch {
+	case inForce:
+		return "in force in the kernel, for all containers: egress.feeds says whether a contact is blocked or seen"
+	case errors.Is(err, fs.ErrNotExist) || err == nil:
+		return "not in force in the kernel: nothing is listed, no daemon has loaded it, or this node has no gates (forefend doctor)"
+	}
+	return "in the kernel: not known: " + err.Error()
 }
 
 func newThreatCheckCommand(a *app) *cobra.Command {

@@ -3,7 +3,11 @@ package gate
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 )
@@ -45,74 +49,72 @@ func openFeeds(file string) (*ebpf.Map, error) {
 	return m, nil
 }
 
-// Load replaces what is listed, as a whole: a packet is compared with the old set or the new one. With no prefixes nothing is listed.
-func (f *Feeds) Load(prefixes []netip.Prefix) error {
-	index := uint32(0)
-	if len(prefixes) == 0 {
-		if err := f.outer.Delete(&index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("empty the threat feeds: %w", err)
-		}
-		return nil
-	}
-	if len(prefixes) > MaxFeed {
-		return fmt.Errorf("%d prefixes of threat feeds, the most is %d", len(prefixes), MaxFeed)
-	}
+// Load replaces what is listed, as a whole: a packet is compared with the old set or the new one. It returns how many prefixes
+// there are; with none nothing is listed.
+func (f *Feeds) Load(prefixes iter.Seq[netip.Prefix]) (int, error) {
 	inner, err := ebpf.NewMap(trie("forefend_feed", MaxFeed))
 	if err != nil {
-		return fmt.Errorf("make a map of threat feeds: %w", err)
+		return 0, fmt.Errorf("make a map of threat feeds: %w", err)
 	}
 	defer inner.Close()
-	if err := fill(inner, prefixes); err != nil {
-		return fmt.Errorf("fill a map of %d prefixes: %w", len(prefixes), err)
+	n, err := fill(inner, prefixes)
+	if err != nil {
+		return 0, fmt.Errorf("fill a map of threat feeds after %d prefixes: %w", n, err)
 	}
-	fd := uint32(inner.FD())
-	if err := f.outer.Put(&index, &fd); err != nil {
-		return fmt.Errorf("put the threat feeds in force: %w", err)
+	index, fd := uint32(0), uint32(inner.FD())
+	if n == 0 {
+		err = remove(f.outer, &index)
+	} else {
+		err = f.outer.Put(&index, &fd)
 	}
-	return nil
+	if err != nil {
+		return 0, fmt.Errorf("put %d prefixes of threat feeds in force: %w", n, err)
+	}
+	return n, nil
 }
 
 // batch is how many prefixes go into the kernel with one call.
 const batch = 4096
 
-func fill(m *ebpf.Map, prefixes []netip.Prefix) error {
+func fill(m *ebpf.Map, prefixes iter.Seq[netip.Prefix]) (n int, err error) {
 	keys, values := make([]lpmKey, 0, batch), make([]uint32, batch)
 	for i := range values {
 		values[i] = verdictBlock
 	}
-	for len(prefixes) > 0 {
-		n := min(batch, len(prefixes))
-		keys = keys[:0]
-		for _, p := range prefixes[:n] {
-			keys = append(keys, lpmKeyOf(plain(p)))
+	for p := range prefixes {
+		if keys = append(keys, lpmKeyOf(plain(p))); len(keys) < batch {
+			continue
 		}
-		prefixes = prefixes[n:]
-		_, err := m.BatchUpdate(keys, values[:n], nil)
-		if errors.Is(err, ebpf.ErrNotSupported) {
-			err = fillEach(m, keys)
+		if err := fillBatch(m, keys, values); err != nil {
+			return n, err
 		}
-		if err != nil {
-			return err
-		}
+		n, keys = n+len(keys), keys[:0]
 	}
-	return nil
+	return n + len(keys), fillBatch(m, keys, values)
 }
 
-// fillEach is for kernels before 5.13.
-func fillEach(m *ebpf.Map, keys []lpmKey) error {
-	for i := range keys {
-		if err := m.Put(&keys[i], uint32(verdictBlock)); err != nil {
-			return err
-		}
+func fillBatch(m *ebpf.Map, keys []lpmKey, values []uint32) error {
+	if len(keys) == 0 {
+		return nil
 	}
-	return nil
+	_, err := m.BatchUpdate(keys, values[:len(keys)], nil)
+	if errors.Is(err, ebpf.ErrNotSupported) { // before Linux 5.13
+		for i := range keys {
+			if err := m.Put(&keys[i], &values[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return err
 }
 
-// Change adds and removes single prefixes of what is listed.
-func (f *Feeds) Change(add, remove []netip.Prefix) error {
+// Change adds and drops single prefixes of what is listed.
+func (f *Feeds) Change(add, drop []netip.Prefix) error {
 	var id ebpf.MapID
 	if err := f.outer.Lookup(uint32(0), &id); errors.Is(err, ebpf.ErrKeyNotExist) {
-		return f.Load(add)
+		_, err := f.Load(slices.Values(add))
+		return err
 	} else if err != nil {
 		return fmt.Errorf("change the threat feeds: %w", err)
 	}
@@ -121,18 +123,16 @@ func (f *Feeds) Change(add, remove []netip.Prefix) error {
 		return fmt.Errorf("change the threat feeds: %w", err)
 	}
 	defer inner.Close()
-	for _, p := range remove {
-		if k := lpmKeyOf(plain(p)); true {
-			if err := inner.Delete(&k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-				return fmt.Errorf("remove %s from the threat feeds: %w", p, err)
-			}
+	for _, p := range drop {
+		k := lpmKeyOf(plain(p))
+		if err := remove(inner, &k); err != nil {
+			return fmt.Errorf("remove %s from the threat feeds: %w", p, err)
 		}
 	}
 	for _, p := range add {
-		if k := lpmKeyOf(plain(p)); true {
-			if err := inner.Put(&k, uint32(verdictBlock)); err != nil {
-				return fmt.Errorf("add %s to the threat feeds: %w", p, err)
-			}
+		k := lpmKeyOf(plain(p))
+		if err := inner.Put(&k, uint32(verdictBlock)); err != nil {
+			return fmt.Errorf("add %s to the threat feeds: %w", p, err)
 		}
 	}
 	return nil
@@ -142,4 +142,23 @@ func (f *Feeds) Change(add, remove []netip.Prefix) error {
 func (f *Feeds) InForce() bool {
 	var id ebpf.MapID
 	return f.outer.Lookup(uint32(0), &id) == nil
+}
+
+// FeedsInForce reports, without making anything, whether the processes that meet in dir have loaded threat feeds.
+func FeedsInForce(dir string) (bool, error) {
+	f, err := os.Open(filepath.Join(dir, feedsFile))
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	ids := readNumbers(f)
+	if len(ids) != 1 {
+		return false, nil
+	}
+	m := mapOf(ids[0], feedsSpec())
+	if m == nil {
+		return false, nil
+	}
+	defer m.Close()
+	return (&Feeds{m}).InForce(), nil
 }

@@ -3,6 +3,7 @@ package gate
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -235,7 +236,7 @@ func TestRootFeeds(t *testing.T) {
 	}
 	set(t, g, Rules{Feeds: FeedsBlock})
 	p.must(t, "dial", "a", at("192.0.2.1"))
-	if err := feeds.Load(prefixes("192.0.2.0/24", "2001:db8::/48")); err != nil {
+	if n, err := feeds.Load(slices.Values(prefixes("192.0.2.0/24", "2001:db8::/48"))); err != nil || n != 2 {
 		t.Fatal(err)
 	}
 	if !feeds.InForce() {
@@ -260,7 +261,7 @@ func TestRootFeeds(t *testing.T) {
 	}
 	p.must(t, "eventually", "a")
 	p.mustFail(t, "dial", "x", at("198.51.100.1"))
-	if err := feeds.Load(nil); err != nil {
+	if _, err := feeds.Load(slices.Values[[]netip.Prefix](nil)); err != nil {
 		t.Fatal(err)
 	}
 	p.must(t, "dial", "d", at("198.51.100.1"))

@@ -2,6 +2,7 @@ package threat
 
 import (
 	"hash/maphash"
+	"iter"
 	"net/netip"
 	"time"
 
@@ -80,6 +81,26 @@ func (s *Set) Contacts(now time.Time, destinations ...string) []evidence.Contact
 		}
 	}
 	return s.matchJoint(out, now, seen)
+}
+
+// Prefixes are the listed addresses and networks that are believed at least that much as of now, those in others included.
+func (s *Set) Prefixes(now time.Time, least float64) iter.Seq[netip.Prefix] {
+	return func(yield func(netip.Prefix) bool) {
+		for i := range s.prefixes.items {
+			e := s.prefixes.items[i].entry
+			listed := s.feeds[e.feed].Time
+			if e.listed > 0 {
+				listed = time.Unix(int64(e.listed), 0)
+			}
+			ended := e.until > 0 && now.Unix() >= int64(e.until)
+			if ended || decayed(float64(e.confidence)/255, now.Sub(listed), s.halfLife) < max(least, floor) {
+				continue
+			}
+			if !yield(s.prefixes.prefix(uint32(i))) {
+				return
+			}
+		}
+	}
 }
 
 func (s *Set) match(out []evidence.Contact, now time.Time, destination string, i indicator) []evidence.Contact {

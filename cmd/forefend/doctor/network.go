@@ -6,26 +6,23 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"forefend.dev/forefend/netns/gate"
 )
 
-const unused = "nothing in this version; egress by tunnel will need it"
-
-// bpfAttach loads a program that lets everything pass and attaches it to an empty cgroup of its own.
+// bpfAttach shuts an empty cgroup of its own, with all that a container's gate is made of.
 func bpfAttach() Row {
-	const feature = "BPF on cgroups"
+	const feature, cost = "BPF on cgroups", "networks of running containers cannot be switched off or restricted, threat feeds are not enforced; network = off at a container's start still works"
 	_, unified := cgroupMode()
 	if unified == "" {
-		return degraded(feature, "no cgroup v2 hierarchy to attach to", unused, "mount cgroup2, hybrid or alone")
+		return degraded(feature, "no cgroup v2 hierarchy to attach to", cost, "mount cgroup2, hybrid or alone")
 	}
 	if err := attach(unified); err != nil {
-		return degraded(feature, err.Error(), unused, "a kernel with CONFIG_CGROUP_BPF, and CAP_BPF or root")
+		return degraded(feature, err.Error(), cost, "a kernel from 5.9 with CONFIG_CGROUP_BPF, and CAP_BPF with CAP_NET_ADMIN and CAP_SYS_ADMIN, or root")
 	}
-	return ok(feature, "a program attaches to a cgroup of "+unified)
+	return ok(feature, "a container's gate works in a cgroup of "+unified)
 }
 
 func attach(unified string) (err error) {
@@ -34,19 +31,7 @@ func attach(unified string) (err error) {
 		return fmt.Errorf("make a cgroup: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.Remove(dir)) }()
-	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type: ebpf.CGroupSKB, License: "Apache-2.0",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
-	})
-	if err != nil {
-		return fmt.Errorf("load a program: %w", err)
-	}
-	defer program.Close()
-	l, err := link.AttachCgroup(link.CgroupOptions{Path: dir, Attach: ebpf.AttachCGroupInetEgress, Program: program})
-	if err != nil {
-		return fmt.Errorf("attach a program: %w", err)
-	}
-	return l.Close()
+	return gate.Try(dir)
 }
 
 // wireGuard makes a device in a network namespace that ends with the probe's thread.
