@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/test/e2e/harness"
@@ -116,6 +118,7 @@ func (d *demo) miner(ctx context.Context) error {
 	d.show(section(text, "Seen of this run"))
 	d.claim(seen == nil, "the contact with %s is an event and is kept with the container", listed)
 	r := decided.Risk
+	d.claim(decided.Scan != nil && slices.ContainsFunc(decided.Scan.Sinks, func(s evidence.Sink) bool { return s.Kind == "miner" }), "the scan of its script names the miner")
 	d.claim(r != nil && r.Score >= 50, "its risk is %s", riskWords(r != nil, decided))
 	return nil
 }

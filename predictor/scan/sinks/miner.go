@@ -66,6 +66,47 @@ func (f *finder) minerCommand(words []string, where string) {
 	}
 }
 
+// settingsInText are settings of miners that no other program has; those of a binary's help are looser.
+var settingsInText = []string{"donate-level", "donate-over-proxy", "max-threads-hint", "randomx-no-numa", "rig-id", "huge-pages-jit"}
+
+// hunting begins lines of scripts that mention miners to find or stop them.
+var hunting = regexp.MustCompile(`^\s*(?:sudo\s+)?(?:[efp]?grep|p?kill|killall|ip6?tables|nft|ufw|find|rm|sed|awk|host|dig)\b`)
+
+// minerText looks for what a miner needs anywhere in a script, of whatever language: what is written to a file, or handed on by way of
+// variables, is on no command line. Three kinds of evidence are wanted, where a command line has to have two.
+func (f *finder) minerText(text, where string) {
+	if slices.ContainsFunc(f.found, func(s evidence.Sink) bool { return s.Kind == "miner" && s.Where == where }) {
+		return
+	}
+	var b strings.Builder
+	for line := range strings.Lines(uncommented(text)) {
+		if !hunting.MatchString(line) {
+			b.WriteString(line)
+		}
+	}
+	text = b.String()
+	var known [3]map[string]bool
+	for i, words := range [][]string{protocols, pools, algorithms} {
+		known[i] = make(map[string]bool)
+		note([]byte(text), words, known[i])
+	}
+	var why []string
+	for _, kind := range []struct {
+		name  string
+		found bool
+	}{
+		{"a mining protocol", len(known[0]) > 0}, {"a pool", len(known[1]) > 0}, {"an algorithm", len(known[2]) > 0},
+		{"a miner's settings", first(text, settingsInText) != ""}, {"a wallet", monero.MatchString(text)},
+	} {
+		if kind.found {
+			why = append(why, kind.name)
+		}
+	}
+	if len(why) >= 3 && len(known[1]) <= manyPools {
+		f.add("miner", "cpu", 0.8, where, "the script has "+strings.Join(why, ", "))
+	}
+}
+
 func first(in string, words []string) string {
 	for _, w := range words {
 		if strings.Contains(in, w) {

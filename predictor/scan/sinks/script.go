@@ -25,6 +25,7 @@ func (f *finder) script(text, interpreter, where string) {
 		f.add("fork-bomb", "pids", 0.95, where, "forks in an endless loop")
 	}
 	f.allocations(text, where)
+	defer f.minerText(text, where) // after the commands, which say more
 	if !shell.MatchString(interpreter) {
 		if busyCode.MatchString(text) {
 			f.add("endless-loop", "cpu", 0.4, where, "an endless loop that waits for nothing")
