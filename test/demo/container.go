@@ -30,17 +30,23 @@ func (d *demo) start(ctx context.Context, runtime, image, id string, flags ...st
 	if _, err := d.ctr(ctx, append(args, harness.Image(image), id)...); err != nil {
 		return nil, err
 	}
-	nctx := d.env.Context(ctx)
-	container, err := d.env.Client().LoadContainer(nctx, id)
-	if err != nil {
-		return nil, err
-	}
-	task, err := container.Task(nctx, nil)
+	container, task, err := d.task(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	_, err = inNetwork(ctx, task.Pid(), "ip", "link", "set", "lo", "up")
 	return &started{id: id, container: container, task: task}, err
+}
+
+// task is a container that ctr has started, as its client sees it.
+func (d *demo) task(ctx context.Context, id string) (client.Container, client.Task, error) {
+	nctx := d.env.Context(ctx)
+	container, err := d.env.Client().LoadContainer(nctx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	task, err := container.Task(nctx, nil)
+	return container, task, err
 }
 
 // stop ends the container by a signal, as a person would, and deletes it. It returns the exit status.

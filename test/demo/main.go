@@ -91,7 +91,10 @@ func (d *demo) story(ctx context.Context) error {
 	if err := d.inherit(ctx, redis()); err != nil {
 		return fmt.Errorf("second digest: %w", err)
 	}
-	return d.miner(ctx)
+	if err := d.miner(ctx); err != nil {
+		return err
+	}
+	return d.live(ctx)
 }
 
 // explain shows the decision about the last run, which is gone by now.
