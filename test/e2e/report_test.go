@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // What the CLI prints with --json, as docs/cli.md describes it: these tests read it like any other program would, and
@@ -69,6 +70,7 @@ type decision struct {
 
 type event struct {
 	Seq     uint64
+	Time    time.Time
 	ID      containerID
 	Kind    string
 	Message string
