@@ -28,7 +28,7 @@ func wary(t *testing.T, name, text string) *host {
 	if err := os.WriteFile(filepath.Join(feeds, name), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return newHost(t, harness.WithConfig(fmt.Sprintf("[scan]\nenabled = false\n[threats]\nfeeds = [%q]\n[safeguards]\ncalm = \"3s\"\n", feeds)))
+	return newHost(t, harness.WithConfig(fmt.Sprintf("[scan]\nenabled = false\n[threats]\nfeeds = [%q]\n[safeguards]\ncalm = \"3s\"\nchanges_per_minute = 10\n", feeds)))
 }
 
 // waiting is a container that does something once the file "go" is in the directory, and the directory.
