@@ -20,8 +20,9 @@ type Gates interface {
 	// Ready says why there can be no gates on this node, nil if there can.
 	Ready() error
 	// Gate puts a gate into the cgroup at a directory of the v2 hierarchy; it lets everything pass until Gate.Set. seen is told what
-	// it sees, from one goroutine for all gates.
-	Gate(dir string, seen func(Passage)) (Gate, error)
+	// it sees, from one goroutine for all gates. pid is the container's first process: its network namespace is where the gate finds
+	// the interfaces on which packet sockets send.
+	Gate(dir string, pid int, seen func(Passage)) (Gate, error)
 	// Close forgets all gates. What was set stays in force.
 	Close() error
 }
@@ -30,6 +31,8 @@ type Gates interface {
 type Gate interface {
 	// Set puts rules in force, whole, for the next packet. On an error what was in force before still is.
 	Set(GateRules) error
+	// Frames says why packet sockets get past the rules in force; nil: they do not.
+	Frames() error
 	// Close forgets the gate. What was set stays in force while the cgroup exists.
 	Close() error
 }
@@ -110,6 +113,7 @@ func (s *Service) openGate(c *container, group cgroup.Group) error {
 		c.gateless = c.gate.Set(rules)
 	}
 	if c.gateless == nil {
+		s.tellFrames(c)
 		return nil
 	}
 	if rules.Off && c.offline {
@@ -125,6 +129,16 @@ func (s *Service) openGate(c *container, group cgroup.Group) error {
 	return nil
 }
 
+// tellFrames says when packet sockets get past the rules in force. Most containers that have CAP_NET_RAW have no use for one.
+func (s *Service) tellFrames(c *container) {
+	if err := c.gate.Frames(); err != nil {
+		s.reporter.event(api.Event{
+			Time: time.Now(), ID: c.id, Run: c.current().Facts.Run, Kind: api.EventDegraded,
+			Message: "a packet socket of this container gets past its network policy (drop CAP_NET_RAW): " + err.Error(),
+		})
+	}
+}
+
 func (s *Service) gate(c *container, group cgroup.Group) (err error) {
 	if err := s.gated(); err != nil {
 		return err
@@ -132,7 +146,7 @@ func (s *Service) gate(c *container, group cgroup.Group) (err error) {
 	if err := ownGroup(group.Unified); err != nil {
 		return err
 	}
-	c.gate, err = s.cfg.Gates.Gate(group.Unified, func(p Passage) { s.onPassage(c, p) })
+	c.gate, err = s.cfg.Gates.Gate(group.Unified, c.pid, func(p Passage) { s.onPassage(c, p) })
 	return err
 }
 

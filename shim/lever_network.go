@@ -11,7 +11,7 @@ import (
 
 // networkLever switches the network of a container and changes whom it may contact: by its gate, for the next packet, of connections
 // that exist too.
-type networkLever struct{}
+type networkLever struct{ s *Service }
 
 func (networkLever) name() string { return "network" }
 
@@ -19,7 +19,7 @@ func (networkLever) holds(k policy.Key) bool {
 	return k.Dimension() == policy.Network || k.Dimension() == policy.Egress
 }
 
-func (networkLever) move(_ context.Context, c *container, before, after policy.Effective, _ manner) (func(context.Context) error, error) {
+func (l networkLever) move(_ context.Context, c *container, before, after policy.Effective, _ manner) (func(context.Context) error, error) {
 	was, is := rulesOf(before), rulesOf(after)
 	switch {
 	case c.gate == nil:
@@ -32,5 +32,6 @@ func (networkLever) move(_ context.Context, c *container, before, after policy.E
 	if err := c.gate.Set(is); err != nil {
 		return nil, err
 	}
+	l.s.tellFrames(c)
 	return func(context.Context) error { return c.gate.Set(was) }, nil
 }

@@ -72,7 +72,7 @@ func decorate(cfg Config, inner taskv3.TTRPCTaskService, exits *exits, sd shutdo
 		resourcesLever{s},
 		syscallsLever{},
 		filesLever{s},
-		networkLever{},
+		networkLever{s},
 	}
 	s.reporter = newReporter(s.link)
 	s.supervisor = seccomp.NewSupervisor(seccomp.Config{OnEvent: s.onSyscall, OnNew: s.onNew, OnError: s.onSupervisorError, EventBuffer: 256})

@@ -36,12 +36,12 @@ func (g *gates) Ready() error {
 }
 
 // Gate implements shim.Gates.
-func (g *gates) Gate(dir string, seen func(shim.Passage)) (shim.Gate, error) {
+func (g *gates) Gate(dir string, pid int, seen func(shim.Passage)) (shim.Gate, error) {
 	node, err := g.open()
 	if err != nil {
 		return nil, err
 	}
-	opened, err := node.Open(dir, func(e gate.Event) { seen(passage(e)) })
+	opened, err := node.Open(dir, pid, func(e gate.Event) { seen(passage(e)) })
 	if err != nil {
 		return nil, err
 	}

@@ -125,7 +125,7 @@ func eachMap(t *testing.T, f func(*ebpf.Map, *ebpf.MapInfo)) {
 func TestRootNothingIsLeft(t *testing.T) {
 	w := newWorld(t)
 	dir := newCgroup(t, "gone")
-	g, err := w.gates.Open(dir, func(Event) {})
+	g, err := w.gates.Open(dir, 0, func(Event) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,23 +137,23 @@ func TestRootNothingIsLeft(t *testing.T) {
 			n++
 		}
 		var id uint64
-		for _, m := range []*ebpf.Map{w.gates.maps.peers, w.gates.maps.rings} {
+		for _, m := range []*ebpf.Map{w.gates.maps.peers, w.gates.maps.rings, w.gates.maps.framed} {
 			for all := m.Iterate(); all.Next(&id, &fd); {
 				n++
 			}
 		}
 		return n
 	}
-	if n := entries(); n != 3 {
-		t.Fatalf("%d entries, want a set, correspondents and a ring", n)
+	if n := entries(); n != 4 {
+		t.Fatalf("%d entries, want a set, correspondents, a ring and packet sockets", n)
 	}
-	if n, err := w.gates.Sweep(v2Root(t)); n != 0 || err != nil || entries() != 3 {
+	if n, err := w.gates.Sweep(v2Root(t)); n != 0 || err != nil || entries() != 4 {
 		t.Fatalf("swept %d of a cgroup that is there: %v", n, err)
 	}
 	if err := os.Remove(dir); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := w.gates.Sweep(v2Root(t)); n != 3 || err != nil || entries() != 0 {
+	if n, err := w.gates.Sweep(v2Root(t)); n != 4 || err != nil || entries() != 0 {
 		t.Errorf("swept %d, %d are left: %v", n, entries(), err)
 	}
 	if err := g.Close(); err != nil {

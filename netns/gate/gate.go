@@ -15,6 +15,7 @@ type Gate struct {
 	gates  *Gates
 	dir    *os.File // of the cgroup
 	id     uint64   // of the cgroup
+	pid    int      // 0: not known
 	report func(Event)
 
 	mu      sync.Mutex
@@ -24,6 +25,8 @@ type Gate struct {
 	peers   bool   // correspondents are noted; guarded by mu
 	passing bool   // the packet programs are attached; guarded by mu
 	closed  bool   // guarded by mu
+
+	framesErr error // why packet sockets are not restricted; guarded by mu
 }
 
 // ErrClosed says that a gate was used after Close.
@@ -60,6 +63,9 @@ func (g *Gate) Set(r Rules) error {
 	if err == nil && flags != 0 {
 		err = g.guard()
 	}
+	if err == nil && flags&restricting != 0 {
+		err = g.restrictFrames(true)
+	}
 	if err == nil {
 		err = g.verify(flags, set)
 	}
@@ -73,6 +79,9 @@ func (g *Gate) Set(r Rules) error {
 	if flags&replies == 0 && g.peers {
 		err = errors.Join(err, remove(g.gates.maps.peers, &g.id))
 		g.peers = false
+	}
+	if flags&restricting == 0 {
+		err = errors.Join(err, g.restrictFrames(false))
 	}
 	if flags == 0 {
 		err = errors.Join(err, g.unguard())
@@ -207,7 +216,8 @@ func (g *Gate) Close() error {
 	g.gates.mu.Unlock()
 	err := g.dir.Close()
 	if g.gone() {
-		err = errors.Join(err, g.drop(g.set), remove(g.gates.maps.peers, &g.id), remove(g.gates.maps.rings, &g.id))
+		err = errors.Join(err, g.drop(g.set), remove(g.gates.maps.peers, &g.id), remove(g.gates.maps.rings, &g.id),
+			remove(g.gates.maps.framed, &g.id))
 	}
 	return err
 }

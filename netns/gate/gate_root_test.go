@@ -3,6 +3,8 @@ package gate
 import (
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -54,7 +56,7 @@ func (s *seen) count(k Kind, destination string) (n int) {
 func open(t *testing.T, w *world, cgroup string) (*Gate, *seen) {
 	t.Helper()
 	var s seen
-	g, err := w.gates.Open(cgroup, s.add)
+	g, err := w.gates.Open(cgroup, 0, s.add)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,4 +267,35 @@ func TestRootFeeds(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.must(t, "dial", "d", at("198.51.100.1"))
+}
+
+// TestRootFrames: packet sockets, which no program of a cgroup sees, send nothing either while a rule restricts their container, in a group
+// below its own too; those of others in the same network namespace do.
+func TestRootFrames(t *testing.T) {
+	w := newWorld(t)
+	other := w.start(t, newCgroup(t, "other"))
+	g, err := w.gates.Open(w.cgroup, other.cmd.Process.Pid, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = g.Close() })
+	below := filepath.Join(w.cgroup, "below")
+	if err := os.Mkdir(below, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(below) })
+	p, q := w.start(t, w.cgroup), w.start(t, below)
+	for _, r := range []Rules{{Off: true}, {Closed: true}, {Block: prefixes("192.0.2.0/24")}} {
+		p.must(t, "packet", outside4)
+		q.must(t, "packet", outside4)
+		set(t, g, r)
+		if err := g.Frames(); err != nil {
+			t.Fatal(err)
+		}
+		p.mustFail(t, "packet", outside4)
+		q.mustFail(t, "packet", outside4)
+		other.must(t, "packet", outside4)
+		set(t, g, Rules{})
+	}
+	p.must(t, "packet", outside4)
 }

@@ -98,8 +98,10 @@ func (g *Gates) read(reader *ringbuf.Reader) {
 
 // Open puts a gate into the cgroup at a directory of the v2 hierarchy; it lets everything pass until Set. report is told what the
 // gate sees, from one goroutine that waits for it; nil: nobody is. The error wraps errors.ErrUnsupported where dir is no such cgroup.
-func (g *Gates) Open(dir string, report func(Event)) (_ *Gate, err error) {
-	gate := &Gate{gates: g, report: report}
+//
+// pid is a process of the container, by which its network namespace is found; 0: packet sockets are not restricted.
+func (g *Gates) Open(dir string, pid int, report func(Event)) (_ *Gate, err error) {
+	gate := &Gate{gates: g, pid: pid, report: report}
 	if gate.dir, gate.id, err = openCgroup(dir); err != nil {
 		return nil, err
 	}

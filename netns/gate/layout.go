@@ -42,6 +42,9 @@ const (
 // replies are the flags under which answers have to be told from what the container began.
 const replies = flagClosed | flagSet | flagFeedsBlock
 
+// restricting are the flags under which packet sockets send nothing. Feeds are not among them: what they list is little.
+const restricting = flagOff | flagClosed | flagSet
+
 // event is what the programs report.
 type event struct {
 	ID      uint64

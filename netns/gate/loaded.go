@@ -16,12 +16,12 @@ import (
 
 // layout is the version of programs and structures. Raise it with every change of either: processes of two versions then load
 // their own. TestLayout knows what the present one looks like.
-const layout = 1
+const layout = 2
 
 // loaded is what is loaded once for all containers of the node: a container costs three attachments, not a verification.
 type loaded struct {
-	maps                     maps
-	egress, ingress, sockops *ebpf.Program
+	maps                             maps
+	egress, ingress, sockops, frames *ebpf.Program
 }
 
 // The files with the numbers of what is loaded, one a line. BPF objects live as long as a process has them open, a program
@@ -44,11 +44,13 @@ func (l *loaded) parts() (ms []mapPart, ps []programPart) {
 		{&m.accepted, &ebpf.MapSpec{Name: "forefend_accept", Type: ebpf.SkStorage, KeySize: 4, ValueSize: 4,
 			Flags: unix.BPF_F_NO_PREALLOC, Key: number, Value: number}},
 		{&m.seen, &ebpf.MapSpec{Name: "forefend_seen", Type: ebpf.Array, KeySize: 4, ValueSize: seenSize, MaxEntries: seenSlots}},
+		{&m.framed, &ebpf.MapSpec{Name: "forefend_framed", Type: ebpf.Hash, KeySize: 8, ValueSize: 4, MaxEntries: maxGates, Flags: unix.BPF_F_NO_PREALLOC}},
 	}
 	ps = []programPart{
 		{&l.egress, "forefend_egress", ebpf.CGroupSKB, ebpf.AttachCGroupInetEgress, egress},
 		{&l.ingress, "forefend_ingres", ebpf.CGroupSKB, ebpf.AttachCGroupInetIngress, ingress},
 		{&l.sockops, "forefend_accept", ebpf.SockOps, ebpf.AttachCGroupSockOps, sockops},
+		{&l.frames, "forefend_frames", ebpf.SchedCLS, ebpf.AttachNone, frames},
 	}
 	return ms, ps
 }

@@ -77,13 +77,14 @@ type maps struct {
 	rings    *ebpf.Map // by cgroup: events
 	accepted *ebpf.Map // sockets that came of accept
 	seen     *ebpf.Map // what was reported lately
+	framed   *ebpf.Map // cgroups whose packet sockets send nothing
 }
 
 // handles are the maps' descriptors, as programs name them.
-type handles struct{ state, sets, feeds, peers, rings, accepted, seen int }
+type handles struct{ state, sets, feeds, peers, rings, accepted, seen, framed int }
 
 func (m *maps) handles() handles {
-	return handles{m.state.FD(), m.sets.FD(), m.feeds.FD(), m.peers.FD(), m.rings.FD(), m.accepted.FD(), m.seen.FD()}
+	return handles{m.state.FD(), m.sets.FD(), m.feeds.FD(), m.peers.FD(), m.rings.FD(), m.accepted.FD(), m.seen.FD(), m.framed.FD()}
 }
 
 // direction of a packet, seen from the container.

@@ -38,7 +38,7 @@ func (g *Gates) Sweep(root string) (int, error) {
 	for _, k := range sets {
 		drop(g.maps.sets, k.Cgroup, &k)
 	}
-	for _, m := range []*ebpf.Map{g.maps.peers, g.maps.rings} {
+	for _, m := range []*ebpf.Map{g.maps.peers, g.maps.rings, g.maps.framed} {
 		var id uint64
 		var ids []uint64
 		for all := m.Iterate(); all.Next(&id, &fd); {

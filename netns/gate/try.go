@@ -21,7 +21,7 @@ func Try(dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, g.Close()) }()
-	gate, err := g.Open(dir, func(Event) {})
+	gate, err := g.Open(dir, 0, func(Event) {})
 	if err != nil {
 		return err
 	}
