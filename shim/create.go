@@ -18,6 +18,7 @@ import (
 	"forefend.dev/forefend/runtime/bundle"
 	"forefend.dev/forefend/runtime/cgroup"
 	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/record"
 	"forefend.dev/forefend/runtime/rewrite"
 	"forefend.dev/forefend/runtime/rootfs"
@@ -124,6 +125,9 @@ func (s *Service) commit(ctx context.Context, c *container, b *bundle.Bundle) er
 	requested := record.Request{Run: c.decision.Facts.Run, Spec: forDecision(b.Spec()), Kin: true, Own: true} // as prepare asked
 	profile, table := c.decision.Seccomp, c.decision.Table
 	c.decision.Seccomp, c.decision.Table = nil, nil // in force from here on; neither the record nor explain needs them
+	if c.decision.Facts.HostNetwork {
+		c.forgoLocked("the container uses the host's network", func(k policy.Key) bool { return k == policy.KeyNetwork })
+	}
 	off := rulesOf(c.decision.Effective).Off
 	in := rewrite.Input{Effective: c.decision.Effective, Seccomp: profile, Unified: unified(), Gated: off && s.gated() == nil}
 	if err := rewrite.Apply(b.Spec(), in); err != nil {

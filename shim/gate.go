@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -116,6 +117,8 @@ func (s *Service) openGate(c *container, group cgroup.Group) error {
 		s.tellFrames(c)
 		return nil
 	}
+	c.forgo("this container has no gate: " + c.gateless.Error())
+	rules = rulesOf(c.current().Effective)
 	if rules.Off && c.offline {
 		rules.Off = false // it has a network namespace with nothing in it
 	}
@@ -127,6 +130,28 @@ func (s *Service) openGate(c *container, group cgroup.Group) error {
 		Message: "the network of this container is not watched and cannot be restricted: " + c.gateless.Error(),
 	})
 	return nil
+}
+
+// forgo takes what a prediction says of the network out of the decision: a safeguard that cannot be put in force is no reason for a
+// container not to start. What anybody demands stays.
+func (c *container) forgo(why string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.forgoLocked(why, func(k policy.Key) bool {
+		return k.Dimension() == policy.Egress || k == policy.KeyNetwork && !c.offline
+	})
+}
+
+// forgoLocked is forgo for some keys. c.mu is held, or the container not known to anybody yet.
+func (c *container) forgoLocked(why string, which func(policy.Key) bool) {
+	fields := slices.Clone(c.decision.Effective.Fields)
+	for i, f := range fields {
+		if f.Author == policy.Prediction && !f.NoValue && which(f.Key) {
+			fields[i].NoValue = true
+			c.decision.Notes = append(slices.Clone(c.decision.Notes), fmt.Sprintf("%s = %s (%s) is not applied: %s", f.Key, f.Key.Format(f.Value), f.Source, why))
+		}
+	}
+	c.decision.Effective.Fields = fields
 }
 
 // tellFrames says when packet sockets get past the rules in force. Most containers that have CAP_NET_RAW have no use for one.

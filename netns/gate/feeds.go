@@ -138,6 +138,25 @@ func (f *Feeds) Change(add, drop []netip.Prefix) error {
 	return nil
 }
 
+// Memory is how many bytes the set takes in the kernel, as that accounts for it.
+func (f *Feeds) Memory() (float64, error) {
+	var id ebpf.MapID
+	if err := f.outer.Lookup(uint32(0), &id); err != nil {
+		return 0, fmt.Errorf("memory of the threat feeds: %w", err)
+	}
+	inner, err := ebpf.NewMapFromID(id)
+	if err != nil {
+		return 0, fmt.Errorf("memory of the threat feeds: %w", err)
+	}
+	defer inner.Close()
+	info, err := inner.Info()
+	if err != nil {
+		return 0, fmt.Errorf("memory of the threat feeds: %w", err)
+	}
+	bytes, _ := info.Memlock()
+	return float64(bytes), nil
+}
+
 // InForce reports whether anything is listed.
 func (f *Feeds) InForce() bool {
 	var id ebpf.MapID

@@ -32,8 +32,13 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// wait is how long an answer may take that will come.
-const wait = 2 * time.Second
+// wait is how long an answer may take that will come. An emulated machine takes longer: FOREFEND_GATE_WAIT=10s.
+var wait = func() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("FOREFEND_GATE_WAIT")); err == nil {
+		return d
+	}
+	return 2 * time.Second
+}()
 
 // world is two network namespaces with a link between them: the containers' and the rest of the world.
 type world struct {

@@ -60,6 +60,7 @@ var measurements = []measurement{
 	{"shim", "memory of shims", measureShims},
 	{"calls", "cost of native and watched system calls", measureCalls},
 	{"servers", "requests per CPU second of redis and nginx", measureServers},
+	{"network", "networks switched, destinations blocked, threat feeds loaded", measureNetwork},
 	{"daemon", "a fresh daemon; Admit and the daemon at 10,000 known workloads", measureDaemon},
 }
 

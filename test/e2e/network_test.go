@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,11 +14,21 @@ import (
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/record"
 	"forefend.dev/forefend/runtime/workload"
+	"forefend.dev/forefend/test/e2e/harness"
 )
 
 // TestNetwork switches networks of running containers.
 func TestNetwork(t *testing.T) {
-	h := newHost(t)
+	feeds := t.TempDir()
+	if err := os.WriteFile(filepath.Join(feeds, "bad.txt"), []byte("203.0.113.0/24\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// In observe mode nothing but operators changes what these containers may do, a risk does not.
+	h := newHost(t, harness.WithConfig(fmt.Sprintf("mode = \"observe\"\n[threats]\nfeeds = [%q]\n", feeds)))
+	t.Run("feeds", func(t *testing.T) { feedsAreWatchedAndBlock(t, h) })
+	t.Run("kills", func(t *testing.T) { gateOutlivesItsMakers(t, h, feeds) })
+	t.Run("egress", func(t *testing.T) { egressIsSet(t, h) })
+	t.Run("pod", func(t *testing.T) { otherContainersKeepTheirs(t, h) })
 	t.Run("off and on", func(t *testing.T) { networkOffAndOn(t, h) })
 	t.Run("off from the start", func(t *testing.T) { networkOffFromTheStart(t, h) })
 	t.Run("host network", func(t *testing.T) { hostNetworkStays(t, h) })
@@ -151,6 +163,88 @@ func networkOffFromTheStart(t *testing.T, h *host) {
 	if !h.reach(id, "192.0.2.1") {
 		t.Error("not reached with the network on")
 	}
+}
+
+// want checks that exactly some of the world's addresses are reached.
+func (h *host) wantReached(t *testing.T, id string, reached ...string) {
+	t.Helper()
+	for _, a := range worldAddresses {
+		if got := h.reach(id, a); got != slices.Contains(reached, a) {
+			t.Errorf("%s reached: %t; %v should be", a, got, reached)
+		}
+	}
+}
+
+func egressIsSet(t *testing.T, h *host) {
+	o := newOutside(t)
+	id, _ := h.worldly(t, o, sh("sleep 1000", "--annotation", "forefend.dev/egress.default=closed", "--annotation", "forefend.dev/egress.allow=192.0.2.0/24,2001:db8::/48"))
+	h.wantReached(t, id, "192.0.2.1", "2001:db8::1")
+	h.adjust(t, "set", id, "egress.default=open", "egress.block=192.0.2.1,2001:db8:9::/48")
+	h.wantReached(t, id, "198.51.100.1", "203.0.113.1", "2001:db8::1")
+	d := h.explain(t, id)
+	d.want(t, "egress.default", "open", "operator")
+	eventually(t, "event denied", func() bool {
+		return slices.ContainsFunc(h.events(t, id), func(e event) bool {
+			return e.Kind == "denied" && strings.Contains(e.Message, "contact with tcp/192.0.2.1:"+worldPort+" refused: blocked by egress/192.0.2.1 = blocked by operator")
+		})
+	})
+	h.adjust(t, "reset", id)
+	h.wantReached(t, id, "192.0.2.1", "2001:db8::1")
+	h.adjust(t, "set", id, "network=off")
+	h.wantReached(t, id)
+	h.adjust(t, "unset", id, "network")
+	h.wantReached(t, id, "192.0.2.1", "2001:db8::1")
+}
+
+func feedsAreWatchedAndBlock(t *testing.T, h *host) {
+	o := newOutside(t)
+	id, _ := h.worldly(t, o, sh("sleep 1000"))
+	eventually(t, "feeds in the kernel", func() bool { return strings.Contains(h.Forefend("threat", "list").Stdout, "\nin force in the kernel") })
+	h.wantReached(t, id, worldAddresses...) // by default they are watched
+	eventually(t, "event threat", func() bool {
+		return slices.ContainsFunc(h.events(t, id), func(e event) bool {
+			return e.Kind == "threat" && strings.Contains(e.Message, "contact with tcp/203.0.113.1:"+worldPort)
+		})
+	})
+	h.adjust(t, "set", id, "egress.feeds=block")
+	h.wantReached(t, id, "192.0.2.1", "198.51.100.1", "2001:db8::1", "2001:db8:9::1")
+	h.adjust(t, "set", id, "egress.allow=203.0.113.1") // a false alarm
+	h.wantReached(t, id, worldAddresses...)
+}
+
+// otherContainersKeepTheirs: of two containers in one network namespace, one loses its network.
+func otherContainersKeepTheirs(t *testing.T, h *host) {
+	o := newOutside(t)
+	first, _ := h.worldly(t, o, sh("sleep 1000"))
+	second := h.start(t, sh("sleep 1000", "--with-ns", fmt.Sprintf("network:/proc/%d/ns/net", h.row(t, first).PID)))
+	h.adjust(t, "set", first, "network=off")
+	h.wantReached(t, first)
+	h.wantReached(t, second, worldAddresses...)
+	h.adjust(t, "set", second, "network=off")
+	h.adjust(t, "set", first, "network=on")
+	h.wantReached(t, first, worldAddresses...)
+	h.wantReached(t, second)
+}
+
+// gateOutlivesItsMakers: what is set holds without a daemon, a new daemon takes it up, and a shim that is killed leaves nothing.
+func gateOutlivesItsMakers(t *testing.T, h *host, feeds string) {
+	o := newOutside(t)
+	id, _ := h.worldly(t, o, sh("sleep 1000"))
+	h.adjust(t, "set", id, "egress.block=192.0.2.0/24", "egress.feeds=block")
+	h.killDaemons(t)
+	h.wantReached(t, id, "198.51.100.1", "2001:db8::1", "2001:db8:9::1")
+	if err := os.WriteFile(filepath.Join(feeds, "more.txt"), []byte("198.51.100.1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.mustRun(t, sh("true")) // which starts a daemon
+	eventually(t, "the new feed in force", func() bool { return !h.reach(id, "198.51.100.1") })
+	h.adjust(t, "set", id, "egress.block=2001:db8::/48")
+	h.wantReached(t, id, "192.0.2.1", "2001:db8:9::1")
+	if err := os.Remove(filepath.Join(feeds, "more.txt")); err != nil {
+		t.Fatal(err)
+	}
+	h.killShim(t, id)
+	eventually(t, "no trace", func() bool { return h.traceless(t, id) })
 }
 
 func hostNetworkStays(t *testing.T, h *host) {
