@@ -42,7 +42,11 @@ func confine() error {
 			return fmt.Errorf("limit %d: %w", resource, err)
 		}
 	}
-	program := filter(native, allowed)
+	return install(filter(native, allowed))
+}
+
+// install puts all threads under the program, for good.
+func install(program []unix.SockFilter) error {
 	prog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
 	const allThreads = unix.SECCOMP_FILTER_FLAG_TSYNC
 	if r, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, allThreads, uintptr(unsafe.Pointer(&prog))); errno != 0 {
@@ -71,7 +75,7 @@ var allowed = []uint32{
 }
 
 // threadFlags are the flags of clone with which the Go runtime makes a thread (runtime/os_linux.go), and the only ones
-// that pass: a process or a namespace needs others.
+// that pass, with or without CLONE_SETTLS, which goes by the architecture: a process or a namespace needs others.
 const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_SYSVSEM | unix.CLONE_THREAD
 
 // Offsets in struct seccomp_data.
@@ -97,7 +101,7 @@ func filter(arch uint32, calls []uint32) []unix.SockFilter {
 		program = append(program, equal(call, 0, 1), ret(unix.SECCOMP_RET_ALLOW))
 	}
 	return append(program,
-		equal(unix.SYS_CLONE, 0, 3), // from here to the refusal: argument, compare, allow
-		load(offsetArg0), equal(threadFlags, 0, 1), ret(unix.SECCOMP_RET_ALLOW),
+		equal(unix.SYS_CLONE, 0, 4), // from here to the refusal: argument, without the flag, compare, allow
+		load(offsetArg0), unix.SockFilter{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: ^uint32(unix.CLONE_SETTLS)}, equal(threadFlags, 0, 1), ret(unix.SECCOMP_RET_ALLOW),
 		ret(unix.SECCOMP_RET_ERRNO|uint32(unix.EPERM)))
 }

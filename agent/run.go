@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"runtime/debug"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +25,7 @@ const (
 // Run is the agent's whole life: it becomes what the package says, serves the shim on the descriptors it was started
 // with, and returns when the channel ends. It changes its process for good and is called once, from main.
 func Run(build string) error {
+	runtime.LockOSThread() // no_new_privs is one thread's, until the filter gives it to all
 	if err := harden(api.KeyFD + 1); err != nil {
 		return err
 	}
@@ -47,6 +49,7 @@ func Run(build string) error {
 	if err := confine(); err != nil {
 		return err
 	}
+	runtime.UnlockOSThread()
 	s := newServer(build, kernel)
 	ctx, cancel := context.WithCancel(context.Background())
 	err = calls.Serve(ctx, conn, api.ServiceName, s.methods())

@@ -44,6 +44,21 @@ func (a adapter) Adapt(ctx context.Context, req api.AdaptRequest) (api.AdaptResp
 	return api.AdaptResponse{Decision: after, Results: results}, nil
 }
 
+// Agent implements api.Adapter.
+func (a adapter) Agent(ctx context.Context, req api.AgentRequest) (api.Agent, error) {
+	if err := api.Understood(req.Version, req.Oldest); err != nil {
+		return api.Agent{}, err
+	}
+	c := a.s.container(req.ID.Container)
+	if c == nil || c.id != req.ID {
+		return api.Agent{}, fmt.Errorf("container %s: %w", req.ID, errdefs.ErrNotFound)
+	}
+	if req.Now {
+		c.agent.now(ctx)
+	}
+	return c.agent.state(ctx), nil
+}
+
 // adapt moves a running container from one decision to the next with each lever that has something to move, and puts in
 // force what came of it. The caller holds c.updating.
 func (s *Service) adapt(ctx context.Context, c *container, before, after api.Decision, how manner) (api.Decision, []api.Result) {

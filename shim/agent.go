@@ -3,7 +3,10 @@ package shim
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -61,6 +64,7 @@ type AgentEvent struct {
 	Text    string
 	Local   string // address of a socket
 	Cgroup  uint64 // id of the v2 cgroup that a socket was made in
+	Count   int    // of messages that were refused
 	Request map[string]string
 }
 
@@ -93,6 +97,7 @@ type seat struct {
 	proc   *record.Agent // for the record on disk; guarded by mu
 	timer  *time.Timer   // of an injection that waits; guarded by mu
 	closed bool          // guarded by mu
+	status string        // of the application, by its own word; guarded by mu
 }
 
 // newSeat decides whether a container that was created gets an agent, and when (docs/decisions/0053).
@@ -220,6 +225,19 @@ func (a *seat) started() {
 	}
 }
 
+// now injects an agent that still waits, and returns once that has come to an end.
+func (a *seat) now(ctx context.Context) {
+	if a == nil || a.empty != "" {
+		return
+	}
+	a.begin()
+	select {
+	case <-a.tried:
+	case <-a.ctx.Done():
+	case <-ctx.Done():
+	}
+}
+
 // begin injects, once, without waiting for it.
 func (a *seat) begin() {
 	a.mu.Lock()
@@ -303,11 +321,65 @@ func (a *seat) report(kind, message string, fields map[string]string) {
 	})
 }
 
-// event takes what the agent claims.
+// event takes what the agent claims. It is reported, and what an application asks for is asked of the daemon in the
+// application's name: a request loosens only what the container's profile grants.
 func (a *seat) event(e AgentEvent) {
-	if a.s.onAgentEvent != nil {
-		a.s.onAgentEvent(a.c, e)
+	switch e.Kind {
+	case agentAsked:
+		a.ask(e)
+	case agentRefused:
+		a.report(api.EventAgent, fmt.Sprintf("messages of the application were not taken (%d, from process %d): %s", e.Count, e.PID, e.Text), nil)
+	case agentReady, agentReloading, agentStopping:
+		a.report(api.EventAgent, "the application says that it is "+e.Kind, map[string]string{"phase": e.Kind, "pid": strconv.Itoa(e.PID)})
+	case agentStatus:
+		a.mu.Lock()
+		a.status = e.Text
+		a.mu.Unlock()
 	}
+	if a.s.cfg.OnAgentEvent != nil {
+		a.s.cfg.OnAgentEvent(a.c.id, e)
+	}
+}
+
+// Kinds of an AgentEvent that the shim itself acts on.
+const (
+	agentReady     = "ready"
+	agentReloading = "reloading"
+	agentStopping  = "stopping"
+	agentStatus    = "status"
+	agentAsked     = "asked"
+	agentRefused   = "refused"
+)
+
+// askDeadline is how long the daemon may take to decide on and apply what an application asks for.
+const askDeadline = 30 * time.Second
+
+// ask passes on what an application asks for. It waits for the answer: the next request comes after it.
+func (a *seat) ask(e AgentEvent) {
+	var resp api.AdjustResponse
+	err := a.s.link.call(a.ctx, askDeadline, func(ctx context.Context, client *api.Client) (err error) {
+		resp, err = client.Adjust(ctx, api.AdjustRequest{
+			Version: api.Version, ID: a.c.id, Set: e.Request, Author: policy.Request,
+			Source: fmt.Sprintf("process %d of the application", e.PID), Reason: "FOREFEND_REQUEST over " + notifyVariable,
+		})
+		return err
+	})
+	message := fmt.Sprintf("the application asked for %s: revision %d is in force", describe(e.Request), resp.Decision.Revision)
+	if err != nil {
+		message = fmt.Sprintf("the application asked for %s, in vain: %v", describe(e.Request), err)
+	}
+	a.report(api.EventAgent, message, map[string]string{"pid": strconv.Itoa(e.PID), "uid": strconv.Itoa(e.UID)})
+}
+
+// describe lists what was asked for.
+func describe(settings map[string]string) string {
+	const most = 200
+	var words []string
+	for _, key := range slices.Sorted(maps.Keys(settings)) {
+		words = append(words, key+"="+settings[key])
+	}
+	s := strings.Join(words, " ")
+	return s[:min(len(s), most)]
 }
 
 // recorded is the agent for the record on disk. Its cgroup is there as soon as there may be one.
@@ -357,7 +429,7 @@ func (a *seat) state(ctx context.Context) api.Agent {
 		return api.Agent{Status: api.AgentNone, Reason: a.empty}
 	}
 	a.mu.Lock()
-	agent, failed := a.agent, a.failed
+	agent, failed, status := a.agent, a.failed, a.status
 	a.mu.Unlock()
 	switch {
 	case failed != nil:
@@ -366,6 +438,7 @@ func (a *seat) state(ctx context.Context) api.Agent {
 		return api.Agent{Status: api.AgentWaiting, Reason: fmt.Sprintf("it is injected once the container has run for %s, or when something needs it", a.s.cfg.AgentDelay)}
 	}
 	out, err := agent.State(ctx)
+	out.Says = status
 	if err != nil {
 		out.Status, out.Reason = api.AgentFailed, err.Error()
 	}

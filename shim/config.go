@@ -7,6 +7,7 @@ import (
 
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/record"
+	"forefend.dev/forefend/runtime/workload"
 )
 
 // Name is the runtime type that containerd maps to this shim's binary.
@@ -37,8 +38,10 @@ type Config struct {
 	// RuncOptions reads runc's options from the TOML of a containerd that does not know this runtime.
 	RuncOptions func(toml []byte) (*options.Options, error)
 
-	Agents     Agents        // nil: containers get none
-	AgentDelay time.Duration // how long a container runs before it gets its agent; 0: it gets it before it starts
+	Agents Agents // nil: containers get none
+	// OnAgentEvent is told of what agents report, one event of a container at a time. Nil: nobody is told.
+	OnAgentEvent func(workload.ID, AgentEvent)
+	AgentDelay   time.Duration // how long a container runs before it gets its agent; 0: it gets it before it starts
 
 	AdmitDeadline time.Duration // for a running daemon to answer
 	ColdStart     time.Duration // for a daemon to start

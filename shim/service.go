@@ -34,8 +34,6 @@ type Service struct {
 	// accepted is told of the first TCP connection that a container accepted; nil: nobody is. It must not block.
 	accepted func(*container, Passage)
 
-	onAgentEvent func(*container, AgentEvent) // nil: nobody listens
-
 	mu         sync.Mutex
 	containers map[string]*container // by id, guarded by mu
 }

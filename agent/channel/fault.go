@@ -15,6 +15,7 @@ const (
 	Truncated    Kind = "truncated" // the stream ended inside of a record
 	Stalled      Kind = "stalled"   // a record was begun and not completed, or nothing is read at the other end
 	Flood        Kind = "flood"     // more than Config.Rate
+	Unasked      Kind = "unasked"   // an answer that nobody asked for; package host finds it
 )
 
 // Fault is the error of a channel whose peer broke the rules. It stays the error of all later calls.

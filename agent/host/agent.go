@@ -25,7 +25,8 @@ type Agent struct {
 	restarts int                  // guarded by mu
 	faults   map[channel.Kind]int // guarded by mu
 	reason   string               // why the last one ended; guarded by mu
-	revision api.ApplyRequest     // what is in force; guarded by mu
+	revision int                  // of what is in force; guarded by mu
+	inForce  map[string]string    // by dimension; guarded by mu
 }
 
 // Inject starts an agent and returns once it has answered. From then on it is replaced when it dies, until Close. On an
@@ -36,7 +37,7 @@ func (h *Host) Inject(ctx context.Context, t Target) (*Agent, error) {
 		return nil, errors.Join(err, h.cfg.Leave(t.Cgroup))
 	}
 	run, stop := context.WithCancel(context.Background())
-	a := &Agent{host: h, target: t, stop: stop, done: make(chan struct{}), session: s, faults: make(map[channel.Kind]int)}
+	a := &Agent{host: h, target: t, stop: stop, done: make(chan struct{}), session: s, faults: make(map[channel.Kind]int), inForce: make(map[string]string)}
 	a.changed(Change{PID: s.process.pid, Start: s.process.start})
 	go a.run(run, s)
 	return a, nil
@@ -88,13 +89,12 @@ func (a *Agent) run(ctx context.Context, s *session) {
 				a.changed(Change{Reason: err.Error(), Restart: a.count()})
 			}
 		}
+		if again := a.applied(); again.Revision > 0 || len(again.Dimensions) > 0 { // what was in force is again
+			_, _ = ask[api.ApplyRequest, api.ApplyResponse](ctx, s, "Apply", again) // an error ends the session soon
+		}
 		a.mu.Lock()
 		a.session, a.restarts = s, a.restarts+1
-		again := a.revision
 		a.mu.Unlock()
-		if again.Revision > 0 { // what was in force is again
-			_, _ = call[api.ApplyRequest, api.ApplyResponse](ctx, s, "Apply", again)
-		}
 		a.changed(Change{PID: s.process.pid, Start: s.process.start, Reason: reason, Outage: time.Since(lost), Restart: a.count()})
 	}
 }
@@ -235,23 +235,43 @@ func (a *Agent) Handshake() (api.HandshakeResponse, error) {
 
 // Health asks the agent how it is.
 func (a *Agent) Health(ctx context.Context) (api.HealthResponse, error) {
-	return ask[struct{}, api.HealthResponse](ctx, a, "Health", struct{}{})
+	return askNow[struct{}, api.HealthResponse](ctx, a, "Health", struct{}{})
 }
 
 // Dump asks for the sockets of the network namespace.
 func (a *Agent) Dump(ctx context.Context, r api.DumpRequest) (api.DumpResponse, error) {
-	return ask[api.DumpRequest, api.DumpResponse](ctx, a, "Dump", r)
+	return askNow[api.DumpRequest, api.DumpResponse](ctx, a, "Dump", r)
 }
 
 // Apply puts settings in force, also in the agents that come after this one.
 func (a *Agent) Apply(ctx context.Context, r api.ApplyRequest) (api.ApplyResponse, error) {
-	resp, err := ask[api.ApplyRequest, api.ApplyResponse](ctx, a, "Apply", r)
-	if err == nil {
-		a.mu.Lock()
-		a.revision = r
-		a.mu.Unlock()
+	resp, err := askNow[api.ApplyRequest, api.ApplyResponse](ctx, a, "Apply", r)
+	if err != nil {
+		return resp, err
 	}
-	return resp, err
+	if len(resp.Results) != len(r.Dimensions) {
+		return resp, fmt.Errorf("agent of %s: %d results for %d dimensions", a.target.Name, len(resp.Results), len(r.Dimensions))
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.revision = r.Revision
+	for i, d := range r.Dimensions {
+		if resp.Results[i].Status != api.Refused {
+			a.inForce[d.Name] = d.Value
+		}
+	}
+	return resp, nil
+}
+
+// applied is the request that brings an agent to where the last one was.
+func (a *Agent) applied() api.ApplyRequest {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r := api.ApplyRequest{Revision: a.revision}
+	for name, value := range a.inForce {
+		r.Dimensions = append(r.Dimensions, api.Dimension{Name: name, Value: value})
+	}
+	return r
 }
 
 // State is how the agent's processes fared.
@@ -272,11 +292,16 @@ func (a *Agent) State() State {
 	return s
 }
 
-func ask[Req, Resp any](ctx context.Context, a *Agent, name string, req Req) (resp Resp, err error) {
+// askNow asks the agent that runs now, within callDeadline.
+func askNow[Req, Resp any](ctx context.Context, a *Agent, name string, req Req) (resp Resp, err error) {
 	s, err := a.current()
 	if err != nil {
 		return resp, err
 	}
+	return ask[Req, Resp](ctx, s, name, req)
+}
+
+func ask[Req, Resp any](ctx context.Context, s *session, name string, req Req) (Resp, error) {
 	ctx, cancel := context.WithTimeout(ctx, callDeadline)
 	defer cancel()
 	return call[Req, Resp](ctx, s, name, req)

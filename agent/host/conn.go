@@ -2,11 +2,13 @@ package host
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -27,6 +29,51 @@ type conn struct {
 
 var _ net.Conn = conn{}
 
+// answers lets only answers through, as many as calls were made. The client's library writes a line to the log for each
+// message that it did not expect: an agent that sends nothing else would fill the disk of the node.
+type answers struct {
+	conn
+	owed   *atomic.Int64 // calls that have not been answered
+	report func(*channel.Fault)
+	header []byte // of the message that has begun
+	left   uint32 // bytes of its body that are to come
+}
+
+// The header of ttrpc: length, stream, type, flags.
+const (
+	headerSize   = 10
+	typeResponse = 2
+)
+
+// Read implements net.Conn.
+func (a *answers) Read(p []byte) (int, error) {
+	n, err := a.conn.Read(p)
+	for rest := p[:n]; len(rest) > 0; {
+		if a.left > 0 {
+			body := min(len(rest), int(a.left))
+			a.left, rest = a.left-uint32(body), rest[body:]
+			continue
+		}
+		part := min(headerSize-len(a.header), len(rest))
+		a.header, rest = append(a.header, rest[:part]...), rest[part:]
+		if len(a.header) < headerSize {
+			continue
+		}
+		a.left = binary.BigEndian.Uint32(a.header)
+		if a.left > maxAnswer || a.header[8] != typeResponse || a.owed.Add(-1) < 0 {
+			fault := &channel.Fault{Kind: channel.Unasked}
+			a.report(fault)
+			_ = a.conn.Close() // the fault says why
+			return 0, fault
+		}
+		a.header = a.header[:0]
+	}
+	return n, err
+}
+
+// maxAnswer bounds one answer, in bytes.
+const maxAnswer = 1 << 20
+
 // address is that of a socketpair, which has none.
 type address struct{}
 
@@ -43,17 +90,24 @@ func (c conn) SetWriteDeadline(t time.Time) error { return c.stream.SetWriteDead
 type session struct {
 	process *process
 	client  *ttrpc.Client
-	fault   chan *channel.Fault // one at most
+	owed    atomic.Int64        // calls that have not been answered
+	fault   chan *channel.Fault // of the channel; what comes after the first does not matter
 	shake   api.HandshakeResponse
 }
 
 // greet waits for the first bytes of an agent and, once it is in its cgroup, makes the handshake.
 func (h *Host) greet(ctx context.Context, p *process, t Target) (*session, error) {
 	s := &session{process: p, fault: make(chan *channel.Fault, 1)}
+	report := func(f *channel.Fault) {
+		select {
+		case s.fault <- f:
+		default:
+		}
+	}
 	joined := make(chan error, 1)
 	go func() { joined <- h.cfg.Join(t.Cgroup, p.pid) }()
 	c := conn{stream: p.stream, Conn: channel.New(p.stream, channel.Config{
-		Key: p.key, End: channel.Host, Rate: rate, Burst: burst, OnFault: func(f *channel.Fault) { s.fault <- f },
+		Key: p.key, End: channel.Host, Rate: rate, Burst: burst, OnFault: report,
 	})}
 	p.key = [channel.KeySize]byte{}
 	defer context.AfterFunc(ctx, func() { _ = p.stream.Close() })() // ends what waits below
@@ -77,7 +131,7 @@ func (h *Host) greet(ctx context.Context, p *process, t Target) (*session, error
 	if err := c.SetReadDeadline(time.Time{}); err != nil {
 		return nil, err
 	}
-	s.client = ttrpc.NewClient(c)
+	s.client = ttrpc.NewClient(&answers{conn: c, owed: &s.owed, report: report})
 	s.shake, err = call[api.HandshakeRequest, api.HandshakeResponse](ctx, s, "Handshake", api.HandshakeRequest{
 		Version: api.Version, Oldest: api.Oldest, Name: t.Name, Notify: t.Notify,
 	})
@@ -100,6 +154,7 @@ func call[Req, Resp any](ctx context.Context, s *session, name string, req Req) 
 	if err != nil {
 		return resp, fmt.Errorf("agent: encode %T: %w", req, err)
 	}
+	s.owed.Add(1)
 	var out wrapperspb.BytesValue
 	if err := s.client.Call(ctx, api.ServiceName, name, wrapperspb.Bytes(body), &out); err != nil {
 		if _, answered := status.FromError(err); answered {

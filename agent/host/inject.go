@@ -191,6 +191,9 @@ func (l *launcher) enterAndStart() error {
 	l.wait, err = l.host.cfg.Start(l.cmd)
 	if err != nil {
 		_ = l.process.stream.Close() // nobody is at the other end
+		if errors.Is(err, unix.EACCES) {
+			err = fmt.Errorf("%w: its user is nobody: all must be allowed to execute it and to search its directory", err)
+		}
 		return fmt.Errorf("start the agent: %w", err)
 	}
 	return nil

@@ -53,39 +53,39 @@ func Listen(name string) (*Socket, error) {
 // Close ends Run.
 func (s *Socket) Close() error { return s.file.Close() }
 
-// Run hands each message's events to take until the socket is closed. Messages that are not taken come as one
-// EventRefused with their number, when the next one is.
+// Run hands each message's events to take until the socket is closed. A message that is not taken is an EventRefused;
+// beyond the rate only each reportEvery-th is, with their number.
 func (s *Socket) Run(take func(api.Event)) {
 	buf := make([]byte, MaxMessage+1)
-	refused, why := 0, ""
+	beyond := 0 // the rate
 	for {
 		message, sender, err := s.receive(buf)
-		switch {
-		case errors.Is(err, os.ErrClosed):
+		if errors.Is(err, os.ErrClosed) {
 			return
-		case err != nil:
-			refused, why = refused+1, err.Error()
-			if !s.afford() { // an error that repeats must not spin
-				time.Sleep(Refill)
+		}
+		refused := api.Event{Kind: api.EventRefused, Count: 1}
+		if sender != nil {
+			refused.PID, refused.UID, refused.GID = int(sender.Pid), int(sender.Uid), int(sender.Gid)
+		}
+		if !s.afford() {
+			if beyond++; beyond%reportEvery == 1 {
+				refused.Count, refused.Text = min(beyond, reportEvery), "too many messages"
+				take(refused)
 			}
-			continue
-		case !s.afford():
-			if refused, why = refused+1, "too many messages"; refused%reportEvery != 1 {
-				continue
+			if err != nil {
+				time.Sleep(Refill) // one that repeats must not spin
 			}
-			take(api.Event{Kind: api.EventRefused, Count: 1, Text: why, PID: int(sender.Pid), UID: int(sender.Uid), GID: int(sender.Gid)})
 			continue
 		}
-		events, err := Parse(message)
+		var events []api.Event
+		if err == nil {
+			events, err = Parse(message)
+		}
 		if err != nil {
-			take(api.Event{Kind: api.EventRefused, Count: refused + 1, Text: err.Error(), PID: int(sender.Pid), UID: int(sender.Uid), GID: int(sender.Gid)})
-			refused = 0
+			refused.Text = err.Error()
+			take(refused)
 			continue
 		}
-		if refused > 1 {
-			take(api.Event{Kind: api.EventRefused, Count: refused - 1, Text: why})
-		}
-		refused = 0
 		for _, e := range events {
 			e.PID, e.UID, e.GID = int(sender.Pid), int(sender.Uid), int(sender.Gid)
 			take(e)
@@ -115,7 +115,7 @@ func (s *Socket) receive(buf []byte) (message []byte, sender *unix.Ucred, err er
 	case sender == nil:
 		return nil, nil, errors.New("a message without credentials")
 	case flags&unix.MSG_TRUNC != 0 || n > MaxMessage:
-		return nil, nil, fmt.Errorf("a message of more than %d bytes", MaxMessage)
+		return nil, sender, fmt.Errorf("a message of more than %d bytes", MaxMessage)
 	}
 	return buf[:n], sender, nil
 }

@@ -85,7 +85,7 @@ func (i injector) Inject(ctx context.Context, t shim.AgentTarget) (shim.Agent, e
 func (i injector) binary() string { return i.host.Binary() }
 
 func event(e agentapi.Event) shim.AgentEvent {
-	out := shim.AgentEvent{Kind: e.Kind, Time: e.Time, PID: e.PID, UID: e.UID, Text: e.Text, Request: e.Asked}
+	out := shim.AgentEvent{Kind: e.Kind, Time: e.Time, PID: e.PID, UID: e.UID, Text: e.Text, Count: e.Count, Request: e.Asked}
 	if e.Socket != nil {
 		out.Local, out.Cgroup = e.Socket.Local, e.Socket.Cgroup
 	}

@@ -38,6 +38,7 @@ func newDoor() *door.Door {
 		Classes: map[string]door.Class{
 			"Events": {Name: "followers", Turns: maxFollowers},
 			"Adjust": {Name: "adjusting", Turns: maxAdjusting},
+			"Agent":  {Name: "agents", Turns: maxAdjusting}, // likewise each as long as its shim takes
 			"Await":  {Name: "waiting", Turns: maxAwaiting},
 			"List":   queries, "Profile": queries, "Explain": queries, "History": queries, "Status": {Name: "status", Turns: maxQueries},
 		},

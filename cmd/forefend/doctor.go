@@ -57,7 +57,7 @@ func (a *app) diagnose(ctx context.Context, progress *output.Progress) diagnosis
 		d.Rows = append(d.Rows, p.Look(ctx)...)
 	}
 	progress.Step("looking at the shim")
-	d.Rows = append(d.Rows, doctor.Shim(ctx, version), a.configRow())
+	d.Rows = append(d.Rows, doctor.Shim(ctx, version), doctor.Agent(ctx, version), a.configRow())
 	progress.Step("asking the daemon")
 	rows, status := a.daemonRows(ctx)
 	d.Rows, d.Daemon = append(d.Rows, rows...), status

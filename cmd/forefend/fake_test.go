@@ -110,6 +110,19 @@ func (f *fakeDaemon) Update(context.Context, api.UpdateRequest) (api.Decision, e
 	return api.Decision{}, errdefs.ErrNotImplemented
 }
 
+func (f *fakeDaemon) Agent(_ context.Context, r api.AgentRequest) (api.Agent, error) {
+	if r.ID.Container != "web-1" {
+		return api.Agent{}, fmt.Errorf("container %s does not run: %w", r.ID, errdefs.ErrNotFound)
+	}
+	return api.Agent{
+		Status: api.AgentRunning, PID: 4711, UID: 4043178000, Build: "v1", Capabilities: []string{"CAP_NET_ADMIN"}, Features: []string{"sock_diag"},
+		Uptime: 90 * time.Second, CPU: 12 * time.Millisecond, Memory: 1 << 20, Files: 9, Restarts: 1, Reason: "it ended",
+		Faults:      map[string]int{"replayed": 1},
+		Listening:   []api.Socket{{Protocol: "tcp", State: "LISTEN", Local: "0.0.0.0:80"}},
+		Connections: []api.Socket{{Protocol: "tcp", State: "ESTABLISHED", Local: "10.0.0.2:80", Remote: "10.0.0.9:4000"}},
+	}, nil
+}
+
 func (f *fakeDaemon) Adjust(context.Context, api.AdjustRequest) (api.AdjustResponse, error) {
 	return api.AdjustResponse{}, errdefs.ErrNotImplemented
 }

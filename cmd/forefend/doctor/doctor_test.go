@@ -157,3 +157,26 @@ func TestProbesConclude(t *testing.T) {
 		t.Errorf("left %v", left)
 	}
 }
+
+func TestAgent(t *testing.T) {
+	for name, c := range map[string]struct {
+		scripts map[string]string
+		state   State
+		found   string
+	}{
+		"none":          {nil, Degraded, "is not in PATH"},
+		"the same":      {map[string]string{agentName: "echo " + agentName + " v2 \\(api 1\\)"}, OK, "v2, "},
+		"another":       {map[string]string{agentName: "echo " + agentName + " v1 \\(api 1\\)"}, Degraded, " is v1"},
+		"silent":        {map[string]string{agentName: ""}, Degraded, "does not say its version"},
+		"somebody else": {map[string]string{agentName: "echo other v2"}, Degraded, "does not say its version"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tools(t, c.scripts)
+			r := Agent(t.Context(), "v2")
+			told(t, r)
+			if r.State != c.state || !strings.Contains(r.Found, c.found) {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+}

@@ -118,6 +118,25 @@ func Shim(ctx context.Context, version string) Row {
 	return ok("shim", its+", "+path)
 }
 
+// agentName is the agent's binary.
+const agentName = "forefend-agent"
+
+// Agent looks for the agent that shims would start, and whether it is of the same build as this binary.
+func Agent(ctx context.Context, version string) Row {
+	const without = "containers run without agent: no application messages, no list of their sockets"
+	path, err := exec.LookPath(agentName)
+	if err != nil {
+		return degraded("agent", agentName+" is not in PATH", without, "make install, or the package; it lies beside the shim")
+	}
+	text, err := ask(ctx, path, "--version")
+	if its := match(text, `^`+agentName+` (\S+)`); err != nil || its == "" {
+		return degraded("agent", path+" does not say its version", without, "install the binaries of one release")
+	} else if its != version {
+		return degraded("agent", path+" is "+its, "this binary is "+version+": an agent of another release may be refused", "install the binaries of one release")
+	}
+	return ok("agent", version+", "+path)
+}
+
 func ask(ctx context.Context, tool string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, toolTimeout)
 	defer cancel()

@@ -41,6 +41,8 @@ type Agent struct {
 	Restarts     int            `json:"restarts,omitempty"`
 	Faults       map[string]int `json:"faults,omitempty"` // of its channel, by kind
 
+	Says string `json:"says,omitempty"` // STATUS= of the application
+
 	Listening   []Socket `json:"listening,omitempty"`
 	Connections []Socket `json:"connections,omitempty"`
 	Left        int      `json:"left,omitempty"` // connections beyond those listed

@@ -26,6 +26,7 @@ type Orchestrator interface {
 	Await(context.Context, AwaitRequest) error
 	Update(context.Context, UpdateRequest) (Decision, error)
 	Adjust(context.Context, AdjustRequest) (AdjustResponse, error)
+	Agent(context.Context, AgentRequest) (Agent, error)
 	Observe(context.Context, ObserveRequest) error
 	List(context.Context) (ListResponse, error)
 	Explain(context.Context, ExplainRequest) (Decision, error)
@@ -43,11 +44,16 @@ const AdapterName = "forefend.shim.v1.Adapter"
 // Adapter changes running containers; the shim of a container is its Adapter. Errors are errdefs kinds.
 type Adapter interface {
 	Adapt(context.Context, AdaptRequest) (AdaptResponse, error)
+	// Agent tells how it stands with the container's agent, and what that sees.
+	Agent(context.Context, AgentRequest) (Agent, error)
 }
 
 // RegisterAdapter serves a on server.
 func RegisterAdapter(server *ttrpc.Server, a Adapter) {
-	server.RegisterService(AdapterName, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{"Adapt": method(a.Adapt)}})
+	server.RegisterService(AdapterName, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
+		"Adapt": method(a.Adapt),
+		"Agent": method(a.Agent),
+	}})
 }
 
 // Register serves o on server.
@@ -58,6 +64,7 @@ func Register(server *ttrpc.Server, o Orchestrator) {
 		"Profile": method(o.Profile),
 		"Update":  method(o.Update),
 		"Adjust":  method(o.Adjust),
+		"Agent":   method(o.Agent),
 		"Explain": method(o.Explain),
 		"History": method(o.History),
 		"Events":  method(o.Events),
@@ -180,6 +187,18 @@ func (c *AdapterClient) Close() error { return c.ttrpc.Close() }
 func (c *AdapterClient) Adapt(ctx context.Context, r AdaptRequest) (AdaptResponse, error) {
 	r.Oldest = Oldest
 	return callOf[AdaptRequest, AdaptResponse](ctx, c.ttrpc, AdapterName, "Adapt", r)
+}
+
+// Agent implements Adapter.
+func (c *AdapterClient) Agent(ctx context.Context, r AgentRequest) (Agent, error) {
+	r.Oldest = Oldest
+	return callOf[AgentRequest, Agent](ctx, c.ttrpc, AdapterName, "Agent", r)
+}
+
+// Agent implements Orchestrator.
+func (c *Client) Agent(ctx context.Context, r AgentRequest) (Agent, error) {
+	r.Oldest = Oldest
+	return call[AgentRequest, Agent](ctx, c, "Agent", r)
 }
 
 // Admit implements Orchestrator.

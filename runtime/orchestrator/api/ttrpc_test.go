@@ -66,6 +66,10 @@ func (m *mirror) Admit(ctx context.Context, r AdmitRequest) (Decision, error) {
 	}, m.saw(r)
 }
 
+func (m *mirror) Agent(_ context.Context, r AgentRequest) (Agent, error) {
+	return Agent{Reason: r.ID.String()}, m.saw(r)
+}
+
 func (m *mirror) Adjust(_ context.Context, r AdjustRequest) (AdjustResponse, error) {
 	return AdjustResponse{Decision: Decision{Facts: workload.Facts{ID: r.ID}}}, m.saw(r)
 }
