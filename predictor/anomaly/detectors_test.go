@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -42,6 +43,25 @@ func TestSequenceTellsOrder(t *testing.T) {
 	}
 	if s.Score(nil) != 0 || NewSequence().Score(normal[:1]) <= 0 {
 		t.Error("an empty trace is no surprise, an empty model is always surprised")
+	}
+}
+
+// Of three learned traces one has two kinds of calls, two have three.
+func TestSequenceNarrowness(t *testing.T) {
+	s := NewSequence()
+	for _, trace := range []string{"a b a b", "a b c a", "b c d b"} {
+		s.Learn(strings.Fields(trace))
+	}
+	for trace, want := range map[string]float64{"a": math.Log(4), "a b": math.Log(2), "x y a": 0, "a b c d e": 0} {
+		if got := s.narrowness(s.resolve(strings.Fields(trace))); math.Abs(got-want) > 1e-12 {
+			t.Errorf("%s: %v, want %v", trace, got, want)
+		}
+	}
+	if s.forget(8); !slices.Equal(s.kinds, []int{3, 3}) {
+		t.Errorf("kinds of the traces that are left: %v", s.kinds)
+	}
+	if got := NewSequence().narrowness(nil); got != 0 {
+		t.Errorf("%v from nothing", got)
 	}
 }
 

@@ -7,8 +7,9 @@ import (
 
 // Bounds of a Sequence.
 const (
-	sequenceOrder   = 16      // longest context and its successor, in calls
-	sequenceWindow  = 100     // calls that are judged together
+	sequenceOrder   = 20      // longest context and its successor, in calls
+	sequenceWindow  = 120     // calls that are judged together
+	narrowWeight    = 0.5     // how much it counts that a trace has few kinds of calls
 	ownWeight       = 5       // how much a call in the trace itself counts against one in training
 	maxSequenceLen  = 1 << 19 // calls kept of all learned traces
 	maxTraceLen     = 1 << 16 // calls of one trace that are looked at
@@ -32,6 +33,7 @@ type Sequence struct {
 	grams  map[uint64]gram
 	traces [][]uint16 // what was learned, oldest first: the state
 	length int        // of traces together
+	kinds  []int      // of calls in each of traces, fewest first
 }
 
 // gram is what is known of one run of calls.
@@ -62,6 +64,7 @@ func (s *Sequence) learn(calls []uint16) {
 	count(s.grams, calls, nil)
 	s.traces = append(s.traces, calls)
 	s.length += len(calls)
+	s.countKinds(calls)
 	if s.length > maxSequenceLen {
 		s.forget(maxSequenceLen / 2)
 	}
@@ -74,10 +77,33 @@ func (s *Sequence) forget(calls int) {
 		s.traces = s.traces[1:]
 	}
 	s.traces = slices.Clone(s.traces)
-	s.grams = make(map[uint64]gram)
+	s.grams, s.kinds = make(map[uint64]gram), nil
 	for _, t := range s.traces {
 		count(s.grams, t, nil)
+		s.countKinds(t)
 	}
+}
+
+// countKinds notes how many kinds of calls a learned trace has.
+func (s *Sequence) countKinds(calls []uint16) {
+	k := kindsOf(calls)
+	at, _ := slices.BinarySearch(s.kinds, k)
+	s.kinds = slices.Insert(s.kinds, at, k)
+}
+
+func kindsOf(calls []uint16) int {
+	seen := make(map[uint16]struct{})
+	for _, c := range calls {
+		seen[c] = struct{}{}
+	}
+	return len(seen)
+}
+
+// narrowness is how unusual it is, in nats, for a trace to have so few kinds of calls: the logarithm of the share of learned ones that
+// have no more.
+func (s *Sequence) narrowness(calls []uint16) float64 {
+	below, _ := slices.BinarySearch(s.kinds, kindsOf(calls)+1)
+	return math.Log(float64(len(s.kinds)+1) / float64(below+1))
 }
 
 // Empty tells whether nothing was learned.
@@ -189,7 +215,8 @@ func (s *Sequence) surprise(calls []uint16) (learned, adapted []float64) {
 
 // Score says how surprising the calls of one process are, in nats per call, the sum of both kinds of surprise; 0 for an empty trace.
 // It judges the trace by its most familiar window: a program that does normal things begins, loads and ends like others, however
-// unusual its work; code that came from elsewhere is unusual throughout.
+// unusual its work; code that came from elsewhere is unusual throughout. Such code also makes fewer kinds of calls than a
+// program does from its start to its end, which counts narrowWeight.
 func (s *Sequence) Score(trace []string) float64 {
 	if len(trace) > maxTraceLen {
 		trace = trace[:maxTraceLen]
@@ -197,8 +224,12 @@ func (s *Sequence) Score(trace []string) float64 {
 	if len(trace) == 0 {
 		return 0
 	}
-	learned, adapted := s.surprise(s.resolve(trace))
-	return slices.Min(windowMeans(learned)) + slices.Min(windowMeans(adapted))
+	calls := s.resolve(trace)
+	both, adapted := s.surprise(calls)
+	for i, a := range adapted {
+		both[i] += a
+	}
+	return slices.Min(windowMeans(both)) + narrowWeight*s.narrowness(calls)
 }
 
 // windowMeans returns the mean of every window of sequenceWindow values, or of all when there are fewer.
