@@ -47,4 +47,5 @@ type Config struct {
 	ColdStart     time.Duration // for a daemon to start
 	Sample        time.Duration
 	Checkpoint    time.Duration
+	Quiet         time.Duration // without a start of anything: a server serves
 }

@@ -32,6 +32,8 @@ type container struct {
 	cgroup   map[string]string // where it is in each hierarchy
 
 	supervised *seccomp.Container // nil: nothing is supervised
+	life       life               // its phases; begins with supervised
+	told       map[string]bool    // events of its calls by kind, phase and name; onSyscall alone uses it
 	files      *mounts.Files      // what is mounted over its files; nil when that is not known; for who holds updating
 	watch      *watch             // nil before the container exists
 	urgent     urgency            // tells watch

@@ -185,6 +185,7 @@ func (s *Service) supervise(ctx context.Context, c *container, compiled []byte) 
 		return fmt.Errorf("listen for watched system calls: %w", err)
 	}
 	c.supervised = watched
+	c.life.begin(s.cfg.Quiet, watched, c.decision)
 	return nil
 }
 

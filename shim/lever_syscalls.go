@@ -24,7 +24,7 @@ func (syscallsLever) name() string { return "syscalls" }
 // The mode and the seal are here because this is where they act on a container that runs.
 func (syscallsLever) holds(k policy.Key) bool {
 	family, _ := k.Family()
-	return family == policy.KeySyscalls || family == policy.KeySeccomp || family == policy.KeyMode || family == policy.KeySealed
+	return family == policy.KeySyscalls || family == policy.KeyServing || family == policy.KeySeccomp || family == policy.KeyMode || family == policy.KeySealed
 }
 
 // settle implements settler.
@@ -99,9 +99,9 @@ func (syscallsLever) move(_ context.Context, c *container, before, after policy.
 			return nil, err
 		}
 	}
-	c.supervised.SetTable(table)
+	c.life.rebase(table, after)
 	return func(context.Context) error {
-		c.supervised.SetTable(was)
+		c.life.rebase(was, before)
 		return nil
 	}, nil
 }

@@ -72,8 +72,11 @@ func decorate(cfg Config, inner taskv3.TTRPCTaskService, exits *exits, sd shutdo
 		filesLever{s},
 		networkLever{s},
 	}
+	s.accepted = s.onAccepted
 	s.reporter = newReporter(s.link)
-	s.supervisor = seccomp.NewSupervisor(seccomp.Config{OnEvent: s.onSyscall, OnNew: s.onNew, OnError: s.onSupervisorError, EventBuffer: 256})
+	s.supervisor = seccomp.NewSupervisor(seccomp.Config{
+		OnEvent: s.onSyscall, OnNew: s.onNew, OnError: s.onSupervisorError, OnSignal: s.onSignal, EventBuffer: 256,
+	})
 	sd.RegisterCallback(func(ctx context.Context) error {
 		err := s.supervisor.Close()
 		if s.cfg.Gates != nil {

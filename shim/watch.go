@@ -115,6 +115,7 @@ func (w *watch) run(ctx context.Context, exited <-chan workload.Exit) {
 			w.checkpoint(now)
 		case now := <-timer.C:
 			w.sample()
+			w.s.lives(w.c, now)
 			delay = min(delay*2, w.s.cfg.Sample)
 			timer.Reset(delay)
 			if w.reports > 0 && rose(w.lastReport.Usage, w.totals()) {
@@ -236,6 +237,7 @@ func (w *watch) observation() workload.Observation {
 		o.Watched = true
 		o.Syscalls, o.Denied, o.Native = counts.Allowed, counts.Denied, nativeOf(d)
 		o.Destinations, o.DestinationsLost = counts.Destinations, counts.DestinationsLost
+		w.c.life.describe(&o, counts, time.Now())
 		o.Programs, o.ProgramsLost, o.Trace = counts.Programs, counts.ProgramsLost, w.c.supervised.TakeTrace()
 	}
 	w.c.passages.describe(&o)

@@ -37,6 +37,7 @@ func configure() (shim.Config, error) {
 		ColdStart:     c.Deadlines.ColdStart,
 		Sample:        c.Sample,
 		Checkpoint:    c.Checkpoint,
+		Quiet:         c.Phases.Quiet,
 		Gates:         &gates{dir: c.GatesDir()},
 	}, nil
 }

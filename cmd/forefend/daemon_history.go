@@ -40,6 +40,7 @@ func (d *daemon) openHistory(ctx context.Context) (err error) {
 		Ended:    d.profiles.Learn,
 		Coverage: d.cfg.Prediction.Coverage, Seal: d.cfg.Prediction.Seal, MinRuns: d.cfg.Prediction.MinRuns,
 		RunsPerWorkload: d.cfg.History.RunsPerWorkload,
+		PhaseRuns:       phaseRuns(d.cfg.Phases.Runs), Served: d.cfg.Phases.Served,
 	})
 	if err != nil {
 		return err
@@ -138,4 +139,12 @@ func ignoreClosed(err error) error {
 		return nil
 	}
 	return err
+}
+
+// phaseRuns is the history's word for the configured number of runs, of which 0 means never.
+func phaseRuns(configured int) int {
+	if configured == 0 {
+		return -1
+	}
+	return configured
 }

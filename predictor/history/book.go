@@ -18,6 +18,8 @@ type Options struct {
 	Coverage         float64       // of the bounds; default 0.99
 	Seal             float64       // highest missing mass of a sealed workload; default 0.2
 	MinRuns          int           // fewest watched runs of a sealed workload; default 4
+	PhaseRuns        int           // fewest runs that served, before Phases are Known; default 5, below 0: never
+	Served           time.Duration // that each of them must have served; default: however briefly
 	RunsPerWorkload  int           // most runs listed for one workload; default 64
 	MaxKeys          int           // keys remembered, the longest unheard of are forgotten; default 100,000
 	SnapshotEvery    int           // records between snapshots; default 2000
@@ -40,6 +42,9 @@ func (o Options) withDefaults() Options {
 	if o.MinRuns <= 0 {
 		o.MinRuns = 4
 	}
+	if o.PhaseRuns == 0 {
+		o.PhaseRuns = 5
+	}
 	if o.RunsPerWorkload <= 0 {
 		o.RunsPerWorkload = 64
 	}
@@ -61,16 +66,21 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+func (o Options) seal() seal {
+	return seal{unseen: o.Seal, runs: o.MinRuns, served: o.PhaseRuns}
+}
+
 // snapshotName is the name of the Book's snapshot in the store. It changes with the format: after a rollback the older
 // version finds its own, and reads the runs after it, instead of setting aside what it cannot read.
 const (
-	snapshotName  = "history-3"
+	snapshotName  = "history-4"
+	snapshotName3 = "history-3"
 	snapshotName2 = "history-2"
 	snapshotName1 = "history"
 )
 
 // snapshotNames are those that are looked for, in this order.
-var snapshotNames = []string{snapshotName, snapshotName2, snapshotName1}
+var snapshotNames = []string{snapshotName, snapshotName3, snapshotName2, snapshotName1}
 
 // Book is the history of a node.
 type Book struct {
@@ -122,6 +132,7 @@ func (b *Book) load(ctx context.Context) error {
 			break
 		}
 	}
+	b.model.served = b.options.Served.Seconds()
 	b.model.adopt(b.options.Priors)
 	if err := b.skipOld(ctx); err != nil {
 		return err
@@ -327,7 +338,7 @@ func (b *Book) OpenRuns() []string {
 func (b *Book) Predict(q workload.Query) workload.Prediction {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	return b.model.predict(q, b.options.Coverage, seal{unseen: b.options.Seal, runs: b.options.MinRuns})
+	return b.model.predict(q, b.options.Coverage, b.options.seal())
 }
 
 // Snapshot writes the model to the store, so that the next Open need not read

@@ -40,7 +40,7 @@ func (b *Book) Workloads(filter string, limit int) []Workload {
 		w := &found[i]
 		b.mu.RLock()
 		w.Runs = b.model.known(w.Key)
-		w.Prediction = b.model.predict(workload.Query{Keys: []workload.Key{w.Key}}, b.options.Coverage, seal{b.options.Seal, b.options.MinRuns})
+		w.Prediction = b.model.predict(workload.Query{Keys: []workload.Key{w.Key}}, b.options.Coverage, b.options.seal())
 		b.mu.RUnlock()
 	}
 	return found

@@ -34,6 +34,7 @@ type model struct {
 	runs      uint64                  // counted in all, forgotten workloads included
 	maxKeys   int
 	maxBytes  int
+	served    float64 // seconds that a run must have served to teach what serving runs do
 }
 
 // Bounds of what a model remembers besides the number of its keys.
@@ -65,6 +66,7 @@ func newModel(coverage float64, maxKeys int) *model {
 func (m *model) end(o *workload.Observation, at time.Time) {
 	m.forgetOpen(o.Run)
 	r := m.names.newRun(o, at)
+	r.byPhase(&m.names, m.served)
 	if !m.ended.add(o.Run) {
 		m.amend(r)
 		return
@@ -97,6 +99,7 @@ func (m *model) amend(r *run) {
 // checkpoint notes how far a run has come that goes on.
 func (m *model) checkpoint(o *workload.Observation, at time.Time) {
 	r := m.names.newRun(o, at)
+	r.byPhase(&m.names, 0)  // whatever it did while serving is no surprise
 	if m.ended.has(o.Run) { // it was given up too early
 		m.amend(r)
 		return

@@ -51,7 +51,7 @@ func encoded(t *testing.T, m *model) []byte {
 
 func predictions(m *model) (out []string) {
 	for i := range 4 {
-		out = append(out, fmt.Sprintf("%+v", m.predict(program(i).Query(), 0.99, seal{0.2, 4})))
+		out = append(out, fmt.Sprintf("%+v", m.predict(program(i).Query(), 0.99, seal{unseen: 0.2, runs: 4})))
 	}
 	return out
 }
@@ -74,13 +74,13 @@ func TestSnapshotKeepsThePredictions(t *testing.T) {
 
 // TestGoldenSnapshot reads what this and the earlier version of the program wrote.
 func TestGoldenSnapshot(t *testing.T) {
-	const path = "testdata/model-v3"
+	const path = "testdata/model-v4"
 	if *update {
 		if err := os.WriteFile(path, encoded(t, sampleModel()), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, file := range []string{path, "testdata/model-v2", "testdata/model-v1"} {
+	for _, file := range []string{path, "testdata/model-v3", "testdata/model-v2", "testdata/model-v1"} {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -89,7 +89,7 @@ func TestGoldenSnapshot(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := m.predict(program(0).Query(), 0.99, seal{0.2, 4})
+		p := m.predict(program(0).Query(), 0.99, seal{unseen: 0.2, runs: 4})
 		if p.Runs != 14 || p.Seen["futex"] != 14 || len(p.Hot) != 1 || len(p.Destinations) != 14 || p.RootfsWrites != workload.No || p.Memory.Value < 40<<20 {
 			t.Errorf("%s: %+v", file, p)
 		}
@@ -135,13 +135,13 @@ func TestBriefRuns(t *testing.T) {
 func TestSnapshotOfAnotherVersion(t *testing.T) {
 	b := encoded(t, sampleModel())
 	b[0] = modelVersion + 1
-	if _, err := readModel(bytes.NewReader(b), 0.99, 1000); err == nil || !strings.Contains(err.Error(), "version 4") {
+	if _, err := readModel(bytes.NewReader(b), 0.99, 1000); err == nil || !strings.Contains(err.Error(), "version 5") {
 		t.Errorf("%v", err)
 	}
 }
 
 func FuzzReadModel(f *testing.F) {
-	for _, file := range []string{"testdata/model-v1", "testdata/model-v2", "testdata/model-v3"} {
+	for _, file := range []string{"testdata/model-v1", "testdata/model-v2", "testdata/model-v3", "testdata/model-v4"} {
 		golden, err := os.ReadFile(file)
 		if err != nil {
 			f.Fatal(err)
@@ -159,7 +159,7 @@ func FuzzReadModel(f *testing.F) {
 			t.Fatalf("%d summaries", len(m.summaries))
 		}
 		for key := range m.summaries { // what was accepted must be usable
-			m.predict(workload.Query{Keys: []workload.Key{key}}, 0.99, seal{0.2, 4})
+			m.predict(workload.Query{Keys: []workload.Key{key}}, 0.99, seal{unseen: 0.2, runs: 4})
 			o := observe(program(1), 1, 1<<20, "openat")
 			o.Keys = []workload.Key{key}
 			end(m, o)
@@ -188,7 +188,7 @@ func TestForgetsTheLongestUnheardOf(t *testing.T) {
 
 // live plays a run: what is said of it at its start is what is learned from at its end.
 func live(m *model, q workload.Query, o workload.Observation) workload.Prediction {
-	p := m.predict(q, 0.99, seal{0.2, 4})
+	p := m.predict(q, 0.99, seal{unseen: 0.2, runs: 4})
 	o.Requested, o.Prior, o.Program, o.Repository = q.Requested, q.Prior, q.Program, q.Repository
 	o.Predicted = p.Predicted()
 	end(m, o)
@@ -245,7 +245,7 @@ func TestFirstRunOfAProgram(t *testing.T) {
 	for n := range 600 {
 		live(m, stranger(n).Query(), observe(stranger(n), n, 100<<20, "openat", "mount"))
 	}
-	p := m.predict(stranger(1000).Query(), 0.99, seal{0.2, 4})
+	p := m.predict(stranger(1000).Query(), 0.99, seal{unseen: 0.2, runs: 4})
 	if p.Level != "node" || p.Runs != 600 || p.Unseen != 1 || p.Sealed || len(p.Seen) != 0 {
 		t.Errorf("%+v", p)
 	}
@@ -375,7 +375,7 @@ func BenchmarkPredict(b *testing.B) {
 	query := generated(7).Query()
 	b.ReportAllocs()
 	for b.Loop() {
-		m.predict(query, 0.99, seal{0.2, 4})
+		m.predict(query, 0.99, seal{unseen: 0.2, runs: 4})
 	}
 }
 

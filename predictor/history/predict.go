@@ -12,6 +12,7 @@ import (
 type seal struct {
 	unseen float64 // the estimate must not be above this
 	runs   int     // at least so many watched runs
+	served int     // likewise, for what it does while serving: runs that served; below 0: never
 }
 
 // predict says what is expected of the run that q is about.
@@ -195,6 +196,7 @@ func (m *model) predictCalls(p *workload.Prediction, keys []workload.Key, limit 
 	}
 	if known != nil {
 		m.describe(p, known)
+		p.Phases = m.phases(known, known.key == keys[0], limit)
 	}
 	m.addLiveCalls(p, keys)
 	for _, key := range keys {
@@ -232,6 +234,45 @@ func (m *model) describe(p *workload.Prediction, s *summary) {
 		p.Destinations = append(p.Destinations, d.Value())
 	}
 	slices.Sort(p.Destinations)
+}
+
+// phases lists what the runs of s did in which phase, nil when none is known to have served. Known needs runs of the
+// workload itself, as sealing does. A call that was at full speed in some run was not counted there: it may
+// have been made at any time. What a run that goes on has done while serving is no surprise either.
+func (m *model) phases(s *summary, itself bool, limit seal) *workload.Phases {
+	if s.serving.runs == 0 {
+		return nil
+	}
+	serving := make(map[uint32]bool)
+	for c := range s.serving.all {
+		serving[c.id()] = true
+	}
+	live := m.live[s.key]
+	for _, r := range live[max(0, len(live)-maxLive):] {
+		if r.serving != nil {
+			for _, c := range r.serving.calls {
+				serving[c.id()] = true
+			}
+		}
+	}
+	p := &workload.Phases{Runs: int(s.serving.runs), Stops: int(s.stopping.runs)}
+	p.Unseen = estimate.MissingMass(p.Runs, s.serving.loners())
+	p.Known = itself && limit.served >= 0 && p.Runs >= limit.served && p.Unseen <= limit.unseen
+	for id := range serving {
+		p.Serving = append(p.Serving, m.names.list[id])
+	}
+	for c := range s.calls.all {
+		if !c.native() && !serving[c.id()] {
+			p.Start = append(p.Start, m.names.list[c.id()])
+		}
+	}
+	for c := range s.stopping.all {
+		p.Stop = append(p.Stop, m.names.list[c.id()])
+	}
+	slices.Sort(p.Serving)
+	slices.Sort(p.Start)
+	slices.Sort(p.Stop)
+	return p
 }
 
 // addLiveCalls adds the calls of runs of the most exact key that go on and that no

@@ -31,7 +31,9 @@ type run struct {
 	obs  *workload.Observation
 	end  time.Time
 	seen seen
-	size int // while it goes on: what it takes, about
+	// serving and stopping are what it did in these phases; nil where it did not come to them, or not for long enough to tell.
+	serving, stopping *seen
+	size              int // while it goes on: what it takes, about
 }
 
 // ErrInvalid is in the chain of the error for an observation that Record refuses.
@@ -49,6 +51,8 @@ func validate(o *workload.Observation) error {
 		return fmt.Errorf("%w: %d system calls", ErrInvalid, len(o.Syscalls)+len(o.Denied)+len(o.Native))
 	case len(o.Destinations) > workload.MaxDestinations || len(o.Refused) > workload.MaxDestinations || len(o.Usage.Series) > workload.MaxSeries:
 		return fmt.Errorf("%w: %d destinations, %d points", ErrInvalid, len(o.Destinations), len(o.Usage.Series))
+	case len(o.Serving) > workload.MaxSyscalls || len(o.Stopping) > workload.MaxSyscalls:
+		return fmt.Errorf("%w: %d system calls by phase", ErrInvalid, len(o.Serving)+len(o.Stopping))
 	case len(o.Programs) > workload.MaxPrograms:
 		return fmt.Errorf("%w: %d programs", ErrInvalid, len(o.Programs))
 	}
@@ -68,7 +72,7 @@ func validate(o *workload.Observation) error {
 		}
 	}
 	return errors.Join(shortKeys(o.Syscalls, maxName), shortKeys(o.Denied, maxName), shortKeys(o.Destinations, maxDestination),
-		shortKeys(o.Refused, maxDestination), shortKeys(o.Programs, maxProgram))
+		shortKeys(o.Refused, maxDestination), shortKeys(o.Programs, maxProgram), shortKeys(o.Serving, maxName), shortKeys(o.Stopping, maxName))
 }
 
 // shortKeys refuses counts of names that nothing honest has.
@@ -85,7 +89,7 @@ func shortKeys(counts map[string]uint64, most int) error {
 func (r *run) sizeOf() int {
 	const entry = 64 // a name's header and allocation, its count, its place in a map
 	n := 1 << 10
-	for _, counts := range []map[string]uint64{r.obs.Syscalls, r.obs.Denied, r.obs.Destinations, r.obs.Refused} {
+	for _, counts := range []map[string]uint64{r.obs.Syscalls, r.obs.Denied, r.obs.Destinations, r.obs.Refused, r.obs.Serving, r.obs.Stopping} {
 		for name := range counts {
 			n += entry + len(name)
 		}
@@ -113,23 +117,40 @@ func (r *run) lasted() float32 {
 func (n *names) newRun(o *workload.Observation, end time.Time) *run {
 	r := &run{obs: o, end: end}
 	lasted := max(end.Sub(o.Started).Seconds(), 1)
-	r.seen.calls = make([]call, 0, len(o.Syscalls))
-	for name, count := range o.Syscalls {
-		if id, ok := n.id(name); ok {
-			var flags call
-			if float64(count) > hotRate*lasted {
-				flags = flagHot
-			}
-			r.seen.calls = append(r.seen.calls, newCall(id, flags, 0))
-		}
-	}
-	slices.SortFunc(r.seen.calls, byID)
+	r.seen.calls = n.calls(o.Syscalls, hotRate*lasted)
 	for _, name := range o.Native {
 		if id, ok := n.ids[name]; ok { // only calls that were seen matter
 			r.seen.native = append(r.seen.native, id)
 		}
 	}
 	return r
+}
+
+// byPhase notes what the run did while serving, if it served for so many seconds, and while stopping.
+func (r *run) byPhase(n *names, served float64) {
+	if r.obs.Served <= 0 || r.obs.Served < served {
+		return
+	}
+	r.serving = &seen{calls: n.calls(r.obs.Serving, 0)}
+	if r.obs.Stopped {
+		r.stopping = &seen{calls: n.calls(r.obs.Stopping, 0)}
+	}
+}
+
+// calls numbers and sorts the names of counts. Those that were called more often than hot are marked so; 0: none is.
+func (n *names) calls(counts map[string]uint64, hot float64) []call {
+	list := make([]call, 0, len(counts))
+	for name, count := range counts {
+		if id, ok := n.id(name); ok {
+			var flags call
+			if hot > 0 && float64(count) > hot {
+				flags = flagHot
+			}
+			list = append(list, newCall(id, flags, 0))
+		}
+	}
+	slices.SortFunc(list, byID)
+	return list
 }
 
 // busiest returns at most n keys of m, the least used first.

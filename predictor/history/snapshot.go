@@ -16,9 +16,9 @@ import (
 // of the old one would misread it, and keep a golden file of the old one. An unknown
 // version is treated like damage: the model is made anew from the runs that are kept.
 //
-// Version 2, which does not say how long runs went on, is still read; and version 1, whose calibration meant something
-// else and is left out.
-const modelVersion = 3
+// Version 3, which knows no phases, is still read; version 2, which does not say how long runs went on; and version 1, whose
+// calibration meant something else and is left out.
+const modelVersion = 4
 
 // WriteTo writes the model; open runs are not part of it, their checkpoints are in the store.
 func (m *model) WriteTo(to io.Writer) (int64, error) {
@@ -70,9 +70,11 @@ func (w *writer) summary(s *summary) {
 	w.peaks(s.ring[:s.next])
 	w.uint(uint64(len(s.older)))
 	w.peaks(s.older)
-	w.uint(uint64(s.calls.runs))
-	w.calls(s.calls.many)
-	w.calls(s.calls.once)
+	for _, c := range []*calls{&s.calls, &s.serving, &s.stopping} {
+		w.uint(uint64(c.runs))
+		w.calls(c.many)
+		w.calls(c.once)
+	}
 	w.uint(uint64(len(s.destinations)))
 	for _, d := range s.destinations {
 		w.string(d.Value())
@@ -175,8 +177,14 @@ func (r *reader) summary(names int) *summary {
 		s.ring = r.peaks(estimate.Window)
 		s.older = r.peaks(estimate.Older)
 	}
-	s.calls.runs = r.uint32()
-	s.calls.many, s.calls.once = r.calls(names), r.calls(names)
+	phases := []*calls{&s.calls, &s.serving, &s.stopping}
+	if r.version < 4 {
+		phases = phases[:1]
+	}
+	for _, c := range phases {
+		c.runs = r.uint32()
+		c.many, c.once = r.calls(names), r.calls(names)
+	}
 	if n := r.count(maxDestinations); n > 0 {
 		s.destinations = make([]unique.Handle[string], n)
 		for i := range s.destinations {

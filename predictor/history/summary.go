@@ -26,7 +26,9 @@ type summary struct {
 	next       uint8   // of ring: the oldest, once it is full
 	ring       []peak  // the newest measured runs
 	older      []peak  // the highest of each full ring before, the newest last
-	calls      calls   // only at levels that name code (keepsCalls)
+	calls      calls   // only at levels that name code (keepsCalls); serving and stopping too
+	serving    calls   // of runs that served for long enough to tell: what they did meanwhile
+	stopping   calls   // of those, the ones that were told to end: what they did then
 
 	destinations []unique.Handle[string] // oldest first
 }
@@ -34,7 +36,7 @@ type summary struct {
 // sizeOf is about how many bytes s takes, its place in the model included.
 func (s *summary) sizeOf() int {
 	const fixed, destination = 400, 96 // a destination is shared by all summaries that know it
-	return fixed + len(s.name) + 4*kinds*(cap(s.ring)+cap(s.older)) + 4*(cap(s.calls.many)+cap(s.calls.once)) + destination*cap(s.destinations)
+	return fixed + len(s.name) + 4*kinds*(cap(s.ring)+cap(s.older)) + 4*(s.calls.entries()+s.serving.entries()+s.stopping.entries()) + destination*cap(s.destinations)
 }
 
 // peak is one run's usage, by kind.
@@ -78,6 +80,7 @@ func (s *summary) add(r *run) {
 	if keepsCalls(s.key.Level) {
 		if r.obs.Watched {
 			s.calls.add(r.seen)
+			s.byPhase(r, (*calls).add)
 		}
 		s.contacted(r.obs.Destinations)
 	}
@@ -96,8 +99,19 @@ func (s *summary) amend(r *run) {
 	if keepsCalls(s.key.Level) {
 		if r.obs.Watched {
 			s.calls.amend(r.seen)
+			s.byPhase(r, (*calls).amend)
 		}
 		s.contacted(r.obs.Destinations)
+	}
+}
+
+// byPhase takes in what a run did in the phases that it came to.
+func (s *summary) byPhase(r *run, take func(*calls, seen)) {
+	if r.serving != nil {
+		take(&s.serving, *r.serving)
+	}
+	if r.stopping != nil {
+		take(&s.stopping, *r.stopping)
 	}
 }
 

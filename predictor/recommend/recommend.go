@@ -143,6 +143,8 @@ func (r *recommender) syscalls() {
 			}
 		case is(r.in.Sensitive, name):
 			r.claim(key, policy.SyscallWatch, "sensitive, and seen in earlier runs: stays switchable")
+		case r.p.Phases != nil && slices.Contains(r.p.Phases.Start, name) && !slices.Contains(r.p.Hot, name):
+			r.claim(key, policy.SyscallWatch, "harmless, and never seen while earlier runs served: stays switchable")
 		case seen >= runsForNative:
 			r.claim(key, policy.SyscallNative, "harmless, and seen in at least %d earlier runs", runsForNative)
 		case is(r.in.Hot, name) || slices.Contains(r.p.Hot, name):

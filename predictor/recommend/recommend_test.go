@@ -58,6 +58,16 @@ func TestKnownWorkload(t *testing.T) {
 	}
 }
 
+// A call that was never made while serving stays where it can be switched off, however often it was seen.
+func TestStartsStaySwitchable(t *testing.T) {
+	p := known()
+	p.Phases = &workload.Phases{Runs: 1, Start: []string{"futex", "openat"}}
+	got := claims(p, node)
+	if got["syscalls/openat"] != policy.SyscallWatch || got["syscalls/futex"] != policy.SyscallNative {
+		t.Errorf("%v: futex is called so often that watching it would cost", got)
+	}
+}
+
 func TestEveryClaimSaysWhoAndWhy(t *testing.T) {
 	for _, c := range Claims(known(), node) {
 		if c.Author != policy.Prediction || c.Source != "history image+command, 5 runs" || c.Reason == "" || !c.Key.Known() {

@@ -44,6 +44,8 @@ var lists = map[string]struct {
 }{
 	"syscalls.allow":    {KeySyscalls, SyscallWatch},
 	"syscalls.deny":     {KeySyscalls, SyscallDeny},
+	"serving.allow":     {KeyServing, SyscallWatch},
+	"serving.deny":      {KeyServing, SyscallDeny},
 	"capabilities.add":  {KeyCapabilities, Loose},
 	"capabilities.drop": {KeyCapabilities, Tight},
 	"masked_paths":      {KeyMaskedPaths, Tight},

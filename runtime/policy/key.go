@@ -42,6 +42,7 @@ const (
 
 	KeySeccomp         Key = "seccomp"
 	KeySyscalls        Key = "syscalls"
+	KeyServing         Key = "serving"
 	KeyCapabilities    Key = "capabilities"
 	KeyNoNewPrivileges Key = "no_new_privileges"
 	KeyReadonlyRoot    Key = "readonly_root"
@@ -76,6 +77,7 @@ var keys = []keyInfo{
 	{KeyRlimits, Resources, count{0}, true, "hard resource limits by name"},
 	{KeySeccomp, Syscalls, words{"profile", "unconfined"}, false, "whether a system call profile applies at all"},
 	{KeySyscalls, Syscalls, words{"kill", "deny", "watch", "native"}, true, "verdict for a system call"},
+	{KeyServing, Syscalls, words{"kill", "deny", "watch", "native"}, true, "verdict for a system call of the workload itself once it serves"},
 	{KeyCapabilities, Capabilities, words{"dropped", "kept"}, true, "capabilities of the container's processes"},
 	{KeyNoNewPrivileges, Capabilities, words{"on", "off"}, false, "execve cannot gain privileges"},
 	{KeyReadonlyRoot, Filesystem, words{"on", "off"}, false, "root filesystem mounted read-only"},

@@ -16,9 +16,10 @@ import (
 
 // elsewhere are the keys no step applies, and who does.
 var elsewhere = map[policy.Key]string{
-	policy.KeyMode:   "runtime/policy.Merge, and runtime/seccomp when it compiles the profile",
-	policy.KeySealed: "runtime/seccomp when it compiles the profile",
-	policy.KeyAgent:  "agent/host, which injects the agent or does not",
+	policy.KeyMode:    "runtime/policy.Merge, and runtime/seccomp when it compiles the profile",
+	policy.KeySealed:  "runtime/seccomp when it compiles the profile",
+	policy.KeyServing: "shim, which changes the table when the workload serves",
+	policy.KeyAgent:   "agent/host, which injects the agent or does not",
 
 	policy.KeyEgressDefault: "shim, by the container's gate",
 	policy.KeyEgressFeeds:   "shim, by the container's gate",

@@ -68,6 +68,18 @@ func Indispensable(name string) bool { return indispensable(name) }
 // or the kernel makes it on the program's behalf (signal return, uprobes).
 func indispensable(name string) bool { return indispensableCalls()[name] }
 
+// Foothold reports whether the named call is what an intruder in a serving process makes to stay or to get further, and hardly
+// a server that never made it before: another program, another listening socket, a device, another root.
+func Foothold(name string) bool { return footholds()[name] }
+
+var footholds = sync.OnceValue(func() map[string]bool {
+	m := make(map[string]bool)
+	for name := range strings.FieldsSeq(footholdCalls) {
+		m[name] = true
+	}
+	return m
+})
+
 var classByCall = sync.OnceValue(func() map[string]Class {
 	m := make(map[string]Class, 512)
 	for c, calls := range map[Class]string{

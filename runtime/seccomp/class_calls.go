@@ -87,3 +87,9 @@ rt_sigaction rt_sigprocmask rt_sigreturn sigreturn sigaltstack sched_yield nanos
 epoll_ctl epoll_wait epoll_pwait getpid gettid tgkill restart_syscall exit exit_group
 uretprobe uprobe
 `
+
+// footholdCalls are not dangerous in a start: entry points, service managers and supervisors make them. bind is not among
+// them, a DNS resolver may bind its socket; nor is setuid, by which a new worker gives its privileges up.
+const footholdCalls = `
+execve execveat listen chroot mknod mknodat personality name_to_handle_at memfd_secret fanotify_mark
+`

@@ -17,10 +17,10 @@ type Container struct {
 	supervisor *Supervisor
 	id         string
 	socket     *net.UnixListener
-	table      atomic.Pointer[Table]
+	state      atomic.Pointer[state]
 
-	calls         tally
-	foreignCalls  atomic.Pointer[tally] // made by the first 32-bit call
+	calls         tallies
+	foreignCalls  lazyTally // of 32-bit calls
 	destinations  tagged
 	programs      tagged
 	recent        recent
@@ -41,26 +41,32 @@ type Container struct {
 
 func newContainer(s *Supervisor, id string, socket *net.UnixListener, table *Table) *Container {
 	c := &Container{supervisor: s, id: id, socket: socket, closing: make(chan struct{}), conns: make(map[*net.UnixConn]struct{})}
-	c.table.Store(table)
+	c.state.Store(&state{own: table, executed: table})
 	return c
 }
-
-// SetTable makes the next call obey table, which must not be changed afterwards.
-func (c *Container) SetTable(table *Table) { c.table.Store(table) }
-
-// Table returns the table in force. Change a Clone of it and give that to SetTable.
-func (c *Container) Table() *Table { return c.table.Load() }
 
 // Counts returns the totals since Attach; it also works after Close.
 func (c *Container) Counts() Counts {
 	counts := Counts{Allowed: map[string]uint64{}, Denied: map[string]uint64{}, EventsDropped: c.dropped.Load(), Refused: c.refused.Load()}
-	c.calls.collect(nativeNumbering(), &counts)
-	if t := c.foreignCalls.Load(); t != nil {
-		t.collect(foreignNumbering(), &counts)
+	for i := range c.calls {
+		c.calls[i].load().collect(nativeNumbering(), counts.Allowed, counts.Denied)
 	}
+	c.foreignCalls.load().collect(foreignNumbering(), counts.Allowed, counts.Denied)
+	counts.Serving, counts.Stopping = c.in(Serving), c.in(Stopping)
 	counts.Destinations, counts.DestinationsLost = c.destinations.collect()
 	counts.Programs, counts.ProgramsLost = c.programs.collect()
 	return counts
+}
+
+// in counts the calls that were allowed in a phase, nil for none.
+func (c *Container) in(p Phase) map[string]uint64 {
+	t := c.calls[p].load()
+	if t == nil {
+		return nil
+	}
+	allowed, denied := map[string]uint64{}, map[string]uint64{}
+	t.collect(nativeNumbering(), allowed, denied)
+	return allowed
 }
 
 // TakeTrace returns the order of the watched calls that passed since it was last called, nil when there were none.

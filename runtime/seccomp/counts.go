@@ -13,6 +13,9 @@ type Counts struct {
 	// interrupts in the very moment of its answer counts twice, since the kernel
 	// tells us that it was answered.
 	Allowed, Denied map[string]uint64
+	// Serving and Stopping are the part of Allowed that the container's own processes made in these phases, 32-bit calls
+	// excepted; nil before.
+	Serving, Stopping map[string]uint64
 	// Destinations holds connections per "tcp/192.0.2.1:443" or "udp/[2001:db8::1]:53"
 	// that were asked for and allowed, whether or not they succeeded.
 	Destinations map[string]uint64
@@ -56,20 +59,37 @@ func (t *tally) counter(v Verdict) *[maxTallied]atomic.Uint64 {
 	return &t.allowed
 }
 
-// collect adds the counts to c by name. A kill counts as a denial.
-func (t *tally) collect(numbers numbering, c *Counts) {
+// collect adds the counts by name. A kill counts as a denial. A nil tally has none.
+func (t *tally) collect(numbers numbering, allowed, denied map[string]uint64) {
+	if t == nil {
+		return
+	}
 	for nr := range maxTallied {
 		name, ok := numbers.name(nr)
 		if !ok {
 			continue
 		}
 		if n := t.allowed[nr].Load(); n > 0 {
-			c.Allowed[name] += n
+			allowed[name] += n
 		}
 		if n := t.denied[nr].Load() + t.killed[nr].Load(); n > 0 {
-			c.Denied[name] += n
+			denied[name] += n
 		}
 	}
+}
+
+// lazyTally is a tally that is made by the first call that it counts.
+type lazyTally struct{ made atomic.Pointer[tally] }
+
+// load returns nil before the first get.
+func (l *lazyTally) load() *tally { return l.made.Load() }
+
+func (l *lazyTally) get() *tally {
+	if t := l.made.Load(); t != nil {
+		return t
+	}
+	l.made.CompareAndSwap(nil, new(tally))
+	return l.made.Load()
 }
 
 // tagged counts destinations or programs, bounded in number.

@@ -26,7 +26,7 @@ type listener struct {
 	file      *os.File // non-blocking, so that it waits in Go's poller
 	container *Container
 	pid       uint32
-	phase     string
+	origin    string
 	// starting holds until the process has executed the workload's program. Up to
 	// then what runs behind this listener is runc itself (and the operator's
 	// StartContainer hooks): its calls always pass and are nobody's count. A
@@ -42,7 +42,7 @@ func newListener(fd int, c *Container, n newcomer) (*listener, error) {
 		closeAll([]int{fd})
 		return nil, fmt.Errorf("prepare seccomp listener: %w", err)
 	}
-	return &listener{file: os.NewFile(uintptr(fd), "seccomp notify"), container: c, pid: n.pid, phase: n.phase, starting: true}, nil
+	return &listener{file: os.NewFile(uintptr(fd), "seccomp notify"), container: c, pid: n.pid, origin: n.origin, starting: true}, nil
 }
 
 // run answers until the last process behind the listener is gone, or close is

@@ -19,7 +19,7 @@ var ErrBadState = errors.New("malformed container process state")
 type newcomer struct {
 	container string
 	pid       uint32 // 0: not said; it is who makes the first call
-	phase     string
+	origin    string
 }
 
 // parseState reads the message runc sends along with a listener descriptor. crun
@@ -41,9 +41,9 @@ func parseState(message []byte) (newcomer, error) {
 	case s.State.ID == "":
 		return newcomer{}, fmt.Errorf("%w: no container id", ErrBadState)
 	}
-	n := newcomer{container: s.State.ID, pid: uint32(s.Pid), phase: PhaseExec}
+	n := newcomer{container: s.State.ID, pid: uint32(s.Pid), origin: OriginExec}
 	if s.Pid == s.State.Pid && !unnamed {
-		n.phase = PhaseInit
+		n.origin = OriginInit
 	}
 	return n, nil
 }

@@ -22,14 +22,14 @@ func stateMessage(t testing.TB, change func(*specs.ContainerProcessState)) []byt
 }
 
 func TestParseState(t *testing.T) {
-	for phase, pid := range map[string]int{PhaseInit: 42, PhaseExec: 43} {
+	for phase, pid := range map[string]int{OriginInit: 42, OriginExec: 43} {
 		got, err := parseState(stateMessage(t, func(s *specs.ContainerProcessState) { s.Pid = pid }))
-		if want := (newcomer{container: "web", pid: uint32(pid), phase: phase}); err != nil || got != want {
+		if want := (newcomer{container: "web", pid: uint32(pid), origin: phase}); err != nil || got != want {
 			t.Errorf("%+v, %v, want %+v", got, err, want)
 		}
 	}
 	crun := stateMessage(t, func(s *specs.ContainerProcessState) { s.Pid, s.State.Pid = 0, 0 })
-	if got, err := parseState(crun); err != nil || got != (newcomer{container: "web", phase: PhaseExec}) {
+	if got, err := parseState(crun); err != nil || got != (newcomer{container: "web", origin: OriginExec}) {
 		t.Errorf("an exec of crun: %+v, %v", got, err)
 	}
 	for what, message := range map[string][]byte{
@@ -60,7 +60,7 @@ func FuzzParseState(f *testing.F) {
 	f.Add([]byte(`{"fds":["seccompFd"],"pid":1e3,"state":{"id":"x"}}`))
 	f.Fuzz(func(t *testing.T, message []byte) {
 		n, err := parseState(message)
-		if err == nil && (n.container == "" || n.pid == 0 && n.phase != PhaseExec || n.phase == "") {
+		if err == nil && (n.container == "" || n.pid == 0 && n.origin != OriginExec || n.origin == "") {
 			t.Errorf("%+v from %q", n, message)
 		}
 		if err != nil && !errors.Is(err, ErrBadState) {

@@ -31,17 +31,27 @@ func (r *responder) serve(l *listener) bool {
 		r.pass(l)
 		return true
 	}
-	d := l.container.table.Load().Decide(r.n.nr, r.n.arch, &r.n.args)
+	now := l.container.state.Load()
+	table := now.own
+	if l.origin == OriginExec {
+		table = now.executed
+	}
+	d := table.Decide(r.n.nr, r.n.arch, &r.n.args)
 	if d.Kin && r.amongKin() {
 		d.Verdict = Watch
 	}
-	if d.Own && l.phase == PhaseExec {
+	if d.Own && l.origin == OriginExec {
 		d.Verdict = Watch
+	}
+	if l.origin == OriginExec && r.n.nr == unix.SYS_KILL && r.n.arch == nativeAuditArch && d.Verdict == Watch {
+		if f := l.container.supervisor.config.OnSignal; f != nil {
+			f(l.container.id, intArgument(r.n.args[1]))
+		}
 	}
 	if d.Verdict == Kill && !r.kill() {
 		d.Verdict = Deny
 	}
-	r.answer(l, d)
+	r.answer(l, d, now.phase)
 	return true
 }
 
@@ -55,7 +65,7 @@ func (r *responder) pass(l *listener) {
 	if send(r.fd, &r.a) == nil && r.n.arch == nativeAuditArch && r.n.pid == l.pid &&
 		(r.n.nr == unix.SYS_EXECVE || r.n.nr == unix.SYS_EXECVEAT) {
 		l.starting = false
-		l.container.calls.add(r.n.nr, Watch)
+		l.container.calls.of(l.origin, l.container.Phase()).add(r.n.nr, Watch)
 		l.container.programs.add(first)
 		l.container.recent.add(r.n.nr, r.n.pid, time.Now())
 	}
@@ -63,9 +73,9 @@ func (r *responder) pass(l *listener) {
 
 // answer sends the decision. Nothing is counted or reported unless the answer
 // arrived: an interrupted call is made again and must not count twice.
-func (r *responder) answer(l *listener, d Decision) {
+func (r *responder) answer(l *listener, d Decision, p Phase) {
 	c := l.container
-	calls := c.tallyOf(r.n.arch)
+	calls := c.tallyOf(r.n.arch, l.origin, p)
 	event, first := Event{}, calls.first(r.n.nr, d.Verdict)
 	var where, path string
 	internet, executes := false, false
@@ -78,7 +88,7 @@ func (r *responder) answer(l *listener, d Decision) {
 		r.a.error = -d.Errno
 	}
 	if first {
-		event = r.event(l, d)
+		event = r.event(l, d, p)
 	}
 	if send(r.fd, &r.a) != nil && d.Verdict != Kill {
 		return
@@ -100,7 +110,7 @@ func (r *responder) answer(l *listener, d Decision) {
 }
 
 // event describes the call while its caller waits.
-func (r *responder) event(l *listener, d Decision) Event {
+func (r *responder) event(l *listener, d Decision, p Phase) Event {
 	name, _ := numberingOf(r.n.arch).name(int(r.n.nr))
 	class := Classify(name)
 	if r.n.nr == unix.SYS_CLONE && r.n.arch == nativeAuditArch {
@@ -108,13 +118,17 @@ func (r *responder) event(l *listener, d Decision) Event {
 	}
 	e := Event{
 		Container: l.container.id, Syscall: name, Number: r.n.nr, Args: r.n.args, PID: r.n.pid,
-		Verdict: d.Verdict, Class: class, Phase: l.phase, Time: time.Now(),
+		Verdict: d.Verdict, Class: class, Origin: l.origin, Phase: p, Time: time.Now(),
 	}
 	if d.Verdict == Deny {
 		e.Errno = d.Errno
 	}
 	if len(l.container.supervisor.events) < cap(l.container.supervisor.events) {
 		e.Comm, e.Exe = caller(r.n.pid)
+		if d.Verdict < Watch {
+			e.Tree = ancestry(r.n.pid, l.pid)
+			e.Program, _ = r.program(l.container)
+		}
 	}
 	return e
 }
@@ -158,16 +172,12 @@ func numberingOf(arch uint32) numbering {
 	return foreignNumbering()
 }
 
-// tallyOf returns the counters for calls of that architecture.
-func (c *Container) tallyOf(arch uint32) *tally {
+// tallyOf returns the counters for calls of that architecture, origin and phase.
+func (c *Container) tallyOf(arch uint32, origin string, p Phase) *tally {
 	if arch == nativeAuditArch {
-		return &c.calls
+		return c.calls.of(origin, p)
 	}
-	if t := c.foreignCalls.Load(); t != nil {
-		return t
-	}
-	c.foreignCalls.CompareAndSwap(nil, new(tally))
-	return c.foreignCalls.Load()
+	return c.foreignCalls.get()
 }
 
 // first reports whether an event is still due for that call and verdict.

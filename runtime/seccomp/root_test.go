@@ -93,7 +93,7 @@ func checkReports(t *testing.T, c *Container, events *record) {
 		}
 		eventually(t, "event for "+a.reported, func() bool { return len(events.find(a.reported)) == 1 })
 		e := events.find(a.reported)[0]
-		if e.Verdict != Deny || e.Errno != 1 || e.Comm != "probe" || e.Exe != "/probe" || e.Phase != PhaseInit || e.Class != ClassDangerous {
+		if e.Verdict != Deny || e.Errno != 1 || e.Comm != "probe" || e.Exe != "/probe" || e.Origin != OriginInit || e.Class != ClassDangerous {
 			t.Errorf("event %+v", e)
 		}
 	}
@@ -225,7 +225,7 @@ func TestRootExecBringsItsOwnListener(t *testing.T) {
 		t.Errorf("in order %v, %v", order, err)
 	}
 	eventually(t, "the event", func() bool { return len(events.find("unshare")) == 1 })
-	if e := events.find("unshare")[0]; e.Phase != PhaseExec {
+	if e := events.find("unshare")[0]; e.Origin != OriginExec {
 		t.Errorf("event %+v", e)
 	}
 }

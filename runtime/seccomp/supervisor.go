@@ -25,6 +25,9 @@ type Config struct {
 	OnNew func(container string)
 	// OnError gets what went wrong in a handover from runc; any goroutine.
 	OnError func(container string, err error)
+	// OnSignal gets the signals that executed processes send by kill, where that is watched, before they are sent. It
+	// must return soon: who sends one waits for it.
+	OnSignal func(container string, signal int)
 	// EventBuffer is how many events may wait; 0 means 256.
 	EventBuffer int
 }

@@ -53,6 +53,13 @@ type Observation struct {
 	Native   []string          `json:"native,omitempty"`
 	Watched  bool              `json:"watched"` // a supervisor saw this run's watched calls from its first instruction
 
+	// Served is how long the run has served, in seconds; 0: it has not come to that, or nobody can tell. Serving and Stopping
+	// are the part of Syscalls that its own processes made meanwhile, and after it was told to end.
+	Served   float64           `json:"served,omitempty"`
+	Serving  map[string]uint64 `json:"serving,omitempty"`
+	Stopping map[string]uint64 `json:"stopping,omitempty"`
+	Stopped  bool              `json:"stopped,omitempty"` // it was told to end
+
 	// Destinations counts connects by "proto/address:port".
 	Destinations     map[string]uint64 `json:"destinations,omitempty"`
 	DestinationsLost uint64            `json:"destinations_lost,omitempty"`

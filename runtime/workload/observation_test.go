@@ -48,7 +48,8 @@ func TestObservationGolden(t *testing.T) {
 		t.Errorf("got\n%+v\nwant\n%+v", got, want)
 	}
 	// Fields that came later are zero in what was written before.
-	later := map[string]bool{"Repository": true, "Program": true, "Requested": true, "Prior": true, "Predicted": true, "Findings": true, "Refused": true, "RefusedLost": true}
+	later := map[string]bool{"Repository": true, "Program": true, "Requested": true, "Prior": true, "Predicted": true, "Findings": true, "Refused": true, "RefusedLost": true,
+		"Served": true, "Serving": true, "Stopping": true, "Stopped": true}
 	fields := reflect.ValueOf(want)
 	for i := range fields.NumField() {
 		if fields.Field(i).IsZero() && !later[fields.Type().Field(i).Name] {

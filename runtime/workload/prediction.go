@@ -20,6 +20,18 @@ type Prediction struct {
 	Destinations []string       `json:"destinations,omitempty"`
 	RootfsWrites Tristate       `json:"rootfs_writes,omitempty"`
 	Sealed       bool           `json:"sealed,omitempty"` // Unseen is under the configured bound
+	Phases       *Phases        `json:"phases,omitempty"` // nil: no run is known to have served
+}
+
+// Phases is what earlier runs made of their calls by phase, among those of which every use was counted.
+type Phases struct {
+	Runs    int      `json:"runs"`              // that served for long enough to tell
+	Unseen  float64  `json:"unseen"`            // probability that the next one makes a call while serving that none of them did
+	Known   bool     `json:"known,omitempty"`   // both are within the configured bounds
+	Serving []string `json:"serving,omitempty"` // calls that were made while serving
+	Start   []string `json:"start,omitempty"`   // calls that were made, but never while serving
+	Stops   int      `json:"stops,omitempty"`   // runs, of those that served, that were told to end
+	Stop    []string `json:"stop,omitempty"`    // calls that they made after that
 }
 
 // Bound is an upper bound for a run's peak and the coverage it was built for.

@@ -41,6 +41,7 @@ type Config struct {
 	Collect    time.Duration // how long what a dead shim left is containerd's to remove
 	History    History
 	Prediction Prediction
+	Phases     Phases
 	Scan       Scan
 	Agent      Agent
 	Threats    Threats
@@ -70,6 +71,13 @@ type Prediction struct {
 	Seal     float64 // sealed when the probability of an unseen call is at most this
 	MinRuns  int     // runs before which nothing is sealed
 	Priors   string  // file of what another node learned, "": none
+}
+
+// Phases is what is made of what a workload does once it serves.
+type Phases struct {
+	Runs   int           // that have served, before what none of them did meanwhile is refused to a serving workload; 0: never
+	Served time.Duration // how long a run must have served to count
+	Quiet  time.Duration // a server that gives no signal serves when it has started nothing for so long
 }
 
 // Scan is how images are analysed before they run.
@@ -120,6 +128,7 @@ func Default() *Config {
 		Collect:       time.Minute,
 		History:       History{RunsPerWorkload: 64, MaxAge: 90 * day, MaxBytes: 1 << 30},
 		Prediction:    Prediction{Coverage: 0.99, Seal: 0.2, MinRuns: 4},
+		Phases:        Phases{Runs: 5, Served: time.Minute, Quiet: 2 * time.Second},
 		Scan:          Scan{Enabled: true, FirstScanWait: 2 * time.Second, Timeout: 30 * time.Second, Memory: 512 << 20, Cache: 256 << 20},
 		Agent:         Agent{Delay: time.Second},
 		Threats:       Threats{HalfLife: 30 * day, Feeds: []string{"/etc/forefend/feeds"}},

@@ -165,6 +165,10 @@ agent = { tightest = "off" }
 capabilities.drop = ["net_raw"]
 [conflicts]
 resources = "prediction"
+[phases]
+runs = 3
+served = "10s"
+quiet = "1s"
 [[profile]]
 name = "web"
 users = ["a", "b-*"]
@@ -190,6 +194,7 @@ groups = ["*"]
 		Sample:    500 * time.Millisecond, Checkpoint: time.Minute, Collect: 2 * time.Minute,
 		History:    History{8, 36 * time.Hour, 64 << 20},
 		Prediction: Prediction{0.9, 1, 2, "/srv/priors"},
+		Phases:     Phases{3, 10 * time.Second, time.Second},
 		Threats:    Threats{Feeds: []string{"/srv/feeds"}, HalfLife: 10 * day},
 		Agent:      Agent{Delay: 250 * time.Millisecond},
 		Scan:       Scan{OSV: "/srv/osv.zip", Timeout: 10 * time.Second, Memory: 128 << 20, Cache: 1 << 20},

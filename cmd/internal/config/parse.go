@@ -114,6 +114,12 @@ func (c *Config) readTables(top *table) {
 	t.file("priors", &c.Prediction.Priors, "/etc/forefend/priors")
 	t.rest()
 
+	t = top.sub("phases")
+	t.integer("runs", &c.Phases.Runs, 0, 4096)
+	t.duration("served", &c.Phases.Served, 0, 30*day)
+	t.duration("quiet", &c.Phases.Quiet, 50*time.Millisecond, time.Hour)
+	t.rest()
+
 	c.readScan(top.sub("scan"))
 	c.readThreats(top.sub("threats"))
 	c.readSafeguards(top.sub("safeguards"))

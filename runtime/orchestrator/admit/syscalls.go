@@ -48,6 +48,7 @@ func newCallPlan(in Input, mode policy.Value, unconfined bool, ruled map[policy.
 	allowed := table.allowedBy(plan.profile)
 	known := newKnowledge(in, mode)
 	plan.notes = append(plan.notes, known.notes()...)
+	plan.claims = append(plan.claims, known.serving()...)
 	for i, c := range table.list {
 		switch {
 		case allowed[i]:

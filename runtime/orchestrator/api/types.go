@@ -180,6 +180,7 @@ const (
 	EventFrozen   = "frozen"   // a container was frozen, or thawed, or killed by Forefend
 	EventThawed   = "thawed"
 	EventKilled   = "killed"
+	EventPhase    = "phase" // a container's workload serves, is told to reload, or to end
 	EventExited   = "exited"
 	EventOOM      = "oom"
 	EventDegraded = "degraded" // something works less well than it should
