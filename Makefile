@@ -16,6 +16,7 @@ FUZZTIME ?= 60s
 FUZZCI   ?= 150
 BASE     ?=
 COUNT    ?=
+SOAK     ?= 3m
 
 BIN    := bin
 DIST   := dist
@@ -129,7 +130,7 @@ test: ## Set everything up, then every test, root parts and a smoke test in the 
 # Never from go's cache: it does not see that a binary in ./bin changed.
 .PHONY: test-root
 test-root: ## The tests that need root, containerd and the images (after: setup-test build images)
-	FOREFEND_ROOT_TESTS=1 $(GO) test -p 1 -count=1 -timeout 30m ./...
+	FOREFEND_ROOT_TESTS=1 SOAK='$(SOAK)' $(GO) test -p 1 -count=1 -timeout 30m ./...
 
 .PHONY: test-apps
 test-apps: ## Real applications by nerdctl, stock and Forefend compared (minutes; after: setup-test build images)
@@ -173,6 +174,11 @@ test-critest: ## Run critest and containerd's suite for CRI under Forefend and s
 .PHONY: test-crash
 test-crash: ## Every process killed at every step, the power cut after every write (after: setup build images)
 	FOREFEND_ROOT_TESTS=1 FOREFEND_CRASH=all $(GO) test -v -count=1 -timeout 60m ./test/crash/...
+
+.PHONY: soak
+soak: SOAK = 30m
+soak: ## Fifty containers, random changes, kills of daemon and agents: nothing hurt, nothing grows (SOAK=1h; after: setup build images)
+	FOREFEND_ROOT_TESTS=1 SOAK='$(SOAK)' $(GO) test -v -count=1 -timeout 24h -run TestSoak ./test/soak
 
 .PHONY: race
 race: ## Unit tests under the race detector
