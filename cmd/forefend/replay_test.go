@@ -75,7 +75,7 @@ func replayed(t *testing.T, text string, runs []replay.Run, since time.Time) rep
 func TestReplayEnforced(t *testing.T) {
 	runs := recordedRuns(t, 8, func(i int, o *workload.Observation) {
 		if i == 7 {
-			o.Syscalls["chroot"] = 1
+			o.Syscalls["mknod"] = 1
 		}
 	})
 	same := replayed(t, "", runs, time.Time{})
@@ -84,10 +84,10 @@ func TestReplayEnforced(t *testing.T) {
 	}
 	strict := replayed(t, "mode = \"enforce\"\n[prediction]\nseal = 1\n", runs, time.Time{})
 	w := strict.Workloads[0]
-	if w.Runs != 8 || w.Broken != 1 || w.Denied["chroot"] != 1 || len(w.Denied) != 1 || w.Mode != "enforce" {
+	if w.Runs != 8 || w.Broken != 1 || w.Denied["mknod"] != 1 || len(w.Denied) != 1 || w.Mode != "enforce" {
 		t.Errorf("enforced: %+v", w)
 	}
-	if recent := replayed(t, "mode = \"enforce\"\n[prediction]\nseal = 1\n", runs, runs[7].Seen.Started); recent.Runs != 1 || recent.Workloads[0].Denied["chroot"] != 1 {
+	if recent := replayed(t, "mode = \"enforce\"\n[prediction]\nseal = 1\n", runs, runs[7].Seen.Started); recent.Runs != 1 || recent.Workloads[0].Denied["mknod"] != 1 {
 		t.Errorf("of the last run alone, with all before as history: %+v", recent)
 	}
 }
@@ -138,13 +138,13 @@ func TestReplayIsHonest(t *testing.T) {
 
 // The table of a site that changes its safeguards is what judges.
 func TestReplayJudgesByTheNewTable(t *testing.T) {
-	runs := recordedRuns(t, 6, func(i int, o *workload.Observation) { o.Syscalls["chroot"] = 1 })
+	runs := recordedRuns(t, 6, func(i int, o *workload.Observation) { o.Syscalls["mknod"] = 1 })
 	for i := range runs {
 		runs[i].Decided.Scan = &api.Scan{Syscalls: []string{"read", "execve", "socket", "bind", "openat"}, Entry: "/server"}
 		runs[i].Decided.Findings.Techniques = append(runs[i].Decided.Findings.Techniques, evidence.Technique{ID: "T1611", Name: "Escape to Host", Confidence: 0.9, Severity: 0.9})
 	}
 	first := func(text string) replay.Workload { return replayed(t, text, runs[:1], time.Time{}).Workloads[0] }
-	if w := first(""); w.Denied["chroot"] != 1 {
+	if w := first(""); w.Denied["mknod"] != 1 {
 		t.Errorf("with the default table: %+v", w)
 	}
 	if w := first("[safeguards]\nhigh = []\ncritical = []\n"); len(w.Denied) != 0 {

@@ -86,6 +86,9 @@ var startCalls = map[string]bool{
 	"setregid": true, "setuid32": true, "setgid32": true, "setgroups32": true, "capset": true, "seccomp": true, "memfd_create": true, "clone3": true,
 }
 
+// AtStart reports whether runc makes a call on the way to every program.
+func AtStart(call string) bool { return startCalls[call] }
+
 // Refuses tells whether a safeguard about calls refuses one, given that the call is of the kind the safeguard is about:
 // nothing speaks for it, neither an earlier run nor the scan.
 func Refuses(s evidence.Safeguard, call string, k Known) bool {

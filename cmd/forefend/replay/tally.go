@@ -3,6 +3,7 @@ package replay
 import (
 	"fmt"
 
+	"forefend.dev/forefend/predictor/recommend"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/seccomp"
@@ -68,7 +69,8 @@ func (w *Workload) calls(run Run, d api.Decision) (refused bool) {
 		case !decided:
 		case v == policy.SyscallNative && before[name] != policy.SyscallNative:
 			w.Calls += int64(n)
-		case v >= policy.SyscallWatch:
+		case v >= policy.SyscallWatch, byProfile(d.Effective, name):
+		case n <= 1 && recommend.AtStart(name): // that one was runc's, on the way to the program
 		case towardsOthers(d.Effective, name):
 			w.Uncertain[name]++
 		default:
@@ -77,6 +79,13 @@ func (w *Workload) calls(run Run, d api.Decision) (refused bool) {
 		}
 	}
 	return refused
+}
+
+// byProfile reports whether a call is denied by the profile that is taken for the requested one. It passed the one that was
+// requested.
+func byProfile(e policy.Effective, name string) bool {
+	f, _ := e.Lookup(policy.KeySyscalls.Member(name))
+	return f.Author == policy.Guardrail && f.Source == "requested seccomp profile"
 }
 
 // towardsOthers reports whether a call is denied by a default that lets it pass among the caller's own processes.
