@@ -142,7 +142,7 @@ test-apps: ## Real applications by nerdctl, stock and Forefend compared (minutes
 VM          := .cache/vm/vm
 VM_CPUS     ?= 1
 VM_SMOKE    := ^(TestRoot.*|TestCgroup|TestUpdate|TestObservation|TestDaemonIsApart)$$|^TestLifecycle$$/^(pause|oom)$$
-VM_PACKAGES := ./runtime/cgroup ./runtime/bundle ./runtime/rootfs ./runtime/seccomp ./test/e2e/harness ./test/e2e
+VM_PACKAGES := ./runtime/cgroup ./netns/gate ./runtime/bundle ./runtime/rootfs ./runtime/seccomp ./test/e2e/harness ./test/e2e
 
 .PHONY: vm-setup
 vm-setup: ## Fetch the test VM's kernel and emulator (once, into ./.cache/vm)
@@ -158,7 +158,7 @@ test-vm: ## The core suite in a VM: cgroup v2, a stock kernel (an hour; after: s
 
 .PHONY: test-vm-smoke
 test-vm-smoke: ## What differs between cgroup v1 and v2, in the VM (minutes; after the same)
-	$(VM) test -cpus $(VM_CPUS) -timeout 15m -run '$(VM_SMOKE)' ./runtime/cgroup ./test/e2e
+	$(VM) test -cpus $(VM_CPUS) -timeout 15m -run '$(VM_SMOKE)' ./runtime/cgroup ./netns/gate ./test/e2e
 
 # Not in CI: other people's suites, half an hour for both.
 .PHONY: test-critest

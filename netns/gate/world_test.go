@@ -383,6 +383,19 @@ func obey(words []string, conns map[string]net.Conn) error {
 		}
 		defer c.Close()
 		return echoed(c, wait/4)
+	case "flood": // address duration: as many datagrams as it can
+		c, err := net.Dial("udp", arg)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		d, err := time.ParseDuration(words[2])
+		for end := time.Now().Add(d); err == nil && time.Now().Before(end); {
+			_, _ = c.Write([]byte{0}) // refused while the network is off
+		}
+		return err
+	case "turns": // address number: that many datagrams there and back
+		return turns(arg, words[2])
 	case "raw": // an ICMP echo, as ping sends it
 		return pinged(arg)
 	case "packet": // a frame past all of IP
