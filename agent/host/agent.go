@@ -279,6 +279,9 @@ type State struct {
 	Restarts int
 	Faults   map[string]int // of the channel, by kind
 	Reason   string         // why the last process ended
+	// First and Ready are how long the process that runs now took from the beginning of its injection to its first
+	// bytes, and to the end of the handshake.
+	First, Ready time.Duration
 }
 
 // State returns how the agent's processes fared.
@@ -286,6 +289,9 @@ func (a *Agent) State() State {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := State{Restarts: a.restarts, Reason: a.reason, Faults: make(map[string]int, len(a.faults))}
+	if a.session != nil {
+		s.First, s.Ready = a.session.first, a.session.ready
+	}
 	for kind, n := range a.faults {
 		s.Faults[string(kind)] = n
 	}

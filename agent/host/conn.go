@@ -93,11 +93,14 @@ type session struct {
 	owed    atomic.Int64        // calls that have not been answered
 	fault   chan *channel.Fault // of the channel; what comes after the first does not matter
 	shake   api.HandshakeResponse
+	first   time.Duration // from the beginning of the injection to the agent's first bytes
+	ready   time.Duration // to the end of the handshake
 }
 
 // greet waits for the first bytes of an agent and, once it is in its cgroup, makes the handshake.
 func (h *Host) greet(ctx context.Context, p *process, t Target) (*session, error) {
 	s := &session{process: p, fault: make(chan *channel.Fault, 1)}
+	begun := p.begun
 	report := func(f *channel.Fault) {
 		select {
 		case s.fault <- f:
@@ -119,6 +122,7 @@ func (h *Host) greet(ctx context.Context, p *process, t Target) (*session, error
 	}
 	hello := make([]byte, api.HelloSize)
 	_, err := io.ReadFull(c, hello)
+	s.first = time.Since(begun)
 	if jerr := <-joined; jerr != nil {
 		return nil, jerr
 	}
@@ -138,6 +142,7 @@ func (h *Host) greet(ctx context.Context, p *process, t Target) (*session, error
 	if err != nil {
 		return nil, err
 	}
+	s.ready = time.Since(begun)
 	return s, nil
 }
 

@@ -28,14 +28,15 @@ type process struct {
 	pid    int
 	start  uint64
 	pidfd  int
-	stream *os.File // our end
+	begun  time.Time // its injection
+	stream *os.File  // our end
 	key    [channel.KeySize]byte
 	gone   chan struct{} // closed once the process has been waited for
 }
 
 // launch starts an agent in the target's namespaces.
 func (h *Host) launch(t Target) (_ *process, err error) {
-	p := &process{pidfd: -1, gone: make(chan struct{})}
+	p := &process{begun: time.Now(), pidfd: -1, gone: make(chan struct{})}
 	_, _ = rand.Read(p.key[:]) // it never fails
 	l := launcher{host: h, target: t, process: p}
 	defer l.close()

@@ -61,6 +61,7 @@ var measurements = []measurement{
 	{"calls", "cost of native and watched system calls", measureCalls},
 	{"servers", "requests per CPU second of redis and nginx", measureServers},
 	{"network", "networks switched, destinations blocked, threat feeds loaded", measureNetwork},
+	{"agent", "agents injected, replaced and at rest", measureAgent},
 	{"daemon", "a fresh daemon; Admit and the daemon at 10,000 known workloads", measureDaemon},
 }
 
