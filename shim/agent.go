@@ -82,6 +82,7 @@ type seat struct {
 	// needed says that the container must not run without an agent; early that it is injected before the container
 	// starts; empty says why there is none.
 	needed, early bool
+	pod           bool // the network namespace is that of a pod
 	empty         string
 	notify        string
 
@@ -107,6 +108,7 @@ func newSeat(s *Service, c *container, spec *specs.Spec) *seat {
 	d := c.current()
 	field, asked := d.Effective.Lookup(policy.KeyAgent)
 	a.needed = asked && field.Value == policy.Tight && field.Author == policy.Guardrail
+	_, a.pod = spec.Annotations[criKind]
 	notified := spec.Annotations[policy.AnnotationNotify] == "on"
 	a.early = a.needed || notified || s.cfg.AgentDelay == 0
 	switch own, why := ownNetwork(spec); {
@@ -329,7 +331,15 @@ func (a *seat) event(e AgentEvent) {
 		a.ask(e)
 	case agentRefused:
 		a.report(api.EventAgent, fmt.Sprintf("messages of the application were not taken (%d, from process %d): %s", e.Count, e.PID, e.Text), nil)
+	case agentListening:
+		if !a.pod { // in a pod it may be another container's
+			a.c.life.listens(time.Now())
+		}
 	case agentReady, agentReloading, agentStopping:
+		// Only what tightens is believed: by RELOADING=1 or STOPPING=1 whoever took over a server could do again what a start may.
+		if e.Kind == agentReady && a.c.life.serves(time.Now()) {
+			a.s.tellPhase(a.c, "it serves: by its own word (READY=1)")
+		}
 		a.report(api.EventAgent, "the application says that it is "+e.Kind, map[string]string{"phase": e.Kind, "pid": strconv.Itoa(e.PID)})
 	case agentStatus:
 		a.mu.Lock()
@@ -343,6 +353,7 @@ func (a *seat) event(e AgentEvent) {
 
 // Kinds of an AgentEvent that the shim itself acts on.
 const (
+	agentListening = "listening"
 	agentReady     = "ready"
 	agentReloading = "reloading"
 	agentStopping  = "stopping"

@@ -21,6 +21,9 @@ import (
 // agentIdle is how long an agent is watched at rest.
 const agentIdle = 20 * time.Second
 
+// agentSettles is how long it takes until an agent looks at sockets as seldom as it ever does.
+const agentSettles = 20 * time.Second
+
 // measureAgent injects agents as a shim does, without containers around them: what an agent's life costs is the CPU of
 // who injects it and of the agent, cgroups included.
 func measureAgent(ctx context.Context, b *bench) (figures []figure, err error) {
@@ -76,6 +79,9 @@ func measureAgent(ctx context.Context, b *bench) (figures []figure, err error) {
 		}
 	}
 	pid, _ := a.Process()
+	if err := wait(ctx, agentSettles); err != nil {
+		return figures, err
+	}
 	health, err := a.Health(ctx)
 	if err != nil {
 		return figures, err
