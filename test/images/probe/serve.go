@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strconv"
 	"sync"
@@ -48,6 +49,20 @@ func handler() http.Handler {
 		for _, e := range os.Environ() {
 			fmt.Fprintln(w, e)
 		}
+	})
+	mux.HandleFunc("/attack", func(w http.ResponseWriter, r *http.Request) { // by the server itself, on a thread that is then thrown away
+		for _, a := range attempts {
+			if r.FormValue("name") != "" && r.FormValue("name") != a.name {
+				continue
+			}
+			made := make(chan verdict)
+			go func() { made <- a.make() }()
+			_ = (<-made).print(w, true)
+		}
+	})
+	mux.HandleFunc("/exec", func(w http.ResponseWriter, r *http.Request) { // as a shell that an intruder spawns
+		out, err := exec.Command(r.FormValue("path"), r.Form["arg"]...).CombinedOutput()
+		fmt.Fprintf(w, "%s%v\n", out, err)
 	})
 	mux.HandleFunc("/alloc", func(w http.ResponseWriter, r *http.Request) {
 		mib, err := strconv.Atoi(r.FormValue("mb"))
