@@ -29,7 +29,7 @@ type pool struct {
 const (
 	// caution is how much of the allowed violations is left out of the plan, but no more than most: a promise should be
 	// kept, not met on average.
-	caution, most = 0.16, 0.0018
+	caution, most = 0.20, 0.0020
 	// repay is the number of windows in which a debt is meant to be repaid, floor the least share of the promise that is
 	// planned for meanwhile: bounds for the last few in a thousand cost the most.
 	repay, floor = 3000.0, 0.4
