@@ -16,7 +16,7 @@ import (
 
 // layout is the version of programs and structures. Raise it with every change of either: processes of two versions then load
 // their own. TestLayout knows what the present one looks like.
-const layout = 3
+const layout = 4
 
 // loaded is what is loaded once for all containers of the node: a container costs three attachments, not a verification.
 type loaded struct {

@@ -32,6 +32,9 @@ const (
 	etherIPv4      = 0x0800
 	etherIPv6      = 0x86dd
 	tcpListen      = 10
+	tcpFlags       = 13 // offset in TCP's header
+	tcpSYN         = 0x02
+	tcpACK         = 0x10
 	opPassive      = 5 // BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB
 	familyIPv4     = 2
 	loopback       = 1 // interface, in every network namespace
@@ -47,8 +50,8 @@ const (
 	// refuseLoud fails the call that sends, with EPERM: datagrams.
 	refuseLoud = 0
 	// refuseAgain is NET_XMIT_DROP. To TCP that is a full queue of its own host: it tries again every half second
-	// instead of ever more seldom, so that a connection resumes at once when the network is back, and gives up a
-	// handshake after three seconds instead of two minutes.
+	// instead of ever more seldom, and gives up a handshake after some seconds instead of two minutes. Established connections it
+	// would give up as soon (measured), so these see a loss, and wait for a quarter of an hour.
 	refuseAgain = 2
 )
 
@@ -158,6 +161,7 @@ func parse(d direction) asm.Instructions {
 		asm.StoreMem(asm.RFP, atPeer, asm.R1, asm.DWord), asm.StoreMem(asm.RFP, atPeer+8, asm.R1, asm.DWord),
 		asm.StoreMem(asm.RFP, atPeer+16, asm.R1, asm.DWord), asm.StoreMem(asm.RFP, atPorts, asm.R1, asm.DWord),
 		asm.StoreMem(asm.RFP, atType, asm.R1, asm.DWord), asm.StoreMem(asm.RFP, atLimit, asm.R1, asm.DWord),
+		asm.StoreMem(asm.RFP, atStart, asm.R1, asm.DWord),
 		asm.StoreImm(asm.RFP, atKey+keyBits, keyBitsMost, asm.Word), asm.StoreImm(asm.RFP, atKey+keyFamily, 6, asm.Word),
 		asm.Mov.Imm(asm.R9, 0),
 		load(asm.R2, asm.R6, skbProtocol, asm.Word),
@@ -248,8 +252,14 @@ func egress(m handles) asm.Instructions {
 		// R2 is the kind.
 		label("refuse", asm.StoreMem(asm.RFP, atEvent+eventKind, asm.R2, asm.Byte)),
 		asm.Instructions{
-			asm.Mov.Imm(asm.R1, refuseLoud), asm.JNE.Imm(asm.R9, protoTCP, "answer"), asm.Mov.Imm(asm.R1, refuseAgain),
-			asm.StoreMem(asm.RFP, atAnswer, asm.R1, asm.DWord).WithSymbol("answer"),
+			asm.Mov.Imm(asm.R1, refuseLoud), asm.StoreMem(asm.RFP, atAnswer, asm.R1, asm.DWord),
+			asm.JNE.Imm(asm.R9, protoTCP, "note"),
+			load(asm.R2, asm.RFP, atStart, asm.DWord), asm.Add.Imm(asm.R2, tcpFlags),
+		},
+		loadBytes(atType, 1), asm.Instructions{
+			asm.JNE.Imm(asm.R0, 0, "note"),
+			load(asm.R1, asm.RFP, atType, asm.Byte), asm.And.Imm(asm.R1, tcpSYN|tcpACK), asm.JNE.Imm(asm.R1, tcpSYN, "note"),
+			asm.Mov.Imm(asm.R1, refuseAgain), asm.StoreMem(asm.RFP, atAnswer, asm.R1, asm.DWord),
 			asm.Ja.Label("note"),
 		},
 		label("watch", asm.StoreMem(asm.RFP, atEvent+eventKind, asm.R2, asm.Byte)),

@@ -375,7 +375,7 @@ func obey(words []string, conns map[string]net.Conn) error {
 	case "echo":
 		return echoed(conns[arg], wait/4)
 	case "eventually":
-		return echoed(conns[arg], wait)
+		return echoed(conns[arg], 10*wait) // the kernel tries again after as long as it has been in vain
 	case "udp":
 		c, err := net.Dial("udp", arg)
 		if err != nil {
