@@ -108,6 +108,9 @@ func newSeat(s *Service, c *container, spec *specs.Spec) *seat {
 	d := c.current()
 	field, asked := d.Effective.Lookup(policy.KeyAgent)
 	a.needed = asked && field.Value == policy.Tight && field.Author == policy.Guardrail
+	for _, g := range s.cfg.Site.Guards { // a guardrail that nothing tried to cross leaves no mark on the decision
+		a.needed = a.needed || g.Key == policy.KeyAgent && g.Ceiling != nil && *g.Ceiling == policy.Tight
+	}
 	_, a.pod = spec.Annotations[criKind]
 	notified := spec.Annotations[policy.AnnotationNotify] == "on"
 	a.early = a.needed || notified || s.cfg.AgentDelay == 0
