@@ -32,6 +32,7 @@ func (a adapter) Adapt(ctx context.Context, req api.AdaptRequest) (api.AdaptResp
 	}
 	c.updating.Lock()
 	defer c.updating.Unlock()
+	defer a.s.changing(c)()
 	before := c.current()
 	if before.Facts.Run != req.Run || before.Revision != req.Before {
 		return api.AdaptResponse{Stale: true, Decision: before}, nil
@@ -79,6 +80,9 @@ func (s *Service) adapt(ctx context.Context, c *container, before, after api.Dec
 		}
 		if r.Status == api.ResultRefused || r.Status == api.ResultFailed {
 			after.Effective = after.Effective.ReplaceKeys(l.holds, before.Effective)
+			if l.holds(policy.KeyMemory) {
+				after.Airbag = before.Airbag
+			}
 		}
 		if r.Status != api.ResultUnchanged {
 			results = append(results, r)

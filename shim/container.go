@@ -48,6 +48,7 @@ type container struct {
 
 	saving   sync.Mutex // held while the record is put together and written
 	updating sync.Mutex // held while an update is decided and applied; taken before mu
+	airbag   *bag       // that follows its predicted memory limit; nil: there is none; guarded by updating
 	mu       sync.Mutex
 	decision api.Decision          // guarded by mu once the container exists
 	asked    *specs.LinuxResources // what was requested, updates included; guarded by mu

@@ -93,6 +93,7 @@ func (s *Service) prepare(ctx context.Context, r *taskv3.CreateTaskRequest) (_ *
 		Facts:        factsOf(id, b.Spec(), r, s.cfg.Containerd),
 		Spec:         forDecision(b.Spec()),
 		ListenerPath: c.notify,
+		Airbag:       s.canRaise(),
 		Kin:          true,
 		Own:          true,
 		Patient:      true,
@@ -122,7 +123,7 @@ func (s *Service) commit(ctx context.Context, c *container, b *bundle.Bundle) er
 	if c.decision.Availability == api.ByNobody {
 		return s.save(c)
 	}
-	requested := record.Request{Run: c.decision.Facts.Run, Spec: forDecision(b.Spec()), Kin: true, Own: true} // as prepare asked
+	requested := record.Request{Run: c.decision.Facts.Run, Spec: forDecision(b.Spec()), Kin: true, Own: true, Airbag: s.canRaise()} // as prepare asked
 	profile, table := c.decision.Seccomp, c.decision.Table
 	c.decision.Seccomp, c.decision.Table = nil, nil // in force from here on; neither the record nor explain needs them
 	if c.decision.Facts.HostNetwork {
@@ -213,12 +214,14 @@ func (s *Service) created(ctx context.Context, c *container, pid uint32) error {
 	}
 	c.agent.created()
 	c.watch = newWatch(s, c, group)
+	s.fitAirbag(c)
 	return nil
 }
 
 // undo removes every trace of a container that did not come to be.
 func (s *Service) undo(c *container) error {
 	s.remove(c.id.Container)
+	s.airbags.disarm(c)
 	c.closeStdin("")
 	c.agent.close()
 	s.exits.forget(c.id.Container)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"forefend.dev/forefend/runtime/cgroup"
 	"forefend.dev/forefend/runtime/orchestrator/admit"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
@@ -93,8 +94,10 @@ func (s *Service) decideAlone(req api.AdmitRequest, why error) (api.Decision, er
 	}
 	in := admit.Input{
 		Request: req, Site: s.cfg.Site, Privileged: s.cfg.Privileged, Unified: unified(), Availability: api.BySiteDefault,
-		Notes: []string{"the daemon could not be asked: " + why.Error()},
+		Notes:   []string{"the daemon could not be asked: " + why.Error()},
+		Reserve: s.cfg.Reserve,
 	}
+	in.NodeMemory, _, _ = cgroup.NodeMemory() // not known: no ceiling but what others set
 	keys := req.Facts.Keys()
 	rootfs, layered := req.Facts.RootfsKey()
 	if layered {
@@ -107,6 +110,7 @@ func (s *Service) decideAlone(req api.AdmitRequest, why error) (api.Decision, er
 	switch {
 	case err == nil:
 		in.Availability, in.Prediction = api.ByLastKnown, known.Prediction
+		in.Sealed = known.Airbag
 		in.Predicted = known.Effective.ClaimsBy(policy.Prediction)
 		in.Notes = append(in.Notes, "prediction taken from the last sealed policy of "+key.String())
 	case !errors.Is(err, fs.ErrNotExist):

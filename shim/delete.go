@@ -44,6 +44,7 @@ func (s *Service) Delete(ctx context.Context, r *taskv3.DeleteRequest) (*taskv3.
 		return nil, err
 	}
 	s.remove(r.ID)
+	s.airbags.disarm(c)
 	s.exits.forget(r.ID)
 	c.closeStdin("")
 	if c.watch != nil {

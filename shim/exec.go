@@ -101,6 +101,7 @@ func (s *Service) Update(ctx context.Context, r *taskv3.UpdateTaskRequest) (*typ
 	}
 	c.updating.Lock() // one after the other: each starts from the policy the one before left
 	defer c.updating.Unlock()
+	defer s.changing(c)()
 	before := c.current()
 	if before.Availability == api.ByNobody {
 		return s.TTRPCTaskService.Update(ctx, r)

@@ -38,12 +38,13 @@ type reporter struct {
 	mu          sync.Mutex
 	events      []api.Event                     // guarded by mu
 	checkpoints map[string]workload.Observation // by run, the newest only; guarded by mu
+	decisions   map[string]api.Decision         // made by this shim, by run, the newest only; guarded by mu
 	lost        uint64                          // guarded by mu
 }
 
 func newReporter(l *link) *reporter {
 	r := &reporter{
-		link: l, spool: l.cfg.SpoolDir, checkpoints: make(map[string]workload.Observation),
+		link: l, spool: l.cfg.SpoolDir, checkpoints: make(map[string]workload.Observation), decisions: make(map[string]api.Decision),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	go r.run()
@@ -70,6 +71,14 @@ func (r *reporter) checkpoint(o workload.Observation) {
 	r.nudge()
 }
 
+// changed queues a decision that this shim has put in force by itself, replacing an older one of the run.
+func (r *reporter) changed(d api.Decision) {
+	r.mu.Lock()
+	r.decisions[d.Facts.Run] = d
+	r.mu.Unlock()
+	r.nudge()
+}
+
 // final delivers the last observation of a run, or leaves it in the spool for
 // the daemon to find. It returns once one of the two has happened.
 func (r *reporter) final(o workload.Observation, d api.Decision) {
@@ -83,7 +92,7 @@ func (r *reporter) final(o workload.Observation, d api.Decision) {
 		if err := errors.Join(spool(r.spool, o.Run+api.SpooledDecision, d), spool(r.spool, o.Run+api.SpooledRun, o)); err != nil {
 			log.L.WithError(err).WithField("run", o.Run).Error("forefend: the final observation of a run is lost")
 		}
-		r.putBack(req.Events, req.Lost)
+		r.putBack(req)
 	}
 }
 
@@ -108,11 +117,11 @@ func (r *reporter) run() {
 		r.mu.Lock()
 		req := r.takeLocked()
 		r.mu.Unlock()
-		if len(req.Events) == 0 && len(req.Observations) == 0 {
+		if len(req.Events) == 0 && len(req.Observations) == 0 && len(req.Changed) == 0 {
 			continue
 		}
 		if err := r.send(req); err != nil {
-			r.putBack(req.Events, req.Lost)
+			r.putBack(req)
 			if !r.pause(reportRetry) {
 				return
 			}
@@ -139,18 +148,27 @@ func (r *reporter) takeLocked() api.ObserveRequest {
 		req.Observations = append(req.Observations, o)
 		delete(r.checkpoints, run)
 	}
+	for run, d := range r.decisions {
+		req.Changed = append(req.Changed, d)
+		delete(r.decisions, run)
+	}
 	r.events, r.lost = nil, 0
 	return req
 }
 
-// putBack returns events that could not be sent; the next checkpoint of each
+// putBack returns events and decisions that could not be sent; the next checkpoint of each
 // run replaces the ones that were lost.
-func (r *reporter) putBack(events []api.Event, lost uint64) {
+func (r *reporter) putBack(req api.ObserveRequest) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	keep := min(len(events), maxWaitingEvents-len(r.events))
-	r.events = append(events[:max(keep, 0):max(keep, 0)], r.events...)
-	r.lost += lost + uint64(len(events)-max(keep, 0))
+	keep := max(0, min(len(req.Events), maxWaitingEvents-len(r.events)))
+	r.events = append(req.Events[:keep:keep], r.events...)
+	r.lost += req.Lost + uint64(len(req.Events)-keep)
+	for _, d := range req.Changed {
+		if _, newer := r.decisions[d.Facts.Run]; !newer {
+			r.decisions[d.Facts.Run] = d
+		}
+	}
 }
 
 func (r *reporter) send(req api.ObserveRequest) error {
@@ -170,7 +188,7 @@ func (r *reporter) close(ctx context.Context) {
 	r.mu.Lock()
 	req := r.takeLocked()
 	r.mu.Unlock()
-	if len(req.Events) > 0 {
+	if len(req.Events)+len(req.Changed) > 0 {
 		_ = r.send(req) // nobody is left to tell
 	}
 }

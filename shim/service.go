@@ -29,6 +29,8 @@ type Service struct {
 	reporter   *reporter
 	supervisor *seccomp.Supervisor
 	levers     []lever     // in the order in which they are used
+	airbags    *airbags    // that raise predicted memory limits
+	ledger     *ledger     // of what the airbags do
 	socket     string      // where this shim serves; "" when that is not known
 	used       atomic.Bool // it has had a container, or is about to
 	// accepted is told of the first TCP connection that a container accepted; nil: nobody is. It must not block.
@@ -77,7 +79,13 @@ func decorate(cfg Config, inner taskv3.TTRPCTaskService, exits *exits, sd shutdo
 	s.supervisor = seccomp.NewSupervisor(seccomp.Config{
 		OnEvent: s.onSyscall, OnNew: s.onNew, OnError: s.onSupervisorError, OnSignal: s.onSignal, EventBuffer: 256,
 	})
+	s.ledger = newLedger()
+	s.airbags = newAirbags(s.ledger.hear)
+	go s.keepLedger()
 	sd.RegisterCallback(func(ctx context.Context) error {
+		s.airbags.close()
+		close(s.ledger.stop)
+		<-s.ledger.done
 		err := s.supervisor.Close()
 		if s.cfg.Gates != nil {
 			err = errors.Join(err, s.cfg.Gates.Close())

@@ -31,6 +31,7 @@ type watch struct {
 
 	mu     sync.Mutex
 	series cgroup.Series // guarded by mu
+	raises int64         // of the memory limit, by the airbag; guarded by mu
 	exit   workload.Exit // guarded by mu
 	ended  time.Time     // guarded by mu; zero while the container lives
 
@@ -160,6 +161,13 @@ func (w *watch) totals() workload.Usage {
 	return w.series.Totals()
 }
 
+// raised counts a raise of the memory limit.
+func (w *watch) raised() {
+	w.mu.Lock()
+	w.raises++
+	w.mu.Unlock()
+}
+
 func (w *watch) close() {
 	if w.sampler != nil {
 		w.sampler.Close()
@@ -230,6 +238,7 @@ func (w *watch) observation() workload.Observation {
 	o.Predicted = d.Prediction.Predicted()
 	w.mu.Lock()
 	o.Usage, o.Exit, o.Ended = w.series.Usage(), w.exit, w.ended
+	o.Usage.Raises = w.raises
 	w.mu.Unlock()
 	o.Final = !o.Ended.IsZero()
 	if w.c.supervised != nil {

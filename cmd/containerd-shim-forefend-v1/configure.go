@@ -33,6 +33,8 @@ func configure() (shim.Config, error) {
 		RuncOptions:   config.RuntimeOptions,
 		Agents:        agents(c.State),
 		AgentDelay:    c.Agent.Delay,
+		Airbag:        c.Airbag.Enabled,
+		Reserve:       c.Airbag.Reserve,
 		AdmitDeadline: c.Deadlines.Admit,
 		ColdStart:     c.Deadlines.ColdStart,
 		Sample:        c.Sample,

@@ -27,12 +27,16 @@ func judge(cfg *config.Config) func(foresight.Known) foresight.Judgement {
 			Cores: processors(), NodeMemory: memory, Enforce: mode == policy.ModeEnforce,
 			Unified:           cgroup.CurrentMode() == cgroup.V2,
 			AllowReadonlyRoot: cfg.ReadonlyRoot,
-			Hot:               class(seccomp.ClassHot), Sensitive: class(seccomp.ClassSensitive), Dangerous: class(seccomp.ClassDangerous),
+			Airbag:            cfg.Airbag.Enabled && k.Request.Airbag, RunsForMemory: cfg.Airbag.MinRuns, Sized: recommend.SizedBy(k.Scan),
+			Hot: class(seccomp.ClassHot), Sensitive: class(seccomp.ClassSensitive), Dangerous: class(seccomp.ClassDangerous),
 		}
 		j.Risk = foresight.Assess(k)
 		j.Claims = recommend.Claims(k.Prediction, in)
+		if _, why := recommend.HardMemory(k.Prediction, in); why != "" && k.Prediction.Memory.Value > 0 {
+			j.Notes = append(j.Notes, "the predicted memory limit is no hard one: "+why)
+		}
 		busy, notes := recommend.UnderLoad(k.Prediction, in, k.Load)
-		j.Claims, j.Notes = append(j.Claims, busy...), notes
+		j.Claims, j.Notes = append(j.Claims, busy...), append(j.Notes, notes...)
 		known := recommend.Known{Prediction: k.Prediction, Scan: k.Scan, Risk: *j.Risk}
 		trade := table.Weigh(known)
 		j.Claims = append(j.Claims, recommend.Protect(trade, known, sensitive, in.Hot)...)

@@ -159,6 +159,8 @@ func (d *daemon) orchestration() orchestrator.Config {
 		Site:       d.cfg.Site,
 		Privileged: d.cfg.Privileged,
 		Unified:    cgroup.CurrentMode() == cgroup.V2,
+		NodeMemory: nodeMemory(),
+		Reserve:    d.cfg.Airbag.Reserve,
 		Predict:    d.cfg.Deadlines.Predict,
 		Containers: record.Dir(d.cfg.ContainersDir()),
 		NotifyDir:  d.cfg.NotifyDir(),

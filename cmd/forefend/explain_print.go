@@ -40,6 +40,7 @@ func (a *app) printDecision(d api.Decision, all bool) error {
 		scanLines(page, d.Scan, all)
 	}
 	printFindings(page, d.Findings)
+	printAirbag(page, d.Airbag)
 	printNode(page, d)
 	printSources(page, d.Sources)
 	for _, dimension := range policy.Dimensions {
@@ -64,6 +65,26 @@ func printFacts(page *output.Page, d api.Decision) {
 	fact("Run as", runAs(f, d.Profile))
 	fact("Decided", fmt.Sprintf("%s by %s, revision %d", output.Time(d.Time), decider(d.Availability), d.Revision))
 	fact("Mode", fmt.Sprintf("%s, %s", policy.KeyMode.Format(d.Effective.Mode()), sealed(d.Effective.Sealed())))
+}
+
+// printAirbag says how a predicted memory limit follows what the container needs.
+func printAirbag(page *output.Page, t *api.Airbag) {
+	if t == nil {
+		return
+	}
+	size := func(n int64) string { return policy.KeyMemory.Format(policy.Value(n)) }
+	page.Heading("Memory limit, predicted: raised before it is reached")
+	page.Item(2, "predicted", valueAt, size(t.Predicted))
+	page.Item(2, "raised up to", valueAt, size(t.Ceiling)+", "+t.CeilingBy)
+	if t.Held != "" {
+		page.Item(2, "held", valueAt, "growth above what was predicted is anomalous: "+t.Held)
+	}
+	if t.Growth > 0 {
+		page.Item(2, "anomalous", valueAt, fmt.Sprintf("beyond %.3g times what was predicted: %s", t.Growth, t.GrowthBy))
+	}
+	if t.Sized != "" {
+		page.Item(2, "lowered", valueAt, "never, "+t.Sized+" sizes itself by its limit when it starts")
+	}
 }
 
 func runAs(f workload.Facts, profile string) string {

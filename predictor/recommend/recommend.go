@@ -3,8 +3,8 @@
 //
 // Recommendations are proposals of the weakest author but the defaults. What a
 // request says wins over them, guardrails bound them, and none of them kills a
-// healthy container: memory is recommended as a soft limit only (on cgroup v2 not
-// at all), and nothing is denied here. What happens to calls no run has made is the defaults' business.
+// healthy container: a hard memory limit is recommended only where something raises it
+// before it is reached (HardMemory), and nothing is denied here. What happens to calls no run has made is the defaults' business.
 //
 // The package is pure and keeps no state: any goroutine may call it.
 package recommend
@@ -25,6 +25,10 @@ type Input struct {
 	NodeMemory int64   // bytes of the node; 0: not known
 	Enforce    bool    // the container's mode is enforce
 	Unified    bool    // the node uses cgroup v2
+
+	Airbag        bool // predicted memory limits are raised before they are reached
+	RunsForMemory int  // of the workload, before its predicted memory limit is a hard one
+	Sized         Sized
 
 	// AllowReadonlyRoot: the site wants read-only roots where history shows no writes.
 	AllowReadonlyRoot bool
@@ -84,12 +88,15 @@ func (r *recommender) claim(k policy.Key, v policy.Value, reason string, args ..
 		Origin: policy.Origin{Author: policy.Prediction, Source: r.source, Reason: fmt.Sprintf(reason, args...)}})
 }
 
-// memory is a soft limit only: a predicted hard limit could kill a healthy container.
-// cgroup v2 has no such limit: memory.high holds a program that outgrows its
-// history almost still, see decision 0020. There the bound is only shown.
+// memory is a hard limit where HardMemory says so, and on cgroup v1 a soft one at the bound besides: it tells whom to reclaim from first.
+// cgroup v2 has no such soft limit: memory.high holds a program that outgrows its history almost still, see decision 0020.
 func (r *recommender) memory() {
 	const page = 1 << 20 // whole MiB are easier to read, and no kernel counts finer in earnest
 	b := r.p.Memory
+	if limit, why := HardMemory(r.p, r.in); why == "" {
+		r.claim(policy.KeyMemory, limit, "headroom above the %s that the next run stays under %s; raised before it is reached",
+			policy.KeyMemory.Format(policy.Value(math.Ceil(b.Value))), because(b))
+	}
 	if r.in.Unified || !(b.Value > 0) || r.in.NodeMemory > 0 && b.Value >= float64(r.in.NodeMemory) {
 		return
 	}

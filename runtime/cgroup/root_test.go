@@ -44,6 +44,12 @@ func child(mode string) {
 		}
 	case "spike":
 		spike(n)
+	case "read":
+		if f, err := os.Open(amount); err != nil {
+			os.Exit(1)
+		} else if _, err := io.Copy(struct{ io.Writer }{io.Discard}, f); err != nil {
+			os.Exit(1)
+		}
 	case "spin":
 		for begin := ownCPU(); ownCPU()-begin < time.Duration(n)*time.Millisecond; { // it has started outside of the group
 		}

@@ -135,9 +135,10 @@ func (s *Service) adjustable(id workload.ID) (c adjustable, err error) {
 func (s *Service) adjustInput(c adjustable) admit.Input {
 	return admit.Input{
 		Request: api.AdmitRequest{
-			Version: api.Version, Spec: c.request.Spec, ListenerPath: c.record.NotifySocket, Kin: c.request.Kin, Own: c.request.Own,
+			Version: api.Version, Spec: c.request.Spec, ListenerPath: c.record.NotifySocket, Kin: c.request.Kin, Own: c.request.Own, Airbag: c.request.Airbag,
 		},
-		Site: s.cfg.Site, Privileged: s.cfg.Privileged, Unified: s.cfg.Unified, Now: s.cfg.Now(), Compiler: &s.compiler,
+		Site: s.cfg.Site, Privileged: s.cfg.Privileged, Unified: s.cfg.Unified, NodeMemory: s.cfg.NodeMemory, Reserve: s.cfg.Reserve,
+		Now: s.cfg.Now(), Compiler: &s.compiler,
 	}
 }
 

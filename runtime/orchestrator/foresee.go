@@ -75,6 +75,7 @@ func (s *Service) foresee(ctx context.Context, req *api.AdmitRequest) Foresight 
 func (s *Service) input(req api.AdmitRequest, f Foresight) admit.Input {
 	return admit.Input{
 		Request: req, Site: s.cfg.Site, Privileged: s.cfg.Privileged, Unified: s.cfg.Unified, Availability: api.ByDaemon,
+		NodeMemory: s.cfg.NodeMemory, Reserve: s.cfg.Reserve,
 		Prediction: f.Prediction, Predicted: f.Claims, Scan: f.Scan, Risk: f.Risk, Load: f.Load, Standing: f.Standing, Past: f.Past,
 		Sources: f.Sources, Notes: f.Notes, Now: s.cfg.Now(), Compiler: &s.compiler,
 	}

@@ -47,6 +47,8 @@ type Config struct {
 	Site       policy.Site
 	Privileged string
 	Unified    bool          // the node uses cgroup v2
+	NodeMemory int64         // bytes; 0: not known
+	Reserve    int64         // bytes of memory that the node keeps when predicted limits are raised
 	Predict    time.Duration // budget of all sources of a prediction together
 	Containers record.Dir
 	NotifyDir  string
@@ -253,10 +255,29 @@ func (s *Service) Observe(ctx context.Context, req api.ObserveRequest) (err erro
 	if req.Lost > 0 {
 		s.publish(api.Event{Time: s.cfg.Now(), Kind: api.EventDegraded, Message: fmt.Sprintf("a shim dropped %d events: too many at once", req.Lost)})
 	}
+	for _, d := range req.Changed {
+		s.changed(ctx, d)
+	}
 	for _, o := range req.Observations {
 		s.note(o)
 	}
 	return nil
+}
+
+// changed takes a decision that a shim has put in force by itself.
+func (s *Service) changed(ctx context.Context, d api.Decision) {
+	if d.Facts.ID.Validate() != nil || d.Version < 1 || d.Version > api.Version {
+		return // not from a shim of ours
+	}
+	kept := withoutCode(d)
+	s.mu.Lock()
+	if r := s.running[d.Facts.ID]; r != nil && r.decision.Facts.Run == d.Facts.Run && r.decision.Revision < d.Revision {
+		kept.Facts, kept.Sources = r.decision.Facts, r.decision.Sources // it may know more by now, see identifyAgain
+		r.decision = kept
+		s.keepLocked(d.Facts.ID, r)
+	}
+	s.mu.Unlock()
+	s.auditOne(ctx, kept)
 }
 
 // record makes an observation durable, and the next prediction use it.

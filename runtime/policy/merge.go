@@ -215,7 +215,7 @@ func elect(f *Field, claims []*Claim) (by authors, amendments [2]*Claim) {
 		case c.rank < (*slot).rank:
 			f.lose(c, "a default for fewer workloads replaces it")
 		case (*slot).seen() && !c.seen():
-			f.lose(c, "what the running container was seen to need replaces it")
+			f.lose(c, whySeen)
 		default:
 			f.lose(c, "a claim of equal strength is tighter")
 		}

@@ -17,9 +17,10 @@ type Request struct {
 	Version int        `json:"version"`
 	Run     string     `json:"run"`
 	Spec    specs.Spec `json:"spec"` // what a decision looks at, as containerd wrote it
-	// Kin and Own are those of the AdmitRequest.
-	Kin bool `json:"kin,omitempty"`
-	Own bool `json:"own,omitempty"`
+	// Kin, Own and Airbag are those of the AdmitRequest.
+	Kin    bool `json:"kin,omitempty"`
+	Airbag bool `json:"airbag,omitempty"`
+	Own    bool `json:"own,omitempty"`
 }
 
 const requestName = "request.json"

@@ -108,6 +108,7 @@ type Usage struct {
 	Throttled  float64 `json:"throttled_seconds"`
 	OOMKills   int64   `json:"oom_kills"`
 	MemoryFail int64   `json:"memory_limit_hits"`
+	Raises     int64   `json:"memory_raises,omitempty"` // of a predicted limit, before it was reached
 	ReadBytes  int64   `json:"read_bytes"`
 	WriteBytes int64   `json:"write_bytes"`
 	Samples    int64   `json:"samples"`

@@ -42,6 +42,7 @@ type Config struct {
 	History    History
 	Prediction Prediction
 	Phases     Phases
+	Airbag     Airbag
 	Scan       Scan
 	Agent      Agent
 	Threats    Threats
@@ -78,6 +79,13 @@ type Phases struct {
 	Runs   int           // that have served, before what none of them did meanwhile is refused to a serving workload; 0: never
 	Served time.Duration // how long a run must have served to count
 	Quiet  time.Duration // a server that gives no signal serves when it has started nothing for so long
+}
+
+// Airbag is how predicted memory limits are raised before they are reached.
+type Airbag struct {
+	Enabled bool  // else a predicted memory limit is soft
+	MinRuns int   // of a workload, before its predicted memory limit is a hard one
+	Reserve int64 // bytes of memory that the node keeps
 }
 
 // Scan is how images are analysed before they run.
@@ -129,6 +137,7 @@ func Default() *Config {
 		History:       History{RunsPerWorkload: 64, MaxAge: 90 * day, MaxBytes: 1 << 30},
 		Prediction:    Prediction{Coverage: 0.99, Seal: 0.2, MinRuns: 4},
 		Phases:        Phases{Runs: 5, Served: time.Minute, Quiet: 2 * time.Second},
+		Airbag:        Airbag{MinRuns: 5, Reserve: 256 << 20},
 		Scan:          Scan{Enabled: true, FirstScanWait: 2 * time.Second, Timeout: 30 * time.Second, Memory: 512 << 20, Cache: 256 << 20},
 		Agent:         Agent{Delay: time.Second},
 		Threats:       Threats{HalfLife: 30 * day, Feeds: []string{"/etc/forefend/feeds"}},

@@ -132,6 +132,10 @@ min_runs = 2
 priors = "/srv/priors"
 [agent]
 delay = "250ms"
+[airbag]
+enabled = true
+min_runs = 9
+reserve = "1Gi"
 [scan]
 enabled = false
 first_scan_wait = "0s"
@@ -195,6 +199,7 @@ groups = ["*"]
 		History:    History{8, 36 * time.Hour, 64 << 20},
 		Prediction: Prediction{0.9, 1, 2, "/srv/priors"},
 		Phases:     Phases{3, 10 * time.Second, time.Second},
+		Airbag:     Airbag{true, 9, 1 << 30},
 		Threats:    Threats{Feeds: []string{"/srv/feeds"}, HalfLife: 10 * day},
 		Agent:      Agent{Delay: 250 * time.Millisecond},
 		Scan:       Scan{OSV: "/srv/osv.zip", Timeout: 10 * time.Second, Memory: 128 << 20, Cache: 1 << 20},

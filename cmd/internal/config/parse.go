@@ -120,6 +120,12 @@ func (c *Config) readTables(top *table) {
 	t.duration("quiet", &c.Phases.Quiet, 50*time.Millisecond, time.Hour)
 	t.rest()
 
+	t = top.sub("airbag")
+	t.flag("enabled", &c.Airbag.Enabled)
+	t.integer("min_runs", &c.Airbag.MinRuns, 1, 4096)
+	t.size("reserve", &c.Airbag.Reserve)
+	t.rest()
+
 	c.readScan(top.sub("scan"))
 	c.readThreats(top.sub("threats"))
 	c.readSafeguards(top.sub("safeguards"))

@@ -67,6 +67,9 @@ func Adjust(in Input, before api.Decision, ch Change) (api.Decision, error) {
 	if !touched[policy.KeyMode] && !touched[policy.KeySealed] && !touched[policy.KeySeccomp] { // on which others depend
 		after.Effective = before.Effective.ReplaceOnly(func(k policy.Key) bool { return touched[k] }, fresh.Effective)
 	}
+	if f, _ := after.Effective.Lookup(policy.KeyMemory); f.Author != policy.Prediction || before.Airbag == nil {
+		after.Airbag = fresh.Airbag
+	}
 	if ch.Author == policy.Operator {
 		if err := forbidden(next, after); err != nil {
 			return api.Decision{}, fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)

@@ -37,8 +37,11 @@ type Input struct {
 	Sources      []api.Source
 	Notes        []string
 	Availability api.Availability
-	Unified      bool      // the node uses cgroup v2
-	Now          time.Time // zero: the caller's clock is read
+	Unified      bool        // the node uses cgroup v2
+	NodeMemory   int64       // bytes; 0: not known
+	Sealed       *api.Airbag // of the workload's last policy, for a shim that decides without a daemon
+	Reserve      int64       // bytes of memory that the node keeps when predicted limits are raised
+	Now          time.Time   // zero: the caller's clock is read
 	// Compiler remembers compiled profiles from one decision to the next; nil
 	// remembers nothing. With one, decisions share their Seccomp's rules and Table.
 	Compiler *Compiler
@@ -76,6 +79,9 @@ func merge(in Input) (d api.Decision, plan callPlan, err error) {
 	if err != nil {
 		return d, plan, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
+	if !in.Request.Airbag {
+		in.Predicted = withoutHardMemory(in.Predicted)
+	}
 	d = api.Decision{
 		Version: api.Version, Time: in.Now, Facts: facts, Availability: in.Availability,
 		Prediction: in.Prediction, Sources: in.Sources, Notes: slices.Clone(in.Notes), Revision: 1,
@@ -107,6 +113,7 @@ func merge(in Input) (d api.Decision, plan callPlan, err error) {
 	}
 	input.Guards = append(input.Guards, plan.guards...)
 	d.Effective = policy.Merge(input)
+	d.Airbag = in.airbag(d.Effective, input)
 	return d, plan, nil
 }
 
@@ -202,6 +209,9 @@ func Readjust(before api.Decision, r *specs.LinuxResources, site policy.Site, un
 	})
 	after := before
 	after.Effective = before.Effective.Replace(policy.Resources, policy.Merge(in))
+	if f, _ := after.Effective.Lookup(policy.KeyMemory); f.Author != policy.Prediction {
+		after.Airbag = nil // the limit is somebody's now
+	}
 	after.Revision++
 	return after, nil
 }

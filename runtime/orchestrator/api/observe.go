@@ -8,7 +8,7 @@ import (
 )
 
 // Bounds of one ObserveRequest. A shim reports at most 512 events at once, and
-// one observation for each container of its pod.
+// one observation and one decision for each container of its pod.
 const (
 	MaxEvents       = 1024
 	MaxObservations = 1024
@@ -23,13 +23,14 @@ func (r *ObserveRequest) UnmarshalJSON(text []byte) error {
 		Observations []json.RawMessage `json:"observations"`
 		Events       []json.RawMessage `json:"events"`
 		Lost         uint64            `json:"lost"`
+		Changed      []json.RawMessage `json:"changed"`
 	}
 	if err := json.Unmarshal(text, &lists); err != nil {
 		return err
 	}
-	if len(lists.Events) > MaxEvents || len(lists.Observations) > MaxObservations {
-		return fmt.Errorf("%d events and %d observations, the most are %d and %d",
-			len(lists.Events), len(lists.Observations), MaxEvents, MaxObservations)
+	if len(lists.Events) > MaxEvents || max(len(lists.Observations), len(lists.Changed)) > MaxObservations {
+		return fmt.Errorf("%d events, %d observations and %d decisions, the most are %d, %d and %d",
+			len(lists.Events), len(lists.Observations), len(lists.Changed), MaxEvents, MaxObservations, MaxObservations)
 	}
 	*r = ObserveRequest{Version: lists.Version, Oldest: lists.Oldest, Lost: lists.Lost}
 	for _, raw := range lists.Observations {
@@ -45,6 +46,13 @@ func (r *ObserveRequest) UnmarshalJSON(text []byte) error {
 			return err
 		}
 		r.Events = append(r.Events, e)
+	}
+	for _, raw := range lists.Changed {
+		var d Decision
+		if err := json.Unmarshal(raw, &d); err != nil {
+			return err
+		}
+		r.Changed = append(r.Changed, d)
 	}
 	return nil
 }

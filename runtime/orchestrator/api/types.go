@@ -25,6 +25,9 @@ type AdmitRequest struct {
 	// Own says that who asks knows denials that do not hold for what a client executes in the container
 	// (docs/decisions/0045).
 	Own bool `json:"own,omitempty"`
+	// Airbag says that who asks raises a predicted memory limit before it is reached (Decision.Airbag): only then may one
+	// be hard.
+	Airbag bool `json:"airbag,omitempty"`
 	// Patient says that who asks will call Await, and then Admit again, where Decision.Wait says so; Waited that it
 	// has done so.
 	Patient bool `json:"patient,omitempty"`
@@ -64,6 +67,8 @@ type Decision struct {
 	Revision int  `json:"revision"` // 1 at Create, one more for each change of the running container
 	// Changes are the last changes of the running container, the oldest first.
 	Changes []Change `json:"changes,omitempty"`
+	// Airbag is how a predicted memory limit follows what the container needs; nil: the limit is not a predicted one.
+	Airbag *Airbag `json:"airbag,omitempty"`
 
 	// What the sources of a prediction said beside the history, and what follows from it. Nil: not known.
 	Risk     *evidence.Risk     `json:"risk,omitempty"`
@@ -162,6 +167,8 @@ type ObserveRequest struct {
 	Observations []workload.Observation `json:"observations,omitempty"`
 	Events       []Event                `json:"events,omitempty"`
 	Lost         uint64                 `json:"lost,omitempty"` // events the shim had to drop
+	// Changed are decisions in force that the shim has made itself since it last reported, the newest of each container.
+	Changed []Decision `json:"changed,omitempty"`
 }
 
 // How files in the spool end: what a shim had to tell while no daemon was there.
@@ -183,6 +190,9 @@ const (
 	EventPhase    = "phase" // a container's workload serves, is told to reload, or to end
 	EventExited   = "exited"
 	EventOOM      = "oom"
+	EventRaised   = "raised"   // a predicted memory limit was raised before it was reached
+	EventLowered  = "lowered"  // and lowered after a long calm
+	EventHeld     = "held"     // it was not raised although the container grows
 	EventDegraded = "degraded" // something works less well than it should
 	EventCleaned  = "cleaned"  // garbage of a crashed shim was collected
 	EventAnomaly  = "anomaly"  // a running container departs from what it, or its like, did before
