@@ -6,6 +6,7 @@ import (
 	"time"
 
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"golang.org/x/sys/unix"
 
@@ -22,6 +23,9 @@ func (s *Service) act(ctx context.Context, c *container, req api.AdaptRequest) (
 		return api.AdaptResponse{}, err
 	}
 	began := time.Now()
+	if s.already(ctx, c.id.Container, req.Action) {
+		return api.AdaptResponse{Decision: c.current(), Results: []api.Result{{Lever: leverState, Status: api.ResultUnchanged}}}, nil
+	}
 	if err := s.do(ctx, c.id.Container, req.Action); err != nil {
 		return api.AdaptResponse{}, fmt.Errorf("%s %s: %w", req.Action, c.id, err)
 	}
@@ -33,6 +37,19 @@ func (s *Service) act(ctx context.Context, c *container, req api.AdaptRequest) (
 	return api.AdaptResponse{Decision: d, Results: []api.Result{{
 		Lever: leverState, Status: api.ResultApplied, Changed: []string{string(req.Action)}, Took: time.Since(began),
 	}}}, nil
+}
+
+// already reports whether the container is as the action would make it. runc takes that for an error.
+func (s *Service) already(ctx context.Context, id string, action api.Action) bool {
+	if action == api.ActionKill {
+		return false
+	}
+	state, err := s.State(ctx, &taskv3.StateRequest{ID: id})
+	if err != nil {
+		return false // doing it will say why
+	}
+	frozen := state.Status == task.Status_PAUSED || state.Status == task.Status_PAUSING
+	return frozen == (action == api.ActionFreeze) && (frozen || state.Status == task.Status_RUNNING)
 }
 
 func (s *Service) do(ctx context.Context, id string, action api.Action) (err error) {

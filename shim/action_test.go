@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/pkg/protobuf/types"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -18,17 +19,24 @@ import (
 // states stands in for upstream where only the state of a task changes.
 type states struct {
 	taskv3.TTRPCTaskService
-	did []string
-	err error
+	did    []string
+	err    error
+	status task.Status
+}
+
+func (u *states) State(context.Context, *taskv3.StateRequest) (*taskv3.StateResponse, error) {
+	return &taskv3.StateResponse{Status: u.status}, nil
 }
 
 func (u *states) Pause(_ context.Context, r *taskv3.PauseRequest) (*types.Empty, error) {
 	u.did = append(u.did, "pause "+r.ID)
+	u.status = task.Status_PAUSED
 	return &types.Empty{}, u.err
 }
 
 func (u *states) Resume(_ context.Context, r *taskv3.ResumeRequest) (*types.Empty, error) {
 	u.did = append(u.did, "resume "+r.ID)
+	u.status = task.Status_RUNNING
 	return &types.Empty{}, u.err
 }
 
@@ -50,7 +58,7 @@ func TestActions(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := f.service.container("one")
-	up := &states{TTRPCTaskService: f.inner}
+	up := &states{TTRPCTaskService: f.inner, status: task.Status_RUNNING}
 	f.service.TTRPCTaskService = up
 	adapter := adapter{f.service}
 	req := api.AdaptRequest{Version: api.Version, Oldest: api.Oldest, ID: c.id, Author: policy.Prediction, Source: "risk", Reason: "severe"}
@@ -63,8 +71,15 @@ func TestActions(t *testing.T) {
 			t.Errorf("%s: %+v, %v", a, resp.Results, err)
 		}
 	}
+	for _, a := range []api.Action{api.ActionThaw, api.ActionFreeze, api.ActionFreeze, api.ActionThaw} { // the first and the third find it so
+		req.Action = a
+		if _, err := adapter.Adapt(f.ctx, req); err != nil {
+			t.Errorf("%s: %v", a, err)
+		}
+	}
 	c.updating.Unlock()
-	if want := []string{"pause one", "resume one", "kill one"}; !slices.Equal(up.did, want) {
+	req.Action = api.ActionKill
+	if want := []string{"pause one", "resume one", "kill one", "pause one", "resume one"}; !slices.Equal(up.did, want) {
 		t.Errorf("upstream was asked %v, want %v", up.did, want)
 	}
 	if m := actionMessage(req); m != "killed by prediction, risk: severe" {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"forefend.dev/forefend/runtime/cgroup"
 	"forefend.dev/forefend/runtime/mounts"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/record"
@@ -34,6 +35,7 @@ type container struct {
 	supervised *seccomp.Container // nil: nothing is supervised
 	life       life               // its phases; begins with supervised
 	told       map[string]bool    // events of its calls by kind, phase and name; onSyscall alone uses it
+	devices    *cgroup.Devices    // nil: not changed yet; for who holds updating
 	files      *mounts.Files      // what is mounted over its files; nil when that is not known; for who holds updating
 	watch      *watch             // nil before the container exists
 	urgent     urgency            // tells watch

@@ -209,6 +209,9 @@ func (s *Service) created(ctx context.Context, c *container, pid uint32) error {
 	if err := s.openGate(c, group); err != nil {
 		return err
 	}
+	if err := c.closeDevices(ctx); err != nil {
+		return fmt.Errorf("devices: %w", err)
+	}
 	if err := s.save(c); err != nil {
 		return err
 	}

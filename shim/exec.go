@@ -72,7 +72,17 @@ func (s *Service) Exec(ctx context.Context, r *taskv3.ExecProcessRequest) (_ *ty
 		c.addExecStdin(r.ExecID, stdin)
 	}()
 	d := c.current()
-	if d.Availability == api.ByNobody || d.AsAsked {
+	if d.Availability == api.ByNobody {
+		return s.TTRPCTaskService.Exec(ctx, r)
+	}
+	if err := rewrite.Permitted(r.Spec.Value, d.Effective); err != nil {
+		s.reporter.event(api.Event{
+			Time: time.Now(), ID: c.id, Run: d.Facts.Run, Kind: api.EventDenied,
+			Message: fmt.Sprintf("exec %s: %v", r.ExecID, err), Fields: map[string]string{"exec": r.ExecID},
+		})
+		return nil, grpcError(fmt.Errorf("forefend: exec %s in %s: %w", r.ExecID, r.ID, err))
+	}
+	if d.AsAsked {
 		return s.TTRPCTaskService.Exec(ctx, r)
 	}
 	clipped, notes, err := rewrite.ProcessJSON(r.Spec.Value, &c.spec, d.Effective)

@@ -73,6 +73,8 @@ func decorate(cfg Config, inner taskv3.TTRPCTaskService, exits *exits, sd shutdo
 		syscallsLever{},
 		filesLever{s},
 		networkLever{s},
+		devicesLever{},
+		execsLever{},
 	}
 	s.accepted = s.onAccepted
 	s.reporter = newReporter(s.link)

@@ -123,7 +123,14 @@ func (f *fakeDaemon) Agent(_ context.Context, r api.AgentRequest) (api.Agent, er
 	}, nil
 }
 
-func (f *fakeDaemon) Adjust(context.Context, api.AdjustRequest) (api.AdjustResponse, error) {
+func (f *fakeDaemon) Adjust(_ context.Context, r api.AdjustRequest) (api.AdjustResponse, error) {
+	if r.Action != "" {
+		status := api.ResultApplied
+		if r.Action == api.ActionThaw {
+			status = api.ResultUnchanged
+		}
+		return api.AdjustResponse{Results: []api.Result{{Lever: "state", Status: status}}}, nil
+	}
 	return api.AdjustResponse{}, errdefs.ErrNotImplemented
 }
 

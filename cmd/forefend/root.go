@@ -68,6 +68,7 @@ func newRoot(a *app) *cobra.Command {
 	root.AddCommand(newPsCommand(a), newExplainCommand(a), newHistoryCommand(a), newEventsCommand(a), newSetCommand(a), newUnsetCommand(a), newResetCommand(a), newRollbackCommand(a), newAgentCommand(a),
 		newScanCommand(a), newProfileCommand(a), newPolicyCommand(a), newThreatCommand(a), newReplayCommand(a),
 		newDoctorCommand(a), newDaemonCommand(a), eval.Command(), newVersionCommand(a), newCompletionCommand(a))
+	root.AddCommand(newActionCommands(a)...)
 	asUsage(root)
 	return root
 }

@@ -19,8 +19,8 @@ import (
 type Files struct {
 	pid    int
 	start  uint64
-	layers map[place]layer
-	busy   atomic.Bool // a change that was given up has not come back yet
+	layers map[place]layer // for who has set busy
+	busy   atomic.Bool     // a change is under way, or was given up and has not come back yet
 }
 
 // place is a path of the policy, hidden or protected.
@@ -133,6 +133,7 @@ func (f *Files) Apply(ctx context.Context, c Change) (undo func(context.Context)
 	done := make(chan error, 1)
 	onWorker(func() bool {
 		fit, err := t.run()
+		f.layers = t.after // also after an error: what was taken away and put back is another mount
 		f.busy.Store(false)
 		done <- err
 		return fit
@@ -148,7 +149,6 @@ func (f *Files) Apply(ctx context.Context, c Change) (undo func(context.Context)
 	if err != nil {
 		return nil, err
 	}
-	f.layers = t.after
 	return func(ctx context.Context) error {
 		_, err := f.Apply(ctx, c.inverse())
 		return err

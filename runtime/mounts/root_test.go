@@ -31,7 +31,33 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if os.Getenv("FOREFEND_ROOT_TESTS") != "" && os.Getenv(hostMode) == "" {
+		os.Exit(asHost())
+	}
 	os.Exit(m.Run())
+}
+
+// hostMode says that the tests have a mount namespace to themselves, which is their host's.
+const hostMode = "FOREFEND_MOUNTS_TEST_HOST"
+
+// asHost runs the tests where nobody else mounts anything, and where what is mounted in a container would show if it were
+// passed on.
+func asHost() int {
+	cmd := exec.Command("sh", append([]string{"-c", "mount --make-rprivate / && mount --make-rshared / && exec \"$0\" \"$@\"", "/proc/self/exe"}, os.Args[1:]...)...)
+	exe, err := os.Executable()
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	cmd.Args[3] = exe
+	cmd.Env = append(os.Environ(), hostMode+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	return 0
 }
 
 // inhabit makes a root of its own in a tmpfs and does as it is told, a line for each command.
@@ -370,6 +396,26 @@ func TestRefused(t *testing.T) {
 	}
 	if _, err := own.Apply(t.Context(), Change{Mask: []string{"/data"}}); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "host's mount namespace") {
 		t.Errorf("a container in the host's namespace: %v", err)
+	}
+}
+
+// TestUncoveredFirst: what is uncovered can be covered otherwise in the same change; a change that fails covers it again.
+func TestUncoveredFirst(t *testing.T) {
+	i := newInmate(t, false)
+	f := i.files()
+	apply(t, f, Change{Mask: []string{"/data", "/secret"}})
+	if _, err := f.Apply(t.Context(), Change{Unmask: []string{"/data", "/secret"}, Protect: []string{"/data", "/nothing"}}); !errdefs.IsFailedPrecondition(err) {
+		t.Fatal(err)
+	}
+	i.want("read /data/file", "error")
+	if got := i.do("read /secret"); got != "ok " {
+		t.Errorf("after a change that failed: %s", got)
+	}
+	apply(t, f, Change{Unmask: []string{"/data", "/secret"}, Protect: []string{"/data"}})
+	i.want("read /data/file", "ok data")
+	i.want("write /data/file", "error")
+	if len(f.layers) != 1 {
+		t.Errorf("layers %v", f.layers)
 	}
 }
 

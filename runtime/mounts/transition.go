@@ -16,7 +16,7 @@ type transition struct {
 	before, after map[place]layer
 	*view
 
-	targets []target       // of what is to be hidden, then of what is to be read-only
+	targets []target       // what is to be hidden, then what is to be read-only
 	undo    []func() error // the last first
 
 	mu    sync.Mutex
@@ -68,14 +68,11 @@ func (t *transition) make() (err error) {
 			unix.Close(target.fd)
 		}
 	}()
-	if err := t.find(); err != nil { // all that walks paths comes before all that changes something
-		return err
-	}
-	if err = t.apply(); err == nil {
-		err = t.verify()
-	}
-	if err == nil {
-		err = t.end()
+	// What is uncovered first is what the others find.
+	for _, step := range []func() error{t.uncover, t.find, t.apply, t.verify, t.end} {
+		if err = step(); err != nil {
+			break
+		}
 	}
 	if err == nil {
 		return nil
@@ -90,6 +87,9 @@ func (t *transition) make() (err error) {
 
 // find opens every path that is to be covered.
 func (t *transition) find() error {
+	if err := t.read(); err != nil {
+		return err
+	}
 	for _, p := range append(append([]string(nil), t.change.Mask...), t.change.Protect...) {
 		target, err := t.target(p, 0)
 		switch {
@@ -108,7 +108,7 @@ func (t *transition) find() error {
 	return nil
 }
 
-// apply does what can be refused for being busy first, and uncovers last, which hardly ever fails.
+// apply covers what is to be covered.
 func (t *transition) apply() error {
 	masks := len(t.change.Mask)
 	var steps []func() error
@@ -129,7 +129,7 @@ func (t *transition) apply() error {
 			return err
 		}
 	}
-	return t.uncover()
+	return nil
 }
 
 // uncover takes away what is to be taken away. Covers of the same directory under two names lie on one another, so it goes
@@ -207,11 +207,11 @@ func (t *transition) verify() error {
 		}
 	}
 	for p, l := range t.before {
-		if _, kept := t.after[p]; kept {
+		if _, kept := t.after[p]; kept || !l.inPlace { // the number of a mount that is gone may be another's by now
 			continue
 		}
-		if m, ok := find(t.table, l.id); ok && (!l.inPlace || m.readonly) {
-			return fmt.Errorf("%s: its mount is still there", p.path)
+		if m, ok := find(t.table, l.id); ok && m.readonly && !t.shared(p, l.id) {
+			return fmt.Errorf("%s: its mount is still read-only", p.path)
 		}
 	}
 	return nil

@@ -52,11 +52,13 @@ var lists = map[string]struct {
 	"readonly_paths":    {KeyReadonlyPaths, Tight},
 	"egress.allow":      {KeyEgress, Loose},
 	"egress.block":      {KeyEgress, Tight},
+	"devices.allow":     {KeyDevices, DeviceAll},
+	"devices.deny":      {KeyDevices, DeviceNone},
 }
 
 // plain are the annotations that set one plain key of the same name.
 var plain = []Key{KeyMode, KeyAgent, KeyMemory, KeyMemorySoft, KeyMemorySwap, KeyCPUs, KeyCPUShares, KeyPIDs,
-	KeySeccomp, KeyNetwork, KeyEgressDefault, KeyEgressFeeds, KeyReadonlyRoot, KeyNoNewPrivileges}
+	KeySeccomp, KeyNetwork, KeyEgressDefault, KeyEgressFeeds, KeyReadonlyRoot, KeyNoNewPrivileges, KeyExec}
 
 // AnnotationNames lists every annotation ParseAnnotations knows, without Prefix.
 func AnnotationNames() []string {
@@ -153,6 +155,9 @@ func Setting(name string) (func(Claim) bool, error) {
 		gives := strings.HasSuffix(name, ".allow") || strings.HasSuffix(name, ".add")
 		return func(c Claim) bool {
 			family, _ := c.Key.Family()
+			if family == KeyDevices {
+				return l.family == KeyDevices && gives == (c.Value > DeviceNone)
+			}
 			return family == l.family && (c.Value == l.value || gives == (c.Value > l.value))
 		}, nil
 	}
@@ -241,11 +246,19 @@ func parseList(name, list string, origin Origin) ([]Claim, error) {
 func ListNames() []string { return slices.Sorted(maps.Keys(lists)) }
 
 // ParseMember reads one item of the list called name: "NET_RAW" of
-// "capabilities.drop" is capabilities/CAP_NET_RAW with the value Tight.
+// "capabilities.drop" is capabilities/CAP_NET_RAW with the value Tight. An item of "devices.allow" may say how far:
+// "c:10:229=rw".
 func ParseMember(name, item string) (Key, Value, error) {
 	l, ok := lists[name]
 	if !ok {
 		return "", 0, fmt.Errorf("%.60q is not one of %s", name, strings.Join(ListNames(), ", "))
+	}
+	if device, word, ok := strings.Cut(item, "="); ok && name == "devices.allow" {
+		v, err := KeyDevices.Parse(word)
+		if err != nil {
+			return "", 0, err
+		}
+		item, l.value = device, v
 	}
 	member, err := memberName(l.family, item)
 	if err != nil {
@@ -282,6 +295,12 @@ func memberName(family Key, s string) (string, error) {
 		return s, nil
 	case KeyEgress:
 		return egressName(s)
+	case KeyDevices:
+		d, err := ParseDevice(s)
+		if err != nil {
+			return "", err
+		}
+		return d.String(), nil
 	}
 	if !identifier(s) {
 		return "", fmt.Errorf("%.60q is not the name of a system call such as ptrace", s)

@@ -35,6 +35,9 @@ func TestParseAnnotations(t *testing.T) {
 		"forefend.dev/egress.feeds":      "block",
 		"forefend.dev/egress.allow":      "10.0.0.0/8, 2001:db8::1,::ffff:192.0.2.0/120",
 		"forefend.dev/egress.block":      "192.0.2.1/32,::/0",
+		"forefend.dev/exec":              "non-root",
+		"forefend.dev/devices.allow":     "c:10:229, b:8:*=r",
+		"forefend.dev/devices.deny":      "c:1:3",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -49,6 +52,9 @@ func TestParseAnnotations(t *testing.T) {
 		ask("capabilities.drop", "capabilities/CAP_CHOWN", Tight),
 		ask("cpu.shares", KeyCPUShares, 1024),
 		ask("cpus", KeyCPUs, 1500),
+		ask("devices.allow", "devices/c:10:229", DeviceAll),
+		ask("devices.allow", "devices/b:8:*", DeviceRead),
+		ask("devices.deny", "devices/c:1:3", DeviceNone),
 		ask("egress.allow", "egress/10.0.0.0/8", Loose),
 		ask("egress.allow", "egress/2001:db8::1", Loose),
 		ask("egress.allow", "egress/192.0.2.0/24", Loose),
@@ -56,6 +62,7 @@ func TestParseAnnotations(t *testing.T) {
 		ask("egress.block", "egress/::/0", Tight),
 		ask("egress.default", KeyEgressDefault, Tight),
 		ask("egress.feeds", KeyEgressFeeds, FeedsBlock),
+		ask("exec", KeyExec, ExecNonRoot),
 		ask("masked_paths", "masked_paths//proc/kcore", Tight),
 		ask("memory", KeyMemory, 512<<20),
 		ask("memory.soft", KeyMemorySoft, 400<<20),

@@ -22,10 +22,11 @@ const (
 	Filesystem   Dimension = "filesystem"
 	Network      Dimension = "network"
 	Egress       Dimension = "egress"
+	Devices      Dimension = "devices"
 )
 
 // Dimensions lists every dimension in the order explain prints them.
-var Dimensions = []Dimension{Control, Resources, Syscalls, Capabilities, Filesystem, Network, Egress}
+var Dimensions = []Dimension{Control, Resources, Syscalls, Capabilities, Filesystem, Network, Egress, Devices}
 
 // The keys and the families of keys. A family's members are "family/name".
 const (
@@ -52,6 +53,8 @@ const (
 	KeyEgressDefault   Key = "egress.default"
 	KeyEgressFeeds     Key = "egress.feeds"
 	KeyEgress          Key = "egress"
+	KeyExec            Key = "exec"
+	KeyDevices         Key = "devices"
 )
 
 type keyInfo struct {
@@ -80,6 +83,7 @@ var keys = []keyInfo{
 	{KeyServing, Syscalls, words{"kill", "deny", "watch", "native"}, true, "verdict for a system call of the workload itself once it serves"},
 	{KeyCapabilities, Capabilities, words{"dropped", "kept"}, true, "capabilities of the container's processes"},
 	{KeyNoNewPrivileges, Capabilities, words{"on", "off"}, false, "execve cannot gain privileges"},
+	{KeyExec, Capabilities, words{"off", "non-root", "on"}, false, "who may be executed in the container by its clients"},
 	{KeyReadonlyRoot, Filesystem, words{"on", "off"}, false, "root filesystem mounted read-only"},
 	{KeyMaskedPaths, Filesystem, words{"masked", "visible"}, true, "paths hidden from the container"},
 	{KeyReadonlyPaths, Filesystem, words{"readonly", "writable"}, true, "paths the container cannot write"},
@@ -87,6 +91,7 @@ var keys = []keyInfo{
 	{KeyEgressDefault, Egress, words{"closed", "open"}, false, "whether the container may begin contacts with whom nothing is said of"},
 	{KeyEgressFeeds, Egress, words{"block", "watch", "off"}, false, "what becomes of contacts with whom a threat feed lists"},
 	{KeyEgress, Egress, words{"blocked", "allowed"}, true, "contacts with an address or network; blocked holds for all of it"},
+	{KeyDevices, Devices, words{"none", "r", "rw", "rwm"}, true, "access to a device by its numbers: read, write, make its node"},
 }
 
 // The table is indexed once: Merge looks keys up hundreds of times per call.

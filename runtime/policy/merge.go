@@ -258,7 +258,7 @@ func (m *merger) amended(f *Field, amend *Claim, by authors) *Claim {
 
 // unclaimed is what an annotation is measured against where nobody else speaks.
 // It is the tight end where silence means no: a capability that the spec does
-// not list is not held, and a system call that no profile allows is denied. Whom a container may contact is
+// not list is not held, a device that it does not list is not open, and a system call that no profile allows is denied. Whom a container may contact is
 // its own to say as long as nobody else restricts that.
 func (m *merger) unclaimed(k Key) Value {
 	switch family, _ := k.Family(); family {
@@ -268,7 +268,7 @@ func (m *merger) unclaimed(k Key) Value {
 		if m.confined {
 			return Tight
 		}
-	case KeyCapabilities, KeySeccomp, KeyAgent:
+	case KeyCapabilities, KeySeccomp, KeyAgent, KeyDevices:
 		return Tight
 	case KeySyscalls:
 		return SyscallDeny

@@ -41,6 +41,21 @@ const (
 	FeedsOff   Value = 2
 )
 
+// The points of the scale of execs: none, any but root's, all.
+const (
+	ExecOff     Value = 0
+	ExecNonRoot Value = 1
+	ExecOn      Value = 2
+)
+
+// The points of the devices scale.
+const (
+	DeviceNone      Value = 0
+	DeviceRead      Value = 1
+	DeviceReadWrite Value = 2
+	DeviceAll       Value = 3 // and mknod
+)
+
 // A scale reads and prints the values of a key.
 type scale interface {
 	parse(string) (Value, error)

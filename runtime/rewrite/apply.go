@@ -50,6 +50,8 @@ var steps = []step{
 	{"masked_paths", []policy.Key{policy.KeyMaskedPaths}, maskedPaths},
 	{"readonly_paths", []policy.Key{policy.KeyReadonlyPaths}, readonlyPaths},
 	{"readonly_root", []policy.Key{policy.KeyReadonlyRoot}, readonlyRoot},
+	// Appended to the list of the spec: later rules hold.
+	{"devices", []policy.Key{policy.KeyDevices}, devices},
 }
 
 // Apply writes a policy into spec. After an error the spec is half rewritten

@@ -19,6 +19,7 @@ var elsewhere = map[policy.Key]string{
 	policy.KeyMode:    "runtime/policy.Merge, and runtime/seccomp when it compiles the profile",
 	policy.KeySealed:  "runtime/seccomp when it compiles the profile",
 	policy.KeyServing: "shim, which changes the table when the workload serves",
+	policy.KeyExec:    "shim, which refuses an exec (Permitted)",
 	policy.KeyAgent:   "agent/host, which injects the agent or does not",
 
 	policy.KeyEgressDefault: "shim, by the container's gate",

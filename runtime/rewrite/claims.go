@@ -37,6 +37,9 @@ func Claims(spec *specs.Spec, unified bool) []policy.Claim {
 	if spec.Linux != nil {
 		c.members(policy.KeyMaskedPaths, spec.Linux.MaskedPaths)
 		c.members(policy.KeyReadonlyPaths, spec.Linux.ReadonlyPaths)
+		if spec.Linux.Resources != nil {
+			c.devices(spec.Linux.Resources.Devices)
+		}
 	}
 	return c.list
 }

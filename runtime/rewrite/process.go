@@ -13,9 +13,8 @@ import (
 	"forefend.dev/forefend/runtime/rewrite/rawjson"
 )
 
-// Process holds an exec to its container's policy: no capability the container
-// may not have, no_new_privileges where the policy has it on, no higher resource
-// limit. Who the process runs as, its AppArmor and SELinux labels and all else stay
+// Process makes an exec follow its container's policy: no capability the container may not have, and those that it may
+// have since its creation, no_new_privileges as the policy has it, no higher resource limit. Who the process runs as (but see Permitted), its AppArmor and SELinux labels and all else stay
 // the caller's choice; runc puts the container's seccomp filter on every exec.
 //
 // container is the spec the container was created with, after Apply. The result
@@ -30,7 +29,10 @@ func Process(p *specs.Process, container *specs.Spec, eff policy.Effective) (*sp
 	if f, ok := eff.Lookup(policy.KeyNoNewPrivileges); ok && f.Value == policy.Tight && !own.NoNewPrivileges {
 		own.NoNewPrivileges = true
 		notes = append(notes, "no_new_privileges is on in the container's policy, switched on")
+	} else if ok && f.Value != policy.Tight && process(container).NoNewPrivileges {
+		own.NoNewPrivileges = false // what it says is the container's of before
 	}
+	gainCapabilities(&own, process(container), eff)
 	if lowered := clipRlimits(&own, process(container), eff); len(lowered) > 0 {
 		notes = append(notes, "over the container's policy, lowered: "+strings.Join(lowered, ", "))
 	}
@@ -77,6 +79,49 @@ func clipCapabilities(p, container *specs.Process, eff policy.Effective) []strin
 	}
 	slices.Sort(dropped)
 	return dropped
+}
+
+// gainCapabilities adds those that the policy has come to keep since the container was created: no client knows of them.
+func gainCapabilities(p, container *specs.Process, eff policy.Effective) {
+	asked := p.Capabilities
+	if asked == nil {
+		asked = container.Capabilities
+	}
+	before, names := named(container.Capabilities), named(asked)
+	var add []string
+	for name, v := range eff.Members(policy.KeyCapabilities) {
+		if v != policy.Tight && !before[name] && !names[name] && policy.KnownCapability(name) {
+			add = append(add, name)
+		}
+	}
+	if len(add) == 0 {
+		return
+	}
+	slices.Sort(add)
+	c := clip(asked, func(string) bool { return true })
+	c.Bounding, c.Effective, c.Permitted = union(c.Bounding, add), union(c.Effective, add), union(c.Permitted, add)
+	p.Capabilities = c
+}
+
+// Permitted reports, as errdefs.ErrPermissionDenied, an exec that the policy does not let be: any, or root's. raw is the
+// process as containerd sends it.
+func Permitted(raw []byte, eff policy.Effective) error {
+	f, ok := eff.Lookup(policy.KeyExec)
+	if !ok || f.Value >= policy.ExecOn {
+		return nil
+	}
+	var p specs.Process
+	if err := json.Unmarshal(raw, &p); err != nil {
+		return fmt.Errorf("process of the exec: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	if f.Value == policy.ExecNonRoot && p.User.UID != 0 {
+		return nil
+	}
+	why := "nothing may be executed in this container"
+	if f.Value == policy.ExecNonRoot {
+		why = "nothing may be executed as root in this container (name another user)"
+	}
+	return fmt.Errorf("%s: exec = %s by %s, %s: %w", why, policy.KeyExec.Format(f.Value), f.Author, f.Source, errdefs.ErrPermissionDenied)
 }
 
 // clipRlimits returns what it lowered. What the process does not name it would

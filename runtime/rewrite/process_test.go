@@ -30,6 +30,10 @@ func TestProcessJSON(t *testing.T) {
 			`{"cwd":"/","capabilities":{"bounding":["CAP_CHOWN"]}}`, []string{"not in the container's policy, dropped: CAP_KILL"}},
 		"the policy is looser by now": {`{"capabilities":{"bounding":["CAP_BPF"]}}`, map[string]string{"capabilities/CAP_BPF": "kept"},
 			`{"capabilities":{"bounding":["CAP_BPF"]}}`, nil},
+		"the policy keeps more by now": {`{"capabilities":{"bounding":["CAP_KILL"]}}`, map[string]string{"capabilities/CAP_BPF": "kept", "capabilities/CAP_FUTURE": "kept"},
+			`{"capabilities":{"bounding":["CAP_KILL","CAP_BPF"],"effective":["CAP_BPF"],"permitted":["CAP_BPF"]}}`, nil},
+		"the policy keeps more than the container": {`{"cwd":"/"}`, map[string]string{"capabilities/CAP_BPF": "kept"},
+			`{"cwd":"/","capabilities":{"bounding":["CAP_KILL","CAP_CHOWN","CAP_BPF"],"effective":["CAP_KILL","CAP_BPF"],"permitted":["CAP_KILL","CAP_BPF"]}}`, nil},
 		"no_new_privileges": {`{"cwd":"/"}`, map[string]string{"no_new_privileges": "on"}, `{"cwd":"/","noNewPrivileges":true}`,
 			[]string{"no_new_privileges is on in the container's policy, switched on"}},
 		"no_new_privileges of the caller": {`{"noNewPrivileges":true}`, map[string]string{"no_new_privileges": "off"}, `{"noNewPrivileges":true}`, nil},
@@ -47,6 +51,40 @@ func TestProcessJSON(t *testing.T) {
 				t.Errorf("got %s\nwant %s\nnotes %q, error %v", got, c.want, notes, err)
 			}
 		})
+	}
+}
+
+// TestNoNewPrivilegesOfBefore: a client repeats what the container was created with; the policy has changed since.
+func TestNoNewPrivilegesOfBefore(t *testing.T) {
+	created := parse[specs.Spec](t, `{"process":{"noNewPrivileges":true}}`)
+	for policy, want := range map[string]string{"off": `{}`, "on": `{"noNewPrivileges":true}`} {
+		got, _, err := ProcessJSON([]byte(`{"noNewPrivileges":true}`), created, decided(t, map[string]string{"no_new_privileges": policy}))
+		if err != nil || string(got) != want {
+			t.Errorf("%s: %s, %v", policy, got, err)
+		}
+	}
+}
+
+func TestPermitted(t *testing.T) {
+	root, other := []byte(`{"user":{"uid":0}}`), []byte(`{"user":{"uid":33}}`)
+	for _, c := range []struct {
+		exec        string
+		root, other bool
+	}{{"on", true, true}, {"non-root", false, true}, {"off", false, false}, {"", true, true}} {
+		values := map[string]string{}
+		if c.exec != "" {
+			values["operator:exec"] = c.exec
+		}
+		eff := decided(t, values)
+		for raw, want := range map[*[]byte]bool{&root: c.root, &other: c.other} {
+			err := Permitted(*raw, eff)
+			if (err == nil) != want || err != nil && (!errdefs.IsPermissionDenied(err) || !strings.Contains(err.Error(), "exec = "+c.exec+" by operator, test")) {
+				t.Errorf("exec %q: %s: %v", c.exec, *raw, err)
+			}
+		}
+	}
+	if err := Permitted([]byte(`7`), decided(t, map[string]string{"exec": "off"})); !errdefs.IsInvalidArgument(err) {
+		t.Error(err)
 	}
 }
 

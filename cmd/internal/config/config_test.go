@@ -228,7 +228,7 @@ groups = ["*"]
 			Prefer: map[policy.Dimension]policy.Prefer{
 				policy.Control: policy.PreferStrictest, policy.Resources: policy.PreferPrediction, policy.Syscalls: policy.PreferStrictest,
 				policy.Capabilities: policy.PreferStrictest, policy.Filesystem: policy.PreferStrictest, policy.Network: policy.PreferStrictest,
-				policy.Egress: policy.PreferStrictest,
+				policy.Egress: policy.PreferStrictest, policy.Devices: policy.PreferStrictest,
 			},
 			Profiles: []policy.Profile{
 				{
