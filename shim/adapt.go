@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -41,7 +42,10 @@ func (a adapter) Adapt(ctx context.Context, req api.AdaptRequest) (api.AdaptResp
 		return api.AdaptResponse{}, fmt.Errorf("container %s runs without a policy (on_unavailable is \"open\"): %w", req.ID, errdefs.ErrFailedPrecondition)
 	}
 	ctx = namespaces.WithNamespace(ctx, c.id.Namespace)
-	after, results := a.s.adapt(ctx, c, before, req.After, manner{reclaim: req.Reclaim, table: req.After.Table})
+	after, results, err := a.s.adapt(ctx, c, before, req.After, manner{reclaim: req.Reclaim, table: req.After.Table})
+	if err != nil {
+		log.G(ctx).WithError(err).WithField("id", c.id.Container).Info("forefend: a part of a change was not made")
+	}
 	return api.AdaptResponse{Decision: after, Results: results}, nil
 }
 
@@ -62,11 +66,15 @@ func (a adapter) Agent(ctx context.Context, req api.AgentRequest) (api.Agent, er
 
 // adapt moves a running container from one decision to the next with each lever that has something to move, and puts in
 // force what came of it. The caller holds c.updating.
-func (s *Service) adapt(ctx context.Context, c *container, before, after api.Decision, how manner) (api.Decision, []api.Result) {
+//
+// The error is about the dimensions that failed or were refused, as the results are.
+func (s *Service) adapt(ctx context.Context, c *container, before, after api.Decision, how manner) (api.Decision, []api.Result, error) {
 	after.Seccomp, after.Table = nil, nil
 	var results []api.Result
+	var errs []error
 	if fixed := s.fixed(before.Effective, after.Effective); len(fixed.Changed) > 0 {
 		results = append(results, fixed)
+		errs = append(errs, fmt.Errorf("%s: %s: %w", strings.Join(fixed.Changed, ", "), fixed.Reason, errdefs.ErrFailedPrecondition))
 		after.Effective = after.Effective.ReplaceKeys(s.unmoved, before.Effective)
 	}
 	for _, l := range s.levers {
@@ -74,9 +82,12 @@ func (s *Service) adapt(ctx context.Context, c *container, before, after api.Dec
 		if l, ok := l.(settler); ok {
 			after.Effective, note = l.settle(c, before.Effective, after.Effective)
 		}
-		r := s.pull(ctx, l, c, before.Effective, after.Effective, how)
+		r, err := s.pull(ctx, l, c, before.Effective, after.Effective, how)
 		if r.Reason == "" {
 			r.Reason = note
+		}
+		if err != nil {
+			errs = append(errs, err)
 		}
 		if r.Status == api.ResultRefused || r.Status == api.ResultFailed {
 			after.Effective = after.Effective.ReplaceKeys(l.holds, before.Effective)
@@ -93,10 +104,15 @@ func (s *Service) adapt(ctx context.Context, c *container, before, after api.Dec
 		after.Changes[n-1].Results = results
 	}
 	c.put(after)
+	s.write(ctx, c)
+	return after, results, errors.Join(errs...)
+}
+
+// write brings the record on disk up to date.
+func (s *Service) write(ctx context.Context, c *container) {
 	if err := s.save(c); err != nil {
 		log.G(ctx).WithError(err).WithField("id", c.id.Container).Warn("forefend: changed policy not recorded")
 	}
-	return after, results
 }
 
 // unmoved reports whether no lever moves a key.
@@ -112,23 +128,27 @@ func (s *Service) fixed(before, after policy.Effective) api.Result {
 	}
 }
 
-// pull uses one lever.
-func (s *Service) pull(ctx context.Context, l lever, c *container, before, after policy.Effective, how manner) api.Result {
+// pull uses one lever. What a client of containerd asks for goes through that of the resources in any case.
+func (s *Service) pull(ctx context.Context, l lever, c *container, before, after policy.Effective, how manner) (api.Result, error) {
 	began := time.Now()
 	r := api.Result{Lever: l.name(), Status: api.ResultApplied, Changed: before.Diff(after, l.holds)}
 	if l, ok := l.(settler); ok {
 		r.Changed = append(r.Changed, l.also(before, after)...)
 	}
-	if len(r.Changed) == 0 {
+	unchanged := len(r.Changed) == 0
+	if unchanged {
 		r.Status = api.ResultUnchanged
-		return r
+		if how.update == nil || l.name() != leverResources {
+			return r, nil
+		}
 	}
-	if _, err := l.move(ctx, c, before, after, how); err != nil {
+	_, err := l.move(ctx, c, before, after, how)
+	if err != nil {
 		r.Status, r.Reason = api.ResultFailed, err.Error()
 		if errors.Is(err, errdefs.ErrFailedPrecondition) || errors.Is(err, errdefs.ErrInvalidArgument) {
 			r.Status = api.ResultRefused
 		}
 	}
 	r.Took = time.Since(began)
-	return r
+	return r, err
 }

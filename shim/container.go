@@ -49,7 +49,8 @@ type container struct {
 	unlisted bool                 // no more of them are kept: the container is gone; guarded by mu
 
 	saving   sync.Mutex // held while the record is put together and written
-	updating sync.Mutex // held while an update is decided and applied; taken before mu
+	updating sync.Mutex // held while a change is decided and applied; taken before mu
+	direct   bool       // limits were set without runc; guarded by updating
 	airbag   *bag       // that follows its predicted memory limit; nil: there is none; guarded by updating
 	mu       sync.Mutex
 	decision api.Decision          // guarded by mu once the container exists
@@ -151,9 +152,9 @@ func (c *container) put(d api.Decision) {
 	c.decision = d
 }
 
-// adopt puts an updated decision in force.
-func (c *container) adopt(d api.Decision, update *specs.LinuxResources) {
+// ask notes what a client of containerd has asked for.
+func (c *container) ask(update *specs.LinuxResources) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.decision, c.asked = d, rewrite.Overlay(c.asked, update)
+	c.asked = rewrite.Overlay(c.asked, update)
 }

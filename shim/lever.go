@@ -3,6 +3,8 @@ package shim
 import (
 	"context"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"forefend.dev/forefend/runtime/policy"
 )
 
@@ -21,8 +23,11 @@ type lever interface {
 
 // manner is how a change is to be made, beside what it is.
 type manner struct {
-	reclaim bool   // make room for a memory limit first
-	table   []byte // the compiled runtime/seccomp.Table of the policy that is to be; empty: it is the one in force
+	reclaim bool // make room for a memory limit first
+	// update is what a client of containerd asked for, whole, and its annotations: also what no policy decides.
+	update      *specs.LinuxResources
+	annotations map[string]string
+	table       []byte // the compiled runtime/seccomp.Table of the policy that is to be; empty: it is the one in force
 }
 
 // A settler is a lever that cannot bring about all that a change may lead to without anybody having asked for it.

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"forefend.dev/forefend/runtime/cgroup"
@@ -15,10 +19,14 @@ import (
 	"forefend.dev/forefend/runtime/rewrite"
 )
 
-// resourcesLever moves the limits of a container's cgroup.
+// resourcesLever moves the limits of a container's cgroup: memory, swap, CPU time and weight, processes. It writes them
+// itself where runc does not keep them with systemd, because starting runc for it takes longer than all else together
+// (docs/decisions/0051); what a client of containerd asked for beside them goes through runc.
 type resourcesLever struct{ s *Service }
 
-func (resourcesLever) name() string { return "resources" }
+const leverResources = "resources"
+
+func (resourcesLever) name() string { return leverResources }
 
 func (resourcesLever) holds(k policy.Key) bool {
 	switch k {
@@ -28,53 +36,107 @@ func (resourcesLever) holds(k policy.Key) bool {
 	return false
 }
 
-func (l resourcesLever) move(ctx context.Context, c *container, before, after policy.Effective, _ manner) (func(context.Context) error, error) {
+func (l resourcesLever) move(ctx context.Context, c *container, before, after policy.Effective, how manner) (func(context.Context) error, error) {
+	group := cgroup.FromMap(c.cgroup)
+	if target, lower := lowered(before, after); lower && how.reclaim {
+		if err := group.Reclaim(target); err != nil {
+			return nil, err
+		}
+	}
 	if err := possible(c, before, after); err != nil {
 		return nil, err
 	}
-	back := func(ctx context.Context) error { return l.update(ctx, c, after, before) }
-	err := l.update(ctx, c, before, after)
+	undo := manner{}
+	if how.update != nil {
+		undo.update = &specs.LinuxResources{}
+	}
+	back := func(ctx context.Context) error { return l.apply(ctx, c, after, before, undo) }
+	err := l.apply(ctx, c, before, after, how)
 	if err == nil {
-		err = inForce(c, after)
+		err = inForce(group, after)
 	}
-	if err != nil {
-		if undone := back(ctx); undone != nil { // runc may have applied half of it
-			err = errors.Join(err, fmt.Errorf("and the limits could not be put back: %w", undone))
-		}
-		return nil, err
+	if err == nil {
+		return back, nil
 	}
-	return back, nil
+	err = explainBusy(group, before, after, err)
+	if undone := back(ctx); undone != nil && !errors.Is(undone, fs.ErrNotExist) { // half of it may be in force
+		err = errors.Join(err, fmt.Errorf("and the limits could not be put back: %w", undone))
+	}
+	return nil, err
 }
 
-// update has upstream set every limit that the policy decides.
-func (l resourcesLever) update(ctx context.Context, c *container, before, after policy.Effective) error {
-	body, err := encodeResources(rewrite.Change(before, after, unified()))
+// apply sets every limit that the policy decides.
+func (l resourcesLever) apply(ctx context.Context, c *container, before, after policy.Effective, how manner) error {
+	if !c.systemd && how.update == nil {
+		c.direct = true
+		return cgroup.FromMap(c.cgroup).Set(rewrite.Change(nil, before, after, false, unified()))
+	}
+	// runc lays what it is sent over what it was told last, and would bring back what was taken back since.
+	body, err := encodeResources(rewrite.Change(how.update, before, after, c.direct, unified()))
 	if err != nil {
 		return err
 	}
 	_, err = l.s.TTRPCTaskService.Update(ctx, &taskv3.UpdateTaskRequest{
-		ID: c.id.Container, Resources: &anypb.Any{TypeUrl: resourcesType, Value: body},
+		ID: c.id.Container, Resources: &anypb.Any{TypeUrl: resourcesType, Value: body}, Annotations: how.annotations,
 	})
-	return err
+	return errgrpc.ToNative(err)
 }
 
-// inForce reads back from the kernel what a policy says of memory, CPU time and processes.
-func inForce(c *container, e policy.Effective) error {
-	is, err := cgroup.FromMap(c.cgroup).Limits()
+// lowered reports whether after limits memory to less than before, and to how much.
+func lowered(before, after policy.Effective) (target int64, lower bool) {
+	limit, limited := after.Limit(policy.KeyMemory)
+	old, wasLimited := before.Limit(policy.KeyMemory)
+	return limit, limited && (!wasLimited || limit < old)
+}
+
+// explainBusy says why the kernel refused a memory limit, where it is that more is in use.
+func explainBusy(group cgroup.Group, before, after policy.Effective, err error) error {
+	target, lower := lowered(before, after)
+	if !lower {
+		return err
+	}
+	used, rerr := group.Used()
+	if rerr != nil || used <= target {
+		return err
+	}
+	return fmt.Errorf("a memory limit of %s is below the %s in use that the kernel cannot reclaim; the limit stays. "+
+		"Let the application free memory, or take a higher limit: %w", policy.KeyMemory.Format(policy.Value(target)),
+		policy.KeyMemory.Format(policy.Value(used)), errdefs.ErrFailedPrecondition)
+}
+
+// inForce reads back from the kernel what a policy says of limits.
+func inForce(group cgroup.Group, e policy.Effective) error {
+	is, err := group.Limits()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the container is just ending
+	}
 	if err != nil {
 		return err
 	}
-	page := int64(os.Getpagesize())
 	var errs []error
-	check := func(k policy.Key, has int64, grain int64) {
-		want, _ := e.Limit(k)
-		if d := want - has; d >= grain || d <= -grain {
-			errs = append(errs, fmt.Errorf("%s: the kernel has %s and not %s", k, limitWord(k, has), limitWord(k, want)))
+	check := func(k policy.Key, has, grain int64) {
+		want, limited := e.Limit(k)
+		if d := want - has; limited && (d >= grain || d <= -grain) || !limited && has != 0 {
+			errs = append(errs, fmt.Errorf("%s: the kernel has %s, not %s", k, limitWord(k, has), limitWord(k, want)))
 		}
 	}
+	page := int64(os.Getpagesize())
 	check(policy.KeyMemory, is.Memory, page)
 	check(policy.KeyPIDs, is.PIDs, 1)
-	check(policy.KeyCPUs, int64(math.Round(is.CPUs*1000)), 2)
+	// A quota is whole microseconds of a period: half a thousandth of a processor may be lost, and 10 are the least.
+	if cpus, _ := e.Limit(policy.KeyCPUs); cpus == 0 || cpus > 10 {
+		check(policy.KeyCPUs, int64(math.Round(is.CPUs*1000)), 2)
+	}
+	if _, swap := e.Limit(policy.KeyMemorySwap); !swap { // else the soft limit may have been fitted to it
+		if soft, ok := e.Limit(policy.KeyMemorySoft); ok && (is.Memory == 0 || soft <= is.Memory) {
+			check(policy.KeyMemorySoft, is.MemorySoft, page)
+		}
+	}
+	if want, ok := e.Limit(policy.KeyCPUShares); ok {
+		if has := group.Shares(); has != 0 && !group.SameShares(want, has) {
+			errs = append(errs, fmt.Errorf("cpu.shares: the kernel has %d, not %d", has, want))
+		}
+	}
 	return errors.Join(errs...)
 }
 

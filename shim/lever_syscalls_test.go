@@ -36,7 +36,7 @@ func (f *fixture) change(c *container, fields ...policy.Field) (api.Decision, ap
 	after := before
 	after.Revision++
 	after.Effective = before.Effective.Put(fields...)
-	d, results := f.service.adapt(context.Background(), c, before, after, manner{})
+	d, results, _ := f.service.adapt(context.Background(), c, before, after, manner{})
 	for _, r := range results {
 		if r.Lever == "syscalls" {
 			return d, r

@@ -70,6 +70,7 @@ func decorate(cfg Config, inner taskv3.TTRPCTaskService, exits *exits, sd shutdo
 	s := &Service{TTRPCTaskService: inner, cfg: cfg, exits: exits, link: newLink(cfg), containers: make(map[string]*container)}
 	s.levers = []lever{
 		resourcesLever{s},
+		processesLever{},
 		syscallsLever{},
 		filesLever{s},
 		networkLever{s},

@@ -6,10 +6,10 @@ import (
 	"fmt"
 
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/v2/pkg/protobuf/types"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"google.golang.org/protobuf/types/known/anypb"
 
 	"forefend.dev/forefend/runtime/cgroup"
 	"forefend.dev/forefend/runtime/orchestrator/admit"
@@ -35,6 +35,46 @@ func encodeResources(r *specs.LinuxResources) ([]byte, error) {
 		return nil, fmt.Errorf("encode resources: %w", err)
 	}
 	return body, nil
+}
+
+// Update merges the requested resources like any other request and applies the result with the levers that all
+// changes of a running container go through.
+func (s *Service) Update(ctx context.Context, r *taskv3.UpdateTaskRequest) (*types.Empty, error) {
+	if r.Resources == nil { // upstream would panic
+		return nil, grpcError(fmt.Errorf("forefend: update of %s: no resources: %w", r.ID, errdefs.ErrInvalidArgument))
+	}
+	c := s.container(r.ID)
+	if c == nil {
+		return s.TTRPCTaskService.Update(ctx, r)
+	}
+	c.updating.Lock() // one after the other: each starts from the policy the one before left
+	defer c.updating.Unlock()
+	defer s.changing(c)()
+	before := c.current()
+	if before.Availability == api.ByNobody {
+		return s.TTRPCTaskService.Update(ctx, r)
+	}
+	resources, err := decodeResources(r.Resources.Value)
+	if err != nil {
+		return nil, grpcError(fmt.Errorf("forefend: update of %s: %w: %w", r.ID, err, errdefs.ErrInvalidArgument))
+	}
+	after, err := s.readjust(ctx, c, resources)
+	if err != nil {
+		return nil, grpcError(fmt.Errorf("forefend: update of %s: %w", r.ID, err))
+	}
+	after, _, err = s.adapt(ctx, c, before, after, manner{update: resources, annotations: r.Annotations})
+	if err != nil {
+		c.put(before)
+		s.write(ctx, c)
+		s.retract(ctx, c, before)
+		return nil, grpcError(fmt.Errorf("forefend: update of %s: %w", r.ID, err))
+	}
+	c.ask(resources)
+	s.write(ctx, c)
+	if n := len(after.Changes); n > 0 {
+		s.reporter.event(after.Changes[n-1].Event(after.Facts))
+	}
+	return &types.Empty{}, nil
 }
 
 // readjust merges requested resources into the policy in force: by the daemon,
@@ -86,20 +126,5 @@ func (s *Service) retract(ctx context.Context, c *container, d api.Decision) {
 		return err
 	}); err != nil {
 		log.G(ctx).WithError(err).WithField("id", c.id.Container).Warn("forefend: the daemon was not told that an update failed")
-	}
-}
-
-// revert puts the limits of a decision back in force after a failed update: runc
-// may have applied half of it.
-func (s *Service) revert(ctx context.Context, c *container, d api.Decision) {
-	s.retract(ctx, c, d)
-	body, err := encodeResources(rewrite.Resources(&specs.LinuxResources{}, d.Effective, unified()))
-	if err == nil {
-		_, err = s.TTRPCTaskService.Update(ctx, &taskv3.UpdateTaskRequest{
-			ID: c.id.Container, Resources: &anypb.Any{TypeUrl: resourcesType, Value: body},
-		})
-	}
-	if err != nil {
-		log.G(ctx).WithError(err).WithField("id", c.id.Container).Error("forefend: limits could not be put back after a failed update")
 	}
 }

@@ -34,6 +34,7 @@ func (a *app) printDecision(d api.Decision, all bool) error {
 			page.Item(2, "-", 4, n)
 		}
 	}
+	printChanges(page, d.Changes, all)
 	printRisk(page, d)
 	printPrediction(page, d, all)
 	if d.Scan != nil {

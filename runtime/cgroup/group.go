@@ -211,6 +211,16 @@ func (g Group) Remove() error {
 	return errors.Join(errs...)
 }
 
+// PIDs lists the processes in the group and the groups inside it.
+func (g Group) PIDs() ([]int, error) {
+	dir, _ := g.dir("pids")
+	pids, err := cgroups.GetAllPids(dir)
+	if err != nil {
+		return nil, fmt.Errorf("processes of cgroup %s: %w", dir, err)
+	}
+	return pids, nil
+}
+
 // Free returns the group without the directories in which processes are.
 func (g Group) Free() Group {
 	paths := g.Map()

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io/fs"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -109,13 +107,23 @@ type adjustable struct {
 	request record.Request
 }
 
-func (s *Service) adjustable(id workload.ID) (c adjustable, err error) {
-	c.record, err = s.cfg.Containers.Read(id)
+// runningRecord is the record of a container that runs.
+func (s *Service) runningRecord(id workload.ID) (record.Record, error) {
+	r, err := s.cfg.Containers.Read(id)
 	switch {
-	case errors.Is(err, fs.ErrNotExist), err == nil && (c.record.Decision == nil || !c.record.Alive()):
-		return c, fmt.Errorf("container %s does not run: %w", id, errdefs.ErrNotFound)
+	case errors.Is(err, fs.ErrNotExist), err == nil && (r.Decision == nil || !r.Alive()):
+		return r, fmt.Errorf("container %s does not run: %w", id, errdefs.ErrNotFound)
 	case err != nil:
-		return c, fmt.Errorf("container %s: %w", id, err)
+		return r, fmt.Errorf("container %s: %w", id, err)
+	}
+	return r, nil
+}
+
+func (s *Service) adjustable(id workload.ID) (c adjustable, err error) {
+	c.record, err = s.runningRecord(id)
+	switch {
+	case err != nil:
+		return c, err
 	case c.record.Decision.Availability == api.ByNobody:
 		return c, fmt.Errorf("container %s runs without a policy: it was created while the daemon was away, and on_unavailable is \"open\": %w", id, errdefs.ErrFailedPrecondition)
 	}
@@ -168,42 +176,29 @@ func (s *Service) adjusted(before api.Decision, adapted api.AdaptResponse) {
 	s.journal.AppendDecision(kept)
 	for _, change := range kept.Changes {
 		if change.Revision > before.Revision {
-			s.publish(changeEvent(kept.Facts, change))
+			s.publish(change.Event(kept.Facts))
 		}
 	}
 }
 
-// changeEvent tells of a change: who, why, each old and new value, and what was not done.
-func changeEvent(f workload.Facts, c api.Change) api.Event {
-	done, not := "no value is another", ""
-	var changed, failed []string
-	for _, r := range c.Results {
-		switch r.Status {
-		case api.ResultApplied:
-			changed = append(changed, r.Changed...)
-		case api.ResultRefused, api.ResultFailed:
-			failed = append(failed, r.Lever+": "+r.Reason)
-			not = fmt.Sprintf("; %s %s: %s", r.Lever, r.Status, r.Reason)
-		}
+// renew takes over what a shim has put in force by itself, and told of by an event.
+func (s *Service) renew(id workload.ID, run string) {
+	r, err := s.cfg.Containers.Read(id)
+	if err != nil || r.Decision == nil || r.Run != run {
+		return // it has ended, or will be collected
 	}
-	if len(changed) > 0 {
-		done = strings.Join(changed, ", ")
+	s.mu.Lock()
+	known := s.running[id]
+	if known == nil || known.decision.Facts.Run != run || known.decision.Revision >= r.Decision.Revision {
+		s.mu.Unlock()
+		return
 	}
-	by := c.Author.String()
-	if c.Source != "" {
-		by += " (" + c.Source + ")"
-	}
-	if c.Reason != "" {
-		by += ", " + c.Reason
-	}
-	e := api.Event{
-		Time: c.Time, ID: f.ID, Run: f.Run, Kind: api.EventUpdated, Message: fmt.Sprintf("%s: %s%s, revision %d", by, done, not, c.Revision),
-		Fields: map[string]string{"author": c.Author.String(), "source": c.Source, "reason": c.Reason, "revision": strconv.Itoa(c.Revision), "changed": strings.Join(changed, "; ")},
-	}
-	if len(failed) > 0 {
-		e.Fields["failed"] = strings.Join(failed, "; ")
-	}
-	return e
+	kept := withoutCode(*r.Decision)
+	kept.Facts, kept.Sources = known.decision.Facts, known.decision.Sources
+	known.decision = kept
+	s.keepLocked(id, known)
+	s.mu.Unlock()
+	s.journal.AppendDecision(kept)
 }
 
 // planned says what would change, by dimension.

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/policy"
 )
 
 // audit puts decisions that were found in records into the journal where they are missing: a shim made them
@@ -24,8 +25,15 @@ func (s *Service) audit(ctx context.Context) {
 }
 
 func (s *Service) auditOne(ctx context.Context, d api.Decision) {
-	if kept, err := s.journal.Decision(ctx, d.Facts.ID); err != nil || !covers(kept, d) {
-		s.journal.AppendDecision(withoutCode(d))
+	kept, err := s.journal.Decision(ctx, d.Facts.ID)
+	if err == nil && covers(kept, d) {
+		return
+	}
+	s.journal.AppendDecision(withoutCode(d))
+	for _, c := range d.Changes { // of a daemon that was killed before it could tell; shims tell of their own
+		if err == nil && kept.Facts.Run == d.Facts.Run && c.Revision > kept.Revision && c.Author == policy.Operator {
+			s.publish(c.Event(d.Facts))
+		}
 	}
 }
 

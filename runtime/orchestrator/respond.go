@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"slices"
 	"sync"
@@ -224,12 +223,10 @@ func (s *Service) act(ctx context.Context, req api.AdjustRequest) (resp api.Adju
 	if len(req.Set)+len(req.Unset) > 0 || req.Reset || req.Rollback != 0 {
 		return resp, fmt.Errorf("%s is no change of a policy, and goes with none: %w", req.Action, errdefs.ErrInvalidArgument)
 	}
-	r, err := s.cfg.Containers.Read(req.ID)
+	r, err := s.runningRecord(req.ID)
 	switch {
-	case errors.Is(err, fs.ErrNotExist), err == nil && (r.Decision == nil || !r.Alive()):
-		return resp, fmt.Errorf("container %s does not run: %w", req.ID, errdefs.ErrNotFound)
 	case err != nil:
-		return resp, fmt.Errorf("container %s: %w", req.ID, err)
+		return resp, err
 	case req.DryRun:
 		return api.AdjustResponse{Decision: *r.Decision}, nil
 	}

@@ -248,8 +248,11 @@ func (s *Service) Observe(ctx context.Context, req api.ObserveRequest) (err erro
 	for _, e := range req.Events {
 		s.countAlone(e)
 		s.publish(e)
-		if e.Kind == api.EventCleaned {
+		switch e.Kind {
+		case api.EventCleaned:
 			s.lost(ctx, e.ID, e.Run)
+		case api.EventUpdated:
+			s.renew(e.ID, e.Run)
 		}
 	}
 	if req.Lost > 0 {

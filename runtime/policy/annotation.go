@@ -57,7 +57,7 @@ var lists = map[string]struct {
 }
 
 // plain are the annotations that set one plain key of the same name.
-var plain = []Key{KeyMode, KeyAgent, KeyMemory, KeyMemorySoft, KeyMemorySwap, KeyCPUs, KeyCPUShares, KeyPIDs,
+var plain = []Key{KeyMode, KeyAgent, KeyMemory, KeyMemorySoft, KeyMemorySwap, KeyCPUs, KeyCPUShares, KeyPIDs, KeyOOMScore,
 	KeySeccomp, KeyNetwork, KeyEgressDefault, KeyEgressFeeds, KeyReadonlyRoot, KeyNoNewPrivileges, KeyExec}
 
 // AnnotationNames lists every annotation ParseAnnotations knows, without Prefix.

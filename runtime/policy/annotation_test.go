@@ -38,6 +38,7 @@ func TestParseAnnotations(t *testing.T) {
 		"forefend.dev/exec":              "non-root",
 		"forefend.dev/devices.allow":     "c:10:229, b:8:*=r",
 		"forefend.dev/devices.deny":      "c:1:3",
+		"forefend.dev/oom_score_adj":     "500",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -70,6 +71,7 @@ func TestParseAnnotations(t *testing.T) {
 		ask("mode", KeyMode, ModeEnforce),
 		ask("network", KeyNetwork, Tight),
 		ask("no_new_privileges", KeyNoNewPrivileges, Tight),
+		ask("oom_score_adj", KeyOOMScore, 500),
 		ask("pids", KeyPIDs, 100),
 		ask("readonly_paths", "readonly_paths//proc/sys", Tight),
 		ask("readonly_paths", "readonly_paths//etc", Tight),

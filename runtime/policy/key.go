@@ -40,6 +40,7 @@ const (
 	KeyCPUShares  Key = "cpu.shares"
 	KeyPIDs       Key = "pids"
 	KeyRlimits    Key = "rlimits"
+	KeyOOMScore   Key = "oom_score_adj"
 
 	KeySeccomp         Key = "seccomp"
 	KeySyscalls        Key = "syscalls"
@@ -78,6 +79,7 @@ var keys = []keyInfo{
 	{KeyCPUShares, Resources, count{2}, false, "relative CPU weight, 1024 is one share"},
 	{KeyPIDs, Resources, count{1}, false, "most processes and threads"},
 	{KeyRlimits, Resources, count{0}, true, "hard resource limits by name"},
+	{KeyOOMScore, Resources, oomScore{}, false, "how soon the kernel kills the container when the node is out of memory, 1000 the soonest"},
 	{KeySeccomp, Syscalls, words{"profile", "unconfined"}, false, "whether a system call profile applies at all"},
 	{KeySyscalls, Syscalls, words{"kill", "deny", "watch", "native"}, true, "verdict for a system call"},
 	{KeyServing, Syscalls, words{"kill", "deny", "watch", "native"}, true, "verdict for a system call of the workload itself once it serves"},

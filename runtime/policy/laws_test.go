@@ -35,6 +35,7 @@ func drawClaim(t *rapid.T) Claim {
 		},
 		Amends: rapid.Bool().Draw(t, "amends"),
 	}
+	c.Revision = rapid.IntRange(0, 1).Draw(t, "revision")
 	if c.Author == Default {
 		c.rank = uint8(rapid.IntRange(0, 2).Draw(t, "rank"))
 	}

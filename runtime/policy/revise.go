@@ -58,26 +58,31 @@ func (e Effective) ReplaceKeys(in func(Key) bool, newer Effective) Effective {
 // ReplaceOnly returns e with what newer says of some plain keys and members of families, one by one.
 func (e Effective) ReplaceOnly(in func(Key) bool, newer Effective) Effective {
 	s := fields{alike: make(map[uint64]int)}
+	var unknown []Field // of a newer release: nobody here can have changed them
 	take := func(from Effective, in func(Key) bool) {
 		for _, f := range from.Fields {
 			info, names := keyIndex[f.Key], f.Names
+			if info == nil {
+				unknown = append(unknown, f)
+				continue
+			}
 			f.Names = nil
-			switch {
-			case info == nil || names == nil && info.family:
-				// Of a newer version: nobody here can have changed it.
-			case names == nil && in(f.Key):
+			if !info.family && in(f.Key) {
 				s.add(&group{info: info}, &f)
 			}
 			for _, name := range names {
-				if info != nil && in(f.Key.Member(name)) {
+				if in(f.Key.Member(name)) {
 					s.add(&group{info: info, name: name}, &f)
 				}
 			}
 		}
 	}
-	take(e, func(k Key) bool { return !in(k) })
 	take(newer, in)
-	return s.effective()
+	unknown = nil
+	take(e, func(k Key) bool { return !in(k) })
+	out := s.effective()
+	out.Fields = append(out.Fields, unknown...)
+	return out
 }
 
 // Diff lists in words what of some plain keys and families has another value in after, or is decided in only one of

@@ -166,6 +166,30 @@ func (millicores) format(v Value) string {
 	return strconv.FormatFloat(float64(v)/1000, 'f', -1, 64)
 }
 
+// oomScore is the kernel's oom_score_adj, turned round: whoever is killed last takes memory from all others, so -1000, never
+// killed, is the loosest.
+type oomScore struct{}
+
+const worstScore = 1000
+
+func (oomScore) parse(s string) (Value, error) {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < -worstScore || n > worstScore {
+		return 0, fmt.Errorf("%.60q is not a whole number from -1000 (killed last) to 1000 (killed first)", s)
+	}
+	return OOMScore(int(n)), nil
+}
+
+func (oomScore) format(v Value) string {
+	return strconv.FormatInt(int64(worstScore-min(max(v, 0), 2*worstScore)), 10)
+}
+
+// OOMScore is the value of an oom_score_adj, within the kernel's bounds; FromOOMScore is its inverse.
+func OOMScore(adj int) Value { return Value(worstScore - min(max(adj, -worstScore), worstScore)) }
+
+// FromOOMScore is the oom_score_adj of a value.
+func FromOOMScore(v Value) int { return int(worstScore - min(max(v, 0), 2*worstScore)) }
+
 // decimal reads digits with at most one point: no sign, no exponent, and none of
 // the words that ParseFloat takes for infinity or for no number at all.
 func decimal(s string) (n float64, ok bool) {

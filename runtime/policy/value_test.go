@@ -67,7 +67,9 @@ func TestScalesRoundTrip(t *testing.T) {
 		if w := k.Words(); w != nil {
 			v %= Value(len(w))
 		}
-		if rapid.Bool().Draw(t, "unlimited") && k.Words() == nil {
+		if k == KeyOOMScore {
+			v %= 2001
+		} else if rapid.Bool().Draw(t, "unlimited") && k.Words() == nil {
 			v = Unlimited
 		}
 		s := k.Format(v)
@@ -120,5 +122,22 @@ func TestKeys(t *testing.T) {
 	KeyMode.Words()[0] = "changed"
 	if KeyMode.Words()[0] != "enforce" {
 		t.Error("Words handed out the table")
+	}
+}
+
+// The kernel's score grows where a container is given up sooner: that is the tight end.
+func TestOOMScore(t *testing.T) {
+	for adj, want := range map[string]Value{"1000": 0, "0": 1000, "-1000": 2000} {
+		if v, err := KeyOOMScore.Parse(adj); err != nil || v != want || FromOOMScore(v) != 1000-int(want) || KeyOOMScore.Format(v) != adj {
+			t.Errorf("%s is %d, %v", adj, v, err)
+		}
+	}
+	for _, s := range []string{"1001", "-1001", "", "unlimited"} {
+		if _, err := KeyOOMScore.Parse(s); err == nil {
+			t.Errorf("%q is accepted", s)
+		}
+	}
+	if OOMScore(5000) != 0 || FromOOMScore(Unlimited) != -1000 {
+		t.Error("beyond the kernel's bounds")
 	}
 }

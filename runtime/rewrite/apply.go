@@ -41,6 +41,8 @@ var steps = []step{
 		policy.KeyCPUs, policy.KeyCPUShares, policy.KeyPIDs}, resources},
 	// Limits of each process, which runc sets before the workload runs.
 	{"rlimits", []policy.Key{policy.KeyRlimits}, rlimits},
+	// Who is killed first when the node is out of memory.
+	{"oom_score", []policy.Key{policy.KeyOOMScore}, oomScore},
 	// The compiled profile; whether there is one at all was decided with it.
 	{"seccomp", []policy.Key{policy.KeySeccomp, policy.KeySyscalls}, seccomp},
 	// What is dropped leaves every set, the bounding set included.

@@ -27,6 +27,7 @@ func Claims(spec *specs.Spec, unified bool) []policy.Claim {
 	}
 	p := process(spec)
 	c.rlimits(p.Rlimits)
+	c.oomScore(p)
 	c.capabilities(p.Capabilities)
 	if p.NoNewPrivileges {
 		c.add(policy.KeyNoNewPrivileges, policy.Tight)

@@ -153,10 +153,10 @@ func hasRlimit(limits []specs.POSIXRlimit, name string) bool {
 
 // own is the container's limit, never over v.
 func own(limits []specs.POSIXRlimit, name string, v policy.Value) specs.POSIXRlimit {
-	l := specs.POSIXRlimit{Type: name, Hard: hardLimit(v), Soft: hardLimit(v)}
+	l := specs.POSIXRlimit{Type: name, Hard: HardLimit(v), Soft: HardLimit(v)}
 	for _, has := range limits {
 		if has.Type == name {
-			l.Hard, l.Soft = min(has.Hard, hardLimit(v)), min(has.Soft, hardLimit(v))
+			l.Hard, l.Soft = min(has.Hard, HardLimit(v)), min(has.Soft, HardLimit(v))
 		}
 	}
 	return l
@@ -167,7 +167,7 @@ func lowerRlimit(limits []specs.POSIXRlimit, name string, v policy.Value) []spec
 	low := slices.Clone(limits)
 	for i := range low {
 		if low[i].Type == name {
-			low[i].Hard = min(low[i].Hard, hardLimit(v))
+			low[i].Hard = min(low[i].Hard, HardLimit(v))
 			low[i].Soft = min(low[i].Soft, low[i].Hard)
 		}
 	}

@@ -80,18 +80,23 @@ func Resources(r *specs.LinuxResources, eff policy.Effective, unified bool) *spe
 	return r
 }
 
-// Change is the update to send to runc when a running container's policy changes: every limit that it decides, and none
-// for those that only the policy before decided.
-func Change(before, after policy.Effective, unified bool) *specs.LinuxResources {
-	r := &specs.LinuxResources{}
+// Change is the update when a running container's policy changes, on top of what asked (nil for nothing) says of anything
+// else: every limit that after decides, and none for those that only before decided. With all, also those that
+// neither decides are named as none: for a runc that remembers another.
+func Change(asked *specs.LinuxResources, before, after policy.Effective, all, unified bool) *specs.LinuxResources {
+	r := ownResources(asked)
 	for _, k := range knobs {
 		if _, decided := after.Lookup(k.key); decided {
 			continue
 		}
-		if _, decided := before.Lookup(k.key); decided && k.key == policy.KeyCPUShares {
-			k.write(r, defaultShares, unified)
-		} else if decided {
+		_, decided := before.Lookup(k.key)
+		_, said := k.read(r, unified)
+		switch {
+		case said || !decided && !all:
+		case k.key != policy.KeyCPUShares && (decided || k.key != policy.KeyMemorySwap): // not every kernel counts swap
 			k.write(r, policy.Unlimited, unified)
+		case decided:
+			k.write(r, defaultShares, unified)
 		}
 	}
 	return Resources(r, after, unified)

@@ -30,8 +30,8 @@ func hardValue(hard uint64) policy.Value {
 	return policy.Value(min(hard, math.MaxInt64))
 }
 
-// hardLimit is the opposite of hardValue.
-func hardLimit(v policy.Value) uint64 {
+// HardLimit is the hard limit of a value of policy.KeyRlimits.
+func HardLimit(v policy.Value) uint64 {
 	if v == policy.Unlimited {
 		return infinity
 	}
@@ -79,11 +79,11 @@ func setRlimit(limits []specs.POSIXRlimit, name string, v policy.Value) []specs.
 	case last != nil && hardValue(last.Hard) == v:
 		return limits
 	case last == nil:
-		return append(own, specs.POSIXRlimit{Type: name, Hard: hardLimit(v), Soft: hardLimit(v)})
+		return append(own, specs.POSIXRlimit{Type: name, Hard: HardLimit(v), Soft: HardLimit(v)})
 	}
 	for i := range own {
 		if own[i].Type == name { // earlier ones too: the kernel applies them in turn
-			own[i].Hard = hardLimit(v)
+			own[i].Hard = HardLimit(v)
 			own[i].Soft = min(own[i].Soft, own[i].Hard)
 		}
 	}

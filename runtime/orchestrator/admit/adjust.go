@@ -76,9 +76,8 @@ func Adjust(in Input, before api.Decision, ch Change) (api.Decision, error) {
 		}
 	}
 	after.Revision++
-	changed := before.Effective.Diff(after.Effective, func(policy.Key) bool { return true })
-	after.Changes = append(slices.Clone(before.Changes[max(0, len(before.Changes)-maxChanges+1):]), api.Change{
-		Revision: after.Revision, Time: in.Now, Author: ch.Author, Source: ch.Source, Reason: ch.Reason, Changed: changed, Undo: undo(mine, touched),
+	after = changed(before, after, api.Change{
+		Time: in.Now, Author: ch.Author, Source: ch.Source, Reason: ch.Reason, Undo: undo(mine, touched),
 	})
 	calls := func(k policy.Key) bool { return k.Dimension() == policy.Syscalls }
 	if len(before.Effective.Diff(after.Effective, calls)) > 0 {
@@ -98,7 +97,8 @@ func recall(in Input, before api.Decision) Input {
 	}
 	in.Predicted = before.Effective.ClaimsBy(policy.Prediction)
 	in.Operator = before.Effective.ClaimsBy(policy.Operator)
-	in.Live = slices.DeleteFunc(before.Effective.ClaimsBy(policy.Request), func(c policy.Claim) bool { return !c.Amends })
+	in.earlier = before.Effective.ClaimsBy(policy.Request)
+	in.Live = slices.DeleteFunc(slices.Clone(in.earlier), func(c policy.Claim) bool { return !c.Amends })
 	return in
 }
 

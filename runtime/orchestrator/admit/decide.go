@@ -3,11 +3,9 @@ package admit
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/runtime/orchestrator/api"
@@ -45,6 +43,9 @@ type Input struct {
 	// Compiler remembers compiled profiles from one decision to the next; nil
 	// remembers nothing. With one, decisions share their Seccomp's rules and Table.
 	Compiler *Compiler
+
+	// earlier are the request's claims to the decision in force: what the spec repeats is still theirs. See Adjust.
+	earlier []policy.Claim
 }
 
 // Decide merges everything that was asked, predicted and ruled. The error is
@@ -91,7 +92,7 @@ func merge(in Input) (d api.Decision, plan callPlan, err error) {
 	d.Profile = profile.Name
 
 	spec := &in.Request.Spec
-	claims := slices.Concat(builtin(facts), rewrite.Claims(spec, in.Unified), unconfinedBy(facts), amendments, in.Live, in.Predicted, in.Operator)
+	claims := slices.Concat(builtin(facts), attributed(rewrite.Claims(spec, in.Unified), in.earlier), unconfinedBy(facts), amendments, in.Live, in.Predicted, in.Operator)
 	asAsked := facts.Privileged && in.Privileged != Govern
 	d.AsAsked = asAsked
 	if asAsked {
@@ -176,42 +177,4 @@ func withoutPredictedCalls(claims []policy.Claim) []policy.Claim {
 	return slices.DeleteFunc(claims, func(c policy.Claim) bool {
 		return c.Author == policy.Prediction && c.Key.Dimension() == policy.Syscalls
 	})
-}
-
-// Readjust merges resources asked for a running container into the decision in
-// force; r is all it asks for, the update laid over what it asked before. What the prediction, an operator and the annotations had to say about
-// that decision they say again.
-func Readjust(before api.Decision, r *specs.LinuxResources, site policy.Site, unified bool) (api.Decision, error) {
-	amendments, err := policy.ParseAnnotations(before.Facts.Annotations)
-	if err != nil {
-		return api.Decision{}, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
-	}
-	standing := before.Effective.ClaimsBy(policy.Request)
-	fresh := rewrite.ResourceClaims(r, unified)
-	for i, f := range fresh {
-		fresh[i].Source = "update"
-		for _, c := range standing { // what the update repeats is still the older request's
-			if c.Key == f.Key && c.Value == f.Value && !strings.HasPrefix(c.Source, "annotation ") {
-				fresh[i].Source = c.Source
-			}
-		}
-	}
-	rlimits := slices.DeleteFunc(standing, func(c policy.Claim) bool {
-		family, _ := c.Key.Family() // no update changes them
-		return family != policy.KeyRlimits || strings.HasPrefix(c.Source, "annotation ")
-	})
-	claims := slices.Concat(builtin(before.Facts), rlimits, fresh, amendments,
-		before.Effective.ClaimsBy(policy.Prediction), before.Effective.ClaimsBy(policy.Operator))
-	profile := site.Profile(before.Facts.User, before.Facts.Group)
-	in := site.Input(profile, claims)
-	in.Claims = slices.DeleteFunc(in.Claims, func(c policy.Claim) bool {
-		return c.Key.Dimension() != policy.Resources && c.Key != policy.KeyMode
-	})
-	after := before
-	after.Effective = before.Effective.Replace(policy.Resources, policy.Merge(in))
-	if f, _ := after.Effective.Lookup(policy.KeyMemory); f.Author != policy.Prediction {
-		after.Airbag = nil // the limit is somebody's now
-	}
-	after.Revision++
-	return after, nil
 }
