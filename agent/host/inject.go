@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"syscall"
 	"time"
 
@@ -44,11 +43,12 @@ func (h *Host) launch(t Target) (_ *process, err error) {
 		return nil, err
 	}
 	result := make(chan error, 1)
-	go func() {
-		// The thread is never unlocked: it ends with this goroutine, and its namespaces with it.
-		runtime.LockOSThread()
-		result <- l.enterAndStart()
-	}()
+	onThread(func() bool {
+		err := l.enterAndStart()
+		back := unix.Setns(l.self, entered) == nil // its root and working directory are the host's again with that
+		result <- err
+		return back
+	})
 	if err := <-result; err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ type launcher struct {
 	process *process
 
 	home, empty, null, key *os.File
-	pidfd                  int // pidfd of the target
+	pidfd, self            int // pidfds of the target and of this process
 	far                    *os.File
 	cmd                    *exec.Cmd
 	wait                   func() error
@@ -85,7 +85,7 @@ type launcher struct {
 
 // open opens, outside of the container, all that the thread inside needs: paths lead elsewhere there.
 func (l *launcher) open() (err error) {
-	l.pidfd = -1
+	l.pidfd, l.self = -1, -1
 	cfg := l.host.cfg
 	if l.home, err = os.Open(filepath.Dir(cfg.Binary)); err != nil {
 		return fmt.Errorf("directory of the agent: %w", err)
@@ -98,6 +98,9 @@ func (l *launcher) open() (err error) {
 	}
 	if l.key, err = sealedKey(l.process.key[:]); err != nil {
 		return err
+	}
+	if l.self, err = unix.PidfdOpen(os.Getpid(), 0); err != nil {
+		return fmt.Errorf("pidfd of this process: %w", err)
 	}
 	if l.pidfd, err = unix.PidfdOpen(l.target.PID, 0); err != nil {
 		return fmt.Errorf("process %d: %w: %w", l.target.PID, errGone, err)
@@ -114,8 +117,10 @@ func (l *launcher) close() {
 			_ = f.Close() // only read, or handed to the agent
 		}
 	}
-	if l.pidfd >= 0 {
-		_ = unix.Close(l.pidfd)
+	for _, fd := range []int{l.pidfd, l.self} {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
 	}
 }
 
@@ -153,7 +158,7 @@ func sealedKey(key []byte) (*os.File, error) {
 	return f, nil
 }
 
-// enterAndStart runs on a thread of its own, which it leaves in the container's namespaces.
+// enterAndStart runs on one of threads, which it leaves in the container's namespaces.
 func (l *launcher) enterAndStart() error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare the root directory: %w", err)

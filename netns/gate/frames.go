@@ -112,7 +112,7 @@ func within(ns *os.File, f func() error) error {
 		err = f()
 		if back := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); back != nil {
 			done <- errors.Join(err, fmt.Errorf("leave the container's network namespace: %w", back))
-			return // the thread stays locked, and ends
+			select {} // the thread is of no use any more, but must not end: for the kernel it may be the parent of a runc that is under way
 		}
 		runtime.UnlockOSThread()
 		done <- err

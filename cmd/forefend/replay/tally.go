@@ -152,9 +152,7 @@ func (t *tally) unknown() (list []string) {
 	}
 	say(t.undecided, "%d runs are left out: the journal does not have their decisions any more")
 	say(len(t.failed), "%d runs cannot be decided under these settings")
-	for _, f := range t.failed[:min(len(t.failed), 5)] {
-		list = append(list, f)
-	}
+	list = append(list, t.failed[:min(len(t.failed), 5)]...)
 	say(t.unwatched, "of %d runs nobody watched the system calls from the start: what they would be refused is not known")
 	say(t.held, "%d runs came up to their memory limit, or died at it: they may need more than was seen")
 	say(t.unread, "%d runs reached more destinations than were kept")
