@@ -29,7 +29,7 @@ func TestParseSetting(t *testing.T) {
 	if err != nil || !asked[0].Amends {
 		t.Errorf("what a container asks for does not amend: %+v, %v", asked, err)
 	}
-	for _, setting := range []string{"memory=x", "sealed=x", "user=root", "syscalls/=deny", "syscalls/a b=deny", "rlimits/-=1", "rlimits/x=y", "bogus=1", "bogus/x=1"} {
+	for _, setting := range []string{"memory=x", "sealed=x", "user=root", "notify=on", "syscalls/=deny", "syscalls/a b=deny", "rlimits/-=1", "rlimits/x=y", "bogus=1", "bogus/x=1"} {
 		name, value, _ := strings.Cut(setting, "=")
 		if claims, err := ParseSetting(name, value, o); err == nil {
 			t.Errorf("%s: %+v", setting, claims)
@@ -41,11 +41,13 @@ func TestSetting(t *testing.T) {
 	claims := []Claim{
 		{Key: KeyMemory, Value: 5}, {Key: "syscalls/a", Value: SyscallKill}, {Key: "syscalls/b", Value: SyscallDeny}, {Key: "syscalls/c", Value: SyscallWatch},
 		{Key: "syscalls/d", Value: SyscallNative}, {Key: "capabilities/CAP_XX", Value: Loose}, {Key: "capabilities/CAP_YY", Value: Tight},
+		{Key: "devices/c:1:3", Value: DeviceNone}, {Key: "devices/c:1:5", Value: DeviceNone + 1},
 	}
 	for name, want := range map[string]string{
 		"memory": "memory", "syscalls.deny": "syscalls/a syscalls/b", "syscalls.allow": "syscalls/c syscalls/d", "syscalls/c": "syscalls/c",
 		"syscalls": "syscalls/a syscalls/b syscalls/c syscalls/d", "capabilities.add": "capabilities/CAP_XX", "capabilities.drop": "capabilities/CAP_YY",
 		"capabilities/yy": "capabilities/CAP_YY", "pids": "",
+		"devices.deny": "devices/c:1:3", "devices.allow": "devices/c:1:5", "devices": "devices/c:1:3 devices/c:1:5",
 	} {
 		is, err := Setting(name)
 		if err != nil {

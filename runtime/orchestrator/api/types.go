@@ -191,7 +191,6 @@ const (
 	EventExited   = "exited"
 	EventOOM      = "oom"
 	EventRaised   = "raised"   // a predicted memory limit was raised before it was reached
-	EventLowered  = "lowered"  // and lowered after a long calm
 	EventHeld     = "held"     // it was not raised although the container grows
 	EventDegraded = "degraded" // something works less well than it should
 	EventCleaned  = "cleaned"  // garbage of a crashed shim was collected
