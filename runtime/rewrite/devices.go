@@ -18,7 +18,8 @@ import (
 func (c *claims) devices(rules []specs.LinuxDeviceCgroup) {
 	access, _ := deviceAccess(rules)
 	for _, d := range slices.Sorted(maps.Keys(access)) {
-		if v, ok := deviceValue(access[d]); ok {
+		// What runc opens whatever the list says was not asked to be closed by a list that allows less of it.
+		if v, ok := deviceValue(joined(access[d], alwaysOpen[d])); ok {
 			c.add(policy.KeyDevices.Member(d), v)
 		}
 	}

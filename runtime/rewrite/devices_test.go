@@ -22,12 +22,12 @@ func deviceSpec(t testing.TB, rules string) *specs.Spec {
 func TestDeviceClaims(t *testing.T) {
 	for rules, want := range map[string]map[string]string{
 		denyAll: {},
-		denyAll + `,{"allow":true,"type":"c","major":1,"minor":3,"access":"rwm"},{"allow":true,"type":"c","access":"m"}`:                       {"c:1:3": "rwm"},
-		denyAll + `,{"allow":true,"type":"u","major":1,"minor":3,"access":"w"},{"allow":true,"type":"b","major":8,"access":"rm"}`:              {"c:1:3": "rw", "b:8:*": "r"},
-		denyAll + `,{"allow":true,"type":"c","major":1,"minor":3,"access":"rwm"},{"allow":false,"type":"c","major":1,"minor":3,"access":"wm"}`: {"c:1:3": "r"},
-		`{"allow":true},{"allow":false,"type":"b","major":8,"access":"rwm"}`:                                                                   {"c:*:*": "rwm", "b:*:*": "rwm", "b:8:*": "none"},
-		`{"allow":true,"type":"p","major":1,"minor":1,"access":"r"}`:                                                                           {},
-		`{"allow":true,"type":"a"},` + denyAll:                                                                                                 {},
+		denyAll + `,{"allow":true,"type":"c","major":1,"minor":3,"access":"rwm"},{"allow":true,"type":"c","access":"m"}`:                         {"c:1:3": "rwm"},
+		denyAll + `,{"allow":true,"type":"u","major":1,"minor":11,"access":"w"},{"allow":true,"type":"b","major":8,"access":"rm"}`:               {"c:1:11": "rw", "b:8:*": "r"},
+		denyAll + `,{"allow":true,"type":"c","major":1,"minor":11,"access":"rwm"},{"allow":false,"type":"c","major":1,"minor":11,"access":"wm"}`: {"c:1:11": "r"},
+		`{"allow":true},{"allow":false,"type":"b","major":8,"access":"rwm"}`:                                                                     {"c:*:*": "rwm", "b:*:*": "rwm", "b:8:*": "none"},
+		`{"allow":true,"type":"p","major":1,"minor":1,"access":"r"}`:                                                                             {},
+		`{"allow":true,"type":"a"},` + denyAll:                                                                                                   {},
 	} {
 		got := make(map[string]string)
 		for _, c := range Claims(deviceSpec(t, rules), false) {
@@ -118,4 +118,23 @@ func FuzzDevices(f *testing.F) {
 			t.Errorf("%s is %d, want %d: %s", d, v, value%4, once)
 		}
 	})
+}
+
+// runc opens /dev/zero and its like for every container: a list with less does not close them, and neither does its claim.
+func TestDevicesThatAreAlwaysOpen(t *testing.T) {
+	one, five := int64(1), int64(5)
+	spec := &specs.Spec{Linux: &specs.Linux{Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{
+		{Access: "rwm"}, {Allow: true, Type: "c", Major: &one, Minor: &five, Access: "r"},
+	}}}}
+	eff := policy.Merge(policy.Input{Claims: Claims(spec, false)})
+	if v := eff.Value(policy.KeyDevices.Member("c:1:5"), -1); v != policy.DeviceAll {
+		t.Errorf("claimed as %s", policy.KeyDevices.Format(v))
+	}
+	if err := devices(spec, Input{Effective: eff}); err != nil {
+		t.Fatal(err)
+	}
+	created, decided, err := DeviceAccess(spec, eff)
+	if err != nil || created["c:1:5"] != "rwm" || decided["c:1:5"] != "rwm" {
+		t.Errorf("created %q, decided %q, %v", created["c:1:5"], decided["c:1:5"], err)
+	}
 }
