@@ -356,7 +356,11 @@ func TestRootForeignArchitecture(t *testing.T) {
 		req := firstRun()
 		req.ForeignArch = keep
 		b.attach(b.compile(req))
-		if out, err := b.output("int80"); strings.TrimSpace(out) != want {
+		out, err := b.output("int80")
+		if strings.Contains(out, "int80=fault") {
+			t.Skip("this machine's kernel takes no 32-bit calls")
+		}
+		if strings.TrimSpace(out) != want {
 			t.Errorf("foreign architecture kept=%t: %v %s", keep, err, out)
 		}
 	}
@@ -427,7 +431,11 @@ func TestRootForeignCallIsCounted(t *testing.T) {
 	req.ForeignArch = true
 	req.Verdicts["getpid"] = Native // indispensable anyway
 	c, _ := b.attach(b.compile(req))
-	if out, err := b.output("int80_umask", "umask"); err != nil || !strings.Contains(out, "int80_umask=ok") {
+	out, err := b.output("int80_umask", "umask")
+	if strings.Contains(out, "int80_umask=fault") {
+		t.Skip("this machine's kernel takes no 32-bit calls")
+	}
+	if err != nil || !strings.Contains(out, "int80_umask=ok") {
 		t.Fatal(err, out)
 	}
 	if n := c.Counts().Allowed["umask"]; n != 2 {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"runtime/debug"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -9,8 +10,15 @@ import (
 // int80 makes a 32-bit system call without arguments: a filter that knows only 64-bit numbers misreads it.
 func int80(nr uint32) (r int32)
 
-func int80Attempt() (uintptr, syscall.Errno) {
+// int80Attempt answers ENOSYS on a machine whose kernel takes no 32-bit calls: there the instruction itself faults.
+func int80Attempt() (pid uintptr, errno syscall.Errno) {
 	const getpid32 = 20
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if recover() != nil {
+			pid, errno = 0, syscall.ENOSYS
+		}
+	}()
 	if r := int80(getpid32); r < 0 {
 		return 0, syscall.Errno(-r)
 	} else {

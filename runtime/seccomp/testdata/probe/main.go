@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -55,7 +56,9 @@ func run(command string) string {
 	case "int80":
 		return foreign()
 	case "int80_umask":
-		int80(60)
+		if faults(func() { int80(60) }) {
+			return "int80_umask=fault"
+		}
 		return "int80_umask=ok"
 	}
 	return name + "=" + outcome(call(name))
@@ -64,14 +67,25 @@ func run(command string) string {
 // foreign makes i386's getpid. A filter that refuses the architecture kills the
 // thread, and that alone: only its silence tells.
 func foreign() string {
-	pid := make(chan int32, 1)
-	go func() { pid <- int80(20) }()
+	fault := make(chan bool, 1)
+	go func() { fault <- faults(func() { int80(20) }) }()
 	select {
-	case <-pid:
+	case f := <-fault:
+		if f {
+			return "int80=fault"
+		}
 		return "int80=ok"
 	case <-time.After(300 * time.Millisecond):
 		return "int80=killed"
 	}
+}
+
+// faults reports whether f faults: a kernel that takes no 32-bit calls has no gate for their instruction.
+func faults(f func()) (fault bool) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() { fault = recover() != nil }()
+	f()
+	return false
 }
 
 // call makes one harmless or failing variant of the named system call.
