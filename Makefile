@@ -17,6 +17,7 @@ FUZZCI   ?= 150
 BASE     ?=
 COUNT    ?=
 SOAK     ?= 3m
+SOAK_CONTAINERS ?= 10
 
 BIN    := bin
 DIST   := dist
@@ -130,7 +131,7 @@ test: ## Set everything up, then every test, root parts and a smoke test in the 
 # Never from go's cache: it does not see that a binary in ./bin changed.
 .PHONY: test-root
 test-root: ## The tests that need root, containerd and the images (after: setup-test build images)
-	FOREFEND_ROOT_TESTS=1 SOAK='$(SOAK)' $(GO) test -p 1 -count=1 -timeout 30m ./...
+	FOREFEND_ROOT_TESTS=1 SOAK='$(SOAK)' SOAK_CONTAINERS='$(SOAK_CONTAINERS)' $(GO) test -p 1 -count=1 -timeout 30m ./...
 
 .PHONY: test-apps
 test-apps: ## Real applications by nerdctl, stock and Forefend compared (minutes; after: setup-test build images)
@@ -177,8 +178,9 @@ test-crash: ## Every process killed at every step, the power cut after every wri
 
 .PHONY: soak
 soak: SOAK = 30m
+soak: SOAK_CONTAINERS = 50
 soak: ## Fifty containers, random changes, kills of daemon and agents: nothing hurt, nothing grows (SOAK=1h; after: setup build images)
-	FOREFEND_ROOT_TESTS=1 SOAK='$(SOAK)' $(GO) test -v -count=1 -timeout 24h -run TestSoak ./test/soak
+	FOREFEND_ROOT_TESTS=1 SOAK='$(SOAK)' SOAK_CONTAINERS='$(SOAK_CONTAINERS)' $(GO) test -v -count=1 -timeout 24h -run TestSoak ./test/soak
 
 .PHONY: race
 race: ## Unit tests under the race detector
