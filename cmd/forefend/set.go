@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -215,8 +216,12 @@ func (a *app) printAdjusted(r api.AdjustResponse, dryRun bool) error {
 			page.Item(0, "", changedAt, res.Reason)
 		}
 	}
-	if !dryRun {
+	switch applied := slices.ContainsFunc(r.Results, func(res api.Result) bool { return res.Status == api.ResultApplied }); {
+	case dryRun:
+	case applied:
 		page.Line(0, fmt.Sprintf("Revision %d is in force.", r.Decision.Revision))
+	default:
+		page.Line(0, fmt.Sprintf("Nothing was changed; revision %d records the attempt.", r.Decision.Revision))
 	}
 	return page.Err()
 }
