@@ -256,7 +256,7 @@ func TestRootAirbagFast(t *testing.T) {
 		for _, rate := range []int64{100, 500, 1000} {
 			t.Run(fmt.Sprintf("%dMiB/%dMBps", predicted>>20, rate), func(t *testing.T) {
 				if testing.Short() {
-					t.Skip()
+					t.Skip("keeps both processors busy: run without -short")
 				}
 				busy(t)
 				for try := range tries {
