@@ -32,9 +32,9 @@ func newReplayCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "replay --config NEW.toml",
 		Short: "Show what other settings would have done to recorded runs",
-		Long: "Decides the runs in the history again, under the settings of NEW.toml and with the daemon's own code,\n" +
+		Long: "Decides the runs in the history again, under the settings of NEW.toml, by the daemon's own code,\n" +
 			"each from what had been learned before it. Shows for each workload what would have been refused,\n" +
-			"killed or saved: before a site is switched to enforce. Nothing is changed. The history is that of the\n" +
+			"killed or saved: before a site switches to enforce. Nothing is changed. The history is that of the\n" +
 			"running daemon (FOREFEND_CONFIG, else " + config.DefaultPath + ").",
 		Example: "  forefend replay --config /etc/forefend/new.toml --since 7d",
 		Args:    cobra.NoArgs,

@@ -40,8 +40,8 @@ func newSetCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set CONTAINER KEY=VALUE…",
 		Short: "Change what a running container may do, until it ends",
-		Long: "Changes the policy of a running container. Keys and values are those of the forefend.dev/ annotations\n" +
-			"(memory=256Mi, syscalls.deny=ptrace,bpf), or a member of a family and its value (syscalls/ptrace=deny).\n" +
+		Long: "Changes the policy of a running container. Keys and values are those of the annotations\n" +
+			"(memory=256Mi, syscalls.deny=ptrace,bpf), or a member of a family with its value\n(syscalls/ptrace=deny).\n" +
 			"All of one command is one change: decided against the guardrails as a whole, applied side by side.",
 		Example:           "  forefend set web-1 memory=256Mi pids=100\n  forefend set web-1 syscalls.deny=ptrace --reason 'ticket 4711'\n  forefend set web-1 memory=64Mi --dry-run",
 		Args:              cobra.MinimumNArgs(2),
@@ -67,7 +67,7 @@ func newUnsetCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "unset CONTAINER KEY…",
 		Short: "Take back what was set of a running container",
-		Long: "Takes back what `forefend set` has claimed of the keys: the policy is then what it would have been without.\n" +
+		Long: "Takes back what `forefend set` has claimed of the keys: the policy is then as it would be without.\n" +
 			"A family (syscalls), a list (syscalls.deny) or one member (syscalls/ptrace) can be named.",
 		Example:           "  forefend unset web-1 memory syscalls/ptrace",
 		Args:              cobra.MinimumNArgs(2),
@@ -85,7 +85,7 @@ func newResetCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "reset CONTAINER",
 		Short:             "Take back all that was set of a running container",
-		Long:              "Takes back all that `forefend set` has claimed. What the application and Forefend itself changed stays.",
+		Long:              "Takes back all that `forefend set` has claimed. What others changed stays.",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeContainers,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -101,8 +101,8 @@ func newRollbackCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rollback CONTAINER [REVISION]",
 		Short: "Take back the last change of a running container, or all after a revision",
-		Long: "Takes back what operators have changed after REVISION, by default their last change. Revision 1 is the\n" +
-			"decision at creation; `forefend explain` lists the changes. A rollback is a change too, and can be taken back.",
+		Long: "Takes back what operators have changed after REVISION, by default their last change. Revision 1 is\nthe " +
+			"decision at creation; `forefend explain` lists the changes. A rollback can be taken back, too.",
 		Args:              cobra.RangeArgs(1, 2),
 		ValidArgsFunction: a.completeContainers,
 		RunE: func(cmd *cobra.Command, args []string) error {
