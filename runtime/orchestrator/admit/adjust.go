@@ -44,6 +44,9 @@ func Adjust(in Input, before api.Decision, ch Change) (api.Decision, error) {
 	if err != nil {
 		return api.Decision{}, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
+	if !in.Request.Airbag {
+		next = withoutHardMemory(next) // or it would come to something once more each time it is said
+	}
 	touched := differing(mine, next)
 	if len(touched) == 0 {
 		return before, nil

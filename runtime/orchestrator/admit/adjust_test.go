@@ -121,6 +121,16 @@ func TestPredictionAdjusts(t *testing.T) {
 	}
 }
 
+// Without a shim that could raise it a predicted limit of memory is not heard, and no revision tells of it.
+func TestPredictedMemoryNeedsAnAirbag(t *testing.T) {
+	r := admitted(t, withDefaultProfile(asked(t, nil)))
+	loop := Change{Author: policy.Prediction, Source: "drift", Set: map[string]string{"memory": "64Mi"}}
+	after, err := Adjust(r.again(), r.d, loop)
+	if err != nil || after.Revision != r.d.Revision {
+		t.Errorf("revision %d after %d: %v", after.Revision, r.d.Revision, err)
+	}
+}
+
 func TestAdjustRefusals(t *testing.T) {
 	in := withDefaultProfile(asked(t, nil))
 	in.Site = site([]policy.Guard{atMost(policy.KeyMemory, 256<<20)}, nil)

@@ -1,0 +1,151 @@
+// Package flow is what the parts of egress say to one another (DESIGN section 9): what is known of an outbound request,
+// and what was decided about it.
+package flow
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Version of Context and Decision, as they travel between agent, daemon and a central decision point.
+const Version = 1
+
+// Protocol is what was recognised in the first bytes of a connection.
+type Protocol string
+
+// The protocols. Opaque is everything that is decided by address and port alone.
+const (
+	HTTP   Protocol = "http"
+	TLS    Protocol = "tls"
+	Opaque Protocol = "opaque"
+)
+
+// Proof is how far an identity can be believed.
+type Proof string
+
+// The proofs, from weak to strong. A claim may raise strictness and never lower it.
+const (
+	Claimed  Proof = "claim"    // a header that anybody can write
+	Workload Proof = "workload" // the container's own identity: nothing was said of a user
+	Verified Proof = "token"    // a token whose signature was checked
+)
+
+// The operations that rules know; mapping tables may name others.
+const (
+	Read  = "read"
+	Write = "write"
+)
+
+// Context is what is known of one outbound request, or of a whole connection where no request can be seen. Texts are as the
+// request has them, bounded and normalised by the interceptor: Host and Service lower case without port, Method upper case.
+type Context struct {
+	Version int `json:"version"`
+
+	Container string `json:"container,omitempty"` // its ID
+	Namespace string `json:"namespace,omitempty"` // containerd's
+	Workload  string `json:"workload,omitempty"`  // name of what runs, as in history
+	Image     string `json:"image,omitempty"`     // reference
+	Risk      int    `json:"risk"`                // 0–100, of the container now
+
+	Protocol    Protocol       `json:"protocol"`
+	Destination netip.AddrPort `json:"destination"` // where the application wanted to connect to
+
+	User      string `json:"user,omitempty"`
+	UserProof Proof  `json:"user_proof,omitempty"`
+	Data      string `json:"data,omitempty"` // class of sensitivity; empty: unknown, the site's default applies
+	Operation string `json:"operation,omitempty"`
+	Host      string `json:"host,omitempty"`
+	Method    string `json:"method,omitempty"`
+	Path      string `json:"path,omitempty"`    // without query
+	Service   string `json:"service,omitempty"` // of gRPC
+
+	Process *Process `json:"process,omitempty"` // nil: not looked up, no rule asks for it
+}
+
+// Process is who opened the connection.
+type Process struct {
+	Executable string `json:"executable"`
+	PID        int    `json:"pid"` // in the host's namespace
+}
+
+// Field names a part of a Context, as rules and depended-on lists write it.
+type Field string
+
+// The fields, and what else a rule sees: the time, and the node's load.
+const (
+	FieldWorkload    Field = "workload"
+	FieldNamespace   Field = "namespace"
+	FieldContainer   Field = "container"
+	FieldImage       Field = "image"
+	FieldRisk        Field = "risk"
+	FieldProtocol    Field = "protocol"
+	FieldDestination Field = "destination" // address
+	FieldPort        Field = "port"
+	FieldUser        Field = "user"
+	FieldUserProof   Field = "user_proof"
+	FieldData        Field = "data"
+	FieldOperation   Field = "operation"
+	FieldHost        Field = "host"
+	FieldMethod      Field = "method"
+	FieldPath        Field = "path"
+	FieldService     Field = "service"
+	FieldProcess     Field = "process"
+	FieldTime        Field = "now"
+	FieldLoad        Field = "load"
+)
+
+// Encryption is a level; the greater is the stronger.
+type Encryption int
+
+// The levels.
+const (
+	None     Encryption = iota // a direct tunnel will do
+	Standard                   // WireGuard, OpenVPN
+	Strong                     // with a pre-shared key
+)
+
+// Scope says what shares one rate.
+type Scope string
+
+// The scopes.
+const (
+	PerConnection Scope = "connection"
+	PerUser       Scope = "user"
+	PerRule       Scope = "rule"
+)
+
+// Rate is a limit; zero fields limit nothing.
+type Rate struct {
+	Bytes    int64  `json:"bytes,omitempty"`    // per second, each way
+	Requests int64  `json:"requests,omitempty"` // per second
+	Scope    Scope  `json:"scope,omitempty"`
+	Rule     string `json:"rule,omitempty"` // which set it: what PerRule shares by
+}
+
+// Profile is what a request's tunnel must be. Merging takes the most encryption, the least rate, and dedicated over shared.
+type Profile struct {
+	Deny       bool       `json:"deny,omitempty"`
+	Encryption Encryption `json:"encryption"`
+	Dedicated  bool       `json:"dedicated,omitempty"` // to a workload and user
+	Endpoint   string     `json:"endpoint,omitempty"`  // name of a tunnel or of a class of them; empty: any that fits
+	Rates      []Rate     `json:"rates,omitempty"`     // all hold
+	QoS        string     `json:"qos,omitempty"`       // class
+}
+
+// Match is a rule that applied, and why.
+type Match struct {
+	Rule   string `json:"rule"`
+	Reason string `json:"reason"`
+}
+
+// Decision is the answer about a Context. It is good for every Context with the same values of Depends until the epoch
+// changes or Valid has passed.
+type Decision struct {
+	Version int           `json:"version"`
+	Profile Profile       `json:"profile"`
+	Matches []Match       `json:"matches,omitempty"`
+	Reason  string        `json:"reason"` // one line: what decided, what lost
+	Depends []Field       `json:"depends,omitempty"`
+	Epoch   uint64        `json:"epoch"`
+	Valid   time.Duration `json:"valid,omitempty"` // 0: while the epoch lasts
+}
