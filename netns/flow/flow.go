@@ -3,7 +3,9 @@
 package flow
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -59,7 +61,9 @@ type Context struct {
 	Path      string `json:"path,omitempty"`    // without query
 	Service   string `json:"service,omitempty"` // of gRPC
 
-	Process *Process `json:"process,omitempty"` // nil: not looked up, no rule asks for it
+	// Process is nil while it was not looked up. Where a Decision on such a Context depends on FieldProcess it is void (and
+	// denies): look the process up, or give an empty one where that fails, and ask again.
+	Process *Process `json:"process,omitempty"`
 }
 
 // Process is who opened the connection.
@@ -104,6 +108,58 @@ const (
 	Strong                     // with a pre-shared key
 )
 
+var encryptions = []string{"none", "standard", "strong"}
+
+// String is the level's word in rules and config.
+func (e Encryption) String() string {
+	if e < 0 || int(e) >= len(encryptions) {
+		return fmt.Sprintf("encryption(%d)", int(e))
+	}
+	return encryptions[e]
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (e Encryption) MarshalText() ([]byte, error) {
+	if e < 0 || int(e) >= len(encryptions) {
+		return nil, fmt.Errorf("no level of encryption has the number %d", int(e))
+	}
+	return []byte(encryptions[e]), nil
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (e *Encryption) UnmarshalText(text []byte) error {
+	i := slices.Index(encryptions, string(text))
+	if i < 0 {
+		return fmt.Errorf("encryption %.30q: want none, standard or strong", text)
+	}
+	*e = Encryption(i)
+	return nil
+}
+
+// The QoS classes, from the least urgent to the most. Of two that rules ask for the less urgent is taken.
+const (
+	QoSBulk        = "bulk"
+	QoSStandard    = "standard"
+	QoSInteractive = "interactive"
+	QoSRealtime    = "realtime"
+)
+
+// QoSClasses are the classes in that order.
+var QoSClasses = []string{QoSBulk, QoSStandard, QoSInteractive, QoSRealtime}
+
+// DSCP is the code point of a class by RFC 8622 (LE), 4594 (AF21) and 3246 (EF); 0, the default, of any other.
+func DSCP(class string) uint8 {
+	switch class {
+	case QoSBulk:
+		return 1
+	case QoSInteractive:
+		return 18
+	case QoSRealtime:
+		return 46
+	}
+	return 0
+}
+
 // Scope says what shares one rate.
 type Scope string
 
@@ -122,14 +178,15 @@ type Rate struct {
 	Rule     string `json:"rule,omitempty"` // which set it: what PerRule shares by
 }
 
-// Profile is what a request's tunnel must be. Merging takes the most encryption, the least rate, and dedicated over shared.
+// Profile is what a request's tunnel must be. Merging takes the most encryption, the least rate of each scope, dedicated over
+// shared and the less urgent QoS class; two different endpoints deny. One that denies has no other field.
 type Profile struct {
 	Deny       bool       `json:"deny,omitempty"`
 	Encryption Encryption `json:"encryption"`
 	Dedicated  bool       `json:"dedicated,omitempty"` // to a workload and user
 	Endpoint   string     `json:"endpoint,omitempty"`  // name of a tunnel or of a class of them; empty: any that fits
 	Rates      []Rate     `json:"rates,omitempty"`     // all hold
-	QoS        string     `json:"qos,omitempty"`       // class
+	QoS        string     `json:"qos,omitempty"`       // one of QoSClasses; empty: as the application's packets are
 }
 
 // Match is a rule that applied, and why.
