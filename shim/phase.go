@@ -38,14 +38,15 @@ type life struct {
 	phase     seccomp.Phase
 	enforced  bool // the policy of a serving workload is in force
 	listening time.Time
-	since     time.Time // of the phase serving, or of its being open again
+	since     time.Time // of the phase serving, or of its being open again: a window ends patience times quiet after it, whatever is done in it
 	served    time.Time // when it began to serve; zero: not yet
 	stopped   time.Time
 	begun     uint64    // calls that a start makes, as last counted
 	changed   time.Time // when that was last another number
 }
 
-// patience is how many times quiet it is waited for quiet at most: who never ends starting serves as well.
+// patience is how many times quiet it is waited for quiet at most, from the first sign of serving or the signal that opened a
+// window: who never ends starting serves as well, and what is executed in a reload's window does not hold it open.
 const patience = 30
 
 // begin makes l the life of a container with these calls.
@@ -149,17 +150,21 @@ func (l *life) tick(now time.Time) (n news, refused []string) {
 	return newsEnforced, slices.Sorted(maps.Keys(admit.ServingVerdicts(l.effective)))
 }
 
-// reopens lets a serving workload do again what a start may, until nothing has been started for a while.
+// reopens lets a serving workload do again what a start may, until nothing has been started for a while. It reports whether
+// that is news: a signal within a window begins its wait for quiet again, but does not move its end.
 func (l *life) reopens(now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.phase != seccomp.Serving {
 		return false
 	}
-	was := l.enforced
-	l.enforced, l.since, l.changed = false, now, now
+	l.changed = now
+	if !l.enforced {
+		return false
+	}
+	l.enforced, l.since = false, now
 	l.applyLocked()
-	return was
+	return true
 }
 
 // stops notes that the workload was told to end.

@@ -83,11 +83,47 @@ func TestLifeOfOneThatIsSeenToServe(t *testing.T) {
 	if c.life.reopens(now) != true || c.life.reopens(now) != false {
 		t.Error("it is opened again once")
 	}
+	if n, _ := c.life.tick(now.Add(time.Second)); n != newsEnforced {
+		t.Fatal("a window that nothing is started in stays open")
+	}
 	var unsupervised life
 	if unsupervised.serves(now) || unsupervised.stops(now) || unsupervised.reopens(now) {
 		t.Error("without supervision there are no phases")
 	}
 	if n, _ := unsupervised.tick(now); n != noNews {
 		t.Error("nor news")
+	}
+}
+
+// What is started in a window, or signalled again, holds it open for patience times quiet and no longer.
+func TestWindowOfAReloadEnds(t *testing.T) {
+	const quiet = time.Second
+	for what, keep := range map[string]func(*life, time.Time){
+		"programs": func(l *life, _ time.Time) { l.begun = ^uint64(0) }, // another number than is counted: something was started
+		"signals":  func(l *life, now time.Time) { l.signalled(unix.SIGHUP, now) },
+	} {
+		_, c := supervised(t)
+		l := &c.life
+		l.begin(quiet, c.supervised, c.current())
+		now := time.Unix(1e9, 0)
+		l.serves(now)
+		if n, _ := l.tick(now.Add(quiet)); n != newsEnforced {
+			t.Fatalf("%s: news %d of a quiet server", what, n)
+		}
+		for window := range 2 { // after one another: a later reload has a window of its own
+			now = now.Add(time.Hour)
+			if l.signalled(unix.SIGHUP, now) == "" {
+				t.Fatalf("%s: window %d was not opened", what, window)
+			}
+			for after := quiet / 2; ; after += quiet / 2 {
+				keep(l, now.Add(after))
+				n, _ := l.tick(now.Add(after))
+				if closed := n == newsEnforced; closed != (after == patience*quiet) {
+					t.Fatalf("%s: window %d, closed %v after %v", what, window, closed, after)
+				} else if closed {
+					break
+				}
+			}
+		}
 	}
 }
