@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
+	"forefend.dev/forefend/runtime/orchestrator/admit"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
 )
@@ -65,7 +66,7 @@ func (a adapter) Agent(ctx context.Context, req api.AgentRequest) (api.Agent, er
 }
 
 // adapt moves a running container from one decision to the next with each lever that has something to move, and puts in
-// force what came of it. The caller holds c.updating.
+// force what came of it: before, where that is nothing. The caller holds c.updating.
 //
 // The error is about the dimensions that failed or were refused, as the results are.
 func (s *Service) adapt(ctx context.Context, c *container, before, after api.Decision, how manner) (api.Decision, []api.Result, error) {
@@ -99,12 +100,11 @@ func (s *Service) adapt(ctx context.Context, c *container, before, after api.Dec
 			results = append(results, r)
 		}
 	}
-	if n := len(after.Changes); n > 0 {
-		after.Changes = slices.Clone(after.Changes)
-		after.Changes[n-1].Results = results
+	after = admit.Settled(before, after, results)
+	if after.Revision != before.Revision {
+		c.put(after)
+		s.write(ctx, c)
 	}
-	c.put(after)
-	s.write(ctx, c)
 	return after, results, errors.Join(errs...)
 }
 

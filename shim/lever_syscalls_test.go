@@ -70,6 +70,9 @@ func TestSyscallsLever(t *testing.T) {
 	if verdict("chmod") != seccomp.Watch || after.Effective.Value("syscalls/chmod", 9) != d.Effective.Value("syscalls/chmod", 9) {
 		t.Errorf("chmod was changed by what was refused: %s", verdict("chmod"))
 	}
+	if after.Revision != d.Revision || c.current().Revision != d.Revision {
+		t.Errorf("revision %d of a change that was refused as a whole, %d was in force", after.Revision, d.Revision)
+	}
 	// What nobody asked for by name is left out, and the policy says what is in force.
 	d, r = f.change(c, call(policy.Default, policy.SyscallDeny, "enforce", "openat", "chmod"))
 	if r.Status != api.ResultApplied || !strings.Contains(r.Reason, "one call stays as it is") || verdict("chmod") != seccomp.Deny {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os/user"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -203,7 +202,7 @@ func adjustForPrograms(r api.AdjustResponse) adjusted {
 func (a *app) printAdjusted(r api.AdjustResponse, dryRun bool) error {
 	page := output.NewPage(a.stdout)
 	if len(r.Results) == 0 {
-		page.Line(0, fmt.Sprintf("Nothing to change, revision %d stays.", r.Decision.Revision))
+		page.Line(0, fmt.Sprintf("No value is another; revision %d is in force.", r.Decision.Revision))
 		return page.Err()
 	}
 	for _, res := range r.Results {
@@ -216,12 +215,12 @@ func (a *app) printAdjusted(r api.AdjustResponse, dryRun bool) error {
 			page.Item(0, "", changedAt, res.Reason)
 		}
 	}
-	switch applied := slices.ContainsFunc(r.Results, func(res api.Result) bool { return res.Status == api.ResultApplied }); {
+	switch {
 	case dryRun:
-	case applied:
-		page.Line(0, fmt.Sprintf("Revision %d is in force.", r.Decision.Revision))
+	case api.Vain(r.Results):
+		page.Line(0, fmt.Sprintf("Nothing was changed; revision %d is in force.", r.Decision.Revision))
 	default:
-		page.Line(0, fmt.Sprintf("Nothing was changed; revision %d records the attempt.", r.Decision.Revision))
+		page.Line(0, fmt.Sprintf("Revision %d is in force.", r.Decision.Revision))
 	}
 	return page.Err()
 }

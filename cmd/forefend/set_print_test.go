@@ -11,8 +11,8 @@ import (
 // A change that was refused as a whole does not read like one that is in force.
 func TestPrintAdjusted(t *testing.T) {
 	for status, want := range map[string]string{
-		api.ResultApplied: "Revision 2 is in force.", api.ResultRefused: "Nothing was changed; revision 2 records the attempt.",
-		api.ResultFailed: "Nothing was changed; revision 2 records the attempt.",
+		api.ResultApplied: "Revision 2 is in force.", api.ResultRefused: "Nothing was changed; revision 2 is in force.",
+		api.ResultFailed: "Nothing was changed; revision 2 is in force.",
 	} {
 		var out bytes.Buffer
 		err := (&app{stdout: &out}).printAdjusted(api.AdjustResponse{

@@ -62,7 +62,12 @@ func (s *Service) Adjust(ctx context.Context, req api.AdjustRequest) (resp api.A
 		if err != nil {
 			return resp, fmt.Errorf("container %s: %w", req.ID, err)
 		}
-		if !adapted.Stale {
+		switch {
+		case adapted.Stale:
+		case adapted.Decision.Revision == before.Revision:
+			s.attempted(after, adapted)
+			return api.AdjustResponse{Decision: adapted.Decision, Results: adapted.Results}, nil
+		default:
 			s.adjusted(before, adapted)
 			return api.AdjustResponse{Decision: adapted.Decision, Results: adapted.Results}, nil
 		}
@@ -160,6 +165,13 @@ func adapt(ctx context.Context, socket string, req api.AdaptRequest) (api.AdaptR
 	}
 	defer shim.Close()
 	return shim.Adapt(ctx, req)
+}
+
+// attempted tells of a change of which nothing is in force. wanted is the decision that would have come of it.
+func (s *Service) attempted(wanted api.Decision, adapted api.AdaptResponse) {
+	change := wanted.Changes[len(wanted.Changes)-1]
+	change.Results = adapted.Results
+	s.publish(change.Attempt(wanted.Facts, adapted.Decision.Revision))
 }
 
 // adjusted keeps a decision that a shim has put in force, and tells of it.

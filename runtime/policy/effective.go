@@ -113,6 +113,11 @@ func (f *Field) alike(g *Field) bool {
 	return f.Key == g.Key && f.Value == g.Value && f.Origin == g.Origin && f.NoValue == g.NoValue && slices.Equal(f.Lost, g.Lost)
 }
 
+// Equal reports whether e and other decide the same, for the same reasons and against the same losers.
+func (e Effective) Equal(other Effective) bool {
+	return slices.EqualFunc(e.Fields, other.Fields, func(a, b Field) bool { return a.alike(&b) && slices.Equal(a.Names, b.Names) })
+}
+
 // sortFields puts fields in the order explain prints them.
 func sortFields(fields []Field) {
 	rank := make(map[Key]int, len(keys))

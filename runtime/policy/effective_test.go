@@ -116,3 +116,22 @@ func TestReplace(t *testing.T) {
 		t.Errorf("the old policy changed: pids %d", v)
 	}
 }
+
+func TestEffectiveEqual(t *testing.T) {
+	e := golden()
+	if !e.Equal(golden()) || e.Equal(Effective{}) {
+		t.Error("a policy equals itself, and not another")
+	}
+	for what, change := range map[string]func(*Field){
+		"value":  func(f *Field) { f.Value++ },
+		"reason": func(f *Field) { f.Reason += "?" },
+		"names":  func(f *Field) { f.Names = append(f.Names[:0:0], "nobody") },
+		"losers": func(f *Field) { f.Lost = append(f.Lost[:0:0], Lost{Why: "?"}) },
+	} {
+		other := golden()
+		change(&other.Fields[0])
+		if e.Equal(other) {
+			t.Errorf("another %s makes no difference", what)
+		}
+	}
+}

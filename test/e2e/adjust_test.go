@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -105,5 +107,28 @@ func settingsAreRefused(t *testing.T, h *host) {
 	}
 	if m := h.limit(t, id, "memory"); m != 128<<20 {
 		t.Errorf("the kernel has memory %d", m)
+	}
+	attemptMakesNoRevision(t, h, id)
+}
+
+// attemptMakesNoRevision: what is refused as a whole was never in force, so that a rollback does not end there; the
+// audit has it.
+func attemptMakesNoRevision(t *testing.T, h *host, id string) {
+	h.adjust(t, "set", id, "pids=60")
+	before := h.explain(t, id)
+	r := h.Forefend("set", id, "agent=off", "--reason", "in vain")
+	if stays := fmt.Sprintf("Nothing was changed; revision %d is in force.", before.Revision); r.Code != 1 || !strings.Contains(r.Stdout, stays) {
+		t.Errorf("exit status %d, %q lacks %q", r.Code, r.Stdout, stays)
+	}
+	if d := h.explain(t, id); d.Revision != before.Revision || len(d.Changes) != len(before.Changes) {
+		t.Errorf("revision %d with %d changes, before %d with %d", d.Revision, len(d.Changes), before.Revision, len(before.Changes))
+	}
+	told := slices.DeleteFunc(h.events(t, id), func(e event) bool { return e.Kind != "updated" || e.Fields["reason"] != "in vain" })
+	if len(told) != 1 || told[0].Fields["revision"] != fmt.Sprint(before.Revision) || !strings.Contains(told[0].Fields["failed"], "create the container anew") {
+		t.Errorf("events of the attempt: %+v", told)
+	}
+	h.adjust(t, "rollback", id) // of the last change that there is
+	if p := h.limit(t, id, "pids"); p != 0 {
+		t.Errorf("rolled back, the kernel has pids %d", p)
 	}
 }

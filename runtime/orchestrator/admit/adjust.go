@@ -268,3 +268,17 @@ func forbidden(claims []policy.Claim, after api.Decision) error {
 	}
 	return errors.Join(errs...)
 }
+
+// Settled is the decision in force once a shim has tried to get from before to after, with what became of each dimension:
+// after.Effective is what it came to. A change of which nothing is in force makes no revision: there would be nothing to roll back to.
+// What was tried is told by its event alone.
+func Settled(before, after api.Decision, results []api.Result) api.Decision {
+	if api.Vain(results) && before.Effective.Equal(after.Effective) {
+		return before
+	}
+	if n := len(after.Changes); n > 0 {
+		after.Changes = slices.Clone(after.Changes)
+		after.Changes[n-1].Results = results
+	}
+	return after
+}

@@ -276,3 +276,40 @@ func notWider(rt *rapid.T, in Input, d api.Decision) {
 		}
 	}
 }
+
+// A change of which nothing came into force makes no revision; one of which anything did makes one, with its results.
+func TestSettled(t *testing.T) {
+	r := admitted(t, learned(asked(t, nil)))
+	before := r.d
+	r.change(t, set("memory=64Mi", "pids=50"))
+	result := func(status ...string) (out []api.Result) {
+		for _, s := range status {
+			out = append(out, api.Result{Lever: "resources", Status: s})
+		}
+		return out
+	}
+	undone := r.d
+	undone.Effective = before.Effective
+	for _, results := range [][]api.Result{result(api.ResultRefused), result(api.ResultFailed), result(api.ResultUnchanged, api.ResultFailed)} {
+		if d := Settled(before, undone, results); !reflect.DeepEqual(d, before) {
+			t.Errorf("%+v: revision %d", results, d.Revision)
+		}
+	}
+	for what, d := range map[string]api.Decision{
+		"applied in part":                 Settled(before, r.d, result(api.ResultApplied, api.ResultRefused)),
+		"refused beside a claim":          Settled(before, r.d, result(api.ResultRefused)), // the same value, by another author
+		"applied, and nothing is another": Settled(before, undone, result(api.ResultApplied)),
+		"nothing to do":                   Settled(before, undone, nil),
+	} {
+		if d.Revision != 2 || len(d.Changes) != 1 {
+			t.Errorf("%s: revision %d, %d changes", what, d.Revision, len(d.Changes))
+		}
+	}
+	if d := Settled(before, r.d, result(api.ResultApplied)); len(d.Changes[0].Results) != 1 || r.d.Changes[0].Results != nil {
+		t.Errorf("results %+v, of what was wanted %+v", d.Changes[0].Results, r.d.Changes[0].Results)
+	}
+	e := r.d.Changes[0].Attempt(r.d.Facts, 1)
+	if e.Fields["revision"] != "1" || !strings.HasSuffix(e.Message, "revision 1 stays") || r.d.Changes[0].Revision != 2 {
+		t.Errorf("%+v", e)
+	}
+}

@@ -34,7 +34,8 @@ type AdjustRequest struct {
 	Action Action `json:"action,omitempty"`
 }
 
-// AdjustResponse is the decision in force after an AdjustRequest, and what became of each dimension.
+// AdjustResponse is the decision in force after an AdjustRequest, and what became of each dimension. Where nothing of the
+// request is in force it has the revision of before.
 type AdjustResponse struct {
 	Decision Decision `json:"decision"`
 	Results  []Result `json:"results,omitempty"`

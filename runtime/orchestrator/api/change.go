@@ -34,6 +34,28 @@ func (c Change) Event(f workload.Facts) Event {
 	return e
 }
 
+// Attempt tells of a change of which nothing is in force, as Event does of others: inForce is the revision that stays.
+func (c Change) Attempt(f workload.Facts, inForce int) Event {
+	c.Revision = inForce
+	e := c.Event(f)
+	e.Message += " stays"
+	return e
+}
+
+// Vain reports whether something was refused or failed, and nothing applied.
+func Vain(results []Result) bool {
+	vain := false
+	for _, r := range results {
+		switch r.Status {
+		case ResultApplied:
+			return false
+		case ResultRefused, ResultFailed:
+			vain = true
+		}
+	}
+	return vain
+}
+
 // By names who made a change, and why.
 func (c Change) By() string {
 	by := c.Author.String()
