@@ -56,7 +56,7 @@ func newDaemonCommand(a *app) *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&detach, "detach", false, "start the daemon in the background and return once it serves")
-	c.Flags().BoolVar(&takeover, "takeover", false, "end the daemon that runs already, if there is one, and take its place")
+	c.Flags().BoolVar(&takeover, "takeover", false, "end the daemon that runs already, if any, and take its place")
 	c.Flags().BoolVar(&stop, "stop", false, "end the running daemon; the next container starts another")
 	c.Flags().DurationVar(&timeout, "ready-timeout", 10*time.Second, "with --detach: how long to wait for it")
 	c.Flags().IntVar(&ready, "ready-fd", 0, "write \"ready\" to this descriptor once serving")

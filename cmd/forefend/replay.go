@@ -58,7 +58,7 @@ func newReplayCommand(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&path, "config", "", "the settings to try, a config `file`")
-	cmd.Flags().StringVar(&since, "since", "", "only runs that began in this `period`, such as 7d or 36h; earlier ones still teach")
+	cmd.Flags().StringVar(&since, "since", "", "only runs begun in this `period`, such as 7d or 36h; earlier ones still teach")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

@@ -70,6 +70,7 @@ func newRoot(a *app) *cobra.Command {
 		newDoctorCommand(a), newDaemonCommand(a), eval.Command(), newVersionCommand(a), newCompletionCommand(a))
 	root.AddCommand(newActionCommands(a)...)
 	asUsage(root)
+	fitHelp(root)
 	return root
 }
 
