@@ -17,6 +17,7 @@ import (
 	"forefend.dev/forefend/predictor/nodeload"
 	"forefend.dev/forefend/predictor/recommend"
 	"forefend.dev/forefend/predictor/threat"
+	"forefend.dev/forefend/predictor/threat/fetch"
 	"forefend.dev/forefend/runtime/orchestrator"
 	"forefend.dev/forefend/runtime/orchestrator/identity"
 )
@@ -44,13 +45,29 @@ func (d *daemon) openSources(ctx context.Context) {
 // openThreats makes the threat feeds; Run reads them.
 func (d *daemon) openThreats(ctx context.Context) {
 	d.threats = &foresight.Threats{Feeds: threat.NewFeeds(threat.Options{
-		Dirs: d.cfg.Threats.Feeds, HalfLife: d.cfg.Threats.HalfLife, Techniques: techniques.Shipped(),
+		Dirs: d.cfg.FeedDirs(), HalfLife: d.cfg.Threats.HalfLife, Techniques: techniques.Shipped(),
 		ParseTechniques: techniques.Parse, Report: func(s threat.Status) {
 			reportFeeds(s)
 			d.gates.load(ctx) // Run reports, and begins after openGates
 		},
 	})}
 	d.threats.Reload(time.Now()) // before the first decision: a million prefixes take under three seconds
+}
+
+// fetcher downloads the feeds that the site names.
+func (d *daemon) fetcher() *fetch.Fetcher {
+	f := &fetch.Fetcher{Dir: d.cfg.FetchedDir(), Report: func(s fetch.Source, changed bool, err error) {
+		entry := log.L.WithFields(log.Fields{"file": s.File, "changed": changed})
+		if err != nil {
+			entry.WithError(err).Warn("forefend daemon: threat feed not fetched, the earlier one stays")
+			return
+		}
+		entry.Info("forefend daemon: threat feed fetched")
+	}}
+	for _, c := range d.cfg.Threats.Fetch {
+		f.Sources = append(f.Sources, fetch.Source{URL: c.URL, File: c.File, Every: c.Every, MaxSize: c.MaxSize, Checksum: c.Checksum})
+	}
+	return f
 }
 
 // reportFeeds logs what a reload of the feeds found.
@@ -145,6 +162,11 @@ func (d *daemon) runSources(ctx context.Context, beside *sync.WaitGroup) {
 	beside.Go(func() {
 		if err := d.threats.Run(ctx); err != nil {
 			warn("threat feeds are not followed any more")(err)
+		}
+	})
+	beside.Go(func() {
+		if err := d.fetcher().Run(ctx); err != nil {
+			warn("threat feeds are not fetched")(err)
 		}
 	})
 	beside.Go(func() {

@@ -31,7 +31,7 @@ func (a *app) readFeeds() (*threat.Feeds, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := threat.NewFeeds(threat.Options{Dirs: cfg.Threats.Feeds, HalfLife: cfg.Threats.HalfLife,
+	f := threat.NewFeeds(threat.Options{Dirs: cfg.FeedDirs(), HalfLife: cfg.Threats.HalfLife,
 		Techniques: techniques.Shipped(), ParseTechniques: techniques.Parse})
 	f.Reload(a.now())
 	return f, nil

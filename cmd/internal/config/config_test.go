@@ -146,6 +146,14 @@ osv = "/srv/osv.zip"
 [threats]
 feeds = ["/srv/feeds/"]
 half_life = "10d"
+[[threats.fetch]]
+url = "https://lists.example/all/drop.json"
+checksum = "https://lists.example/all/SHA256SUMS"
+every = "1h"
+max_size = "1Mi"
+[[threats.fetch]]
+url = "https://lists.example/get?list=7"
+file = "seven.netset"
 [safeguards]
 medium = ["pids", "watch"]
 high = ["freeze"]
@@ -200,9 +208,12 @@ groups = ["*"]
 		Prediction: Prediction{0.9, 1, 2, "/srv/priors"},
 		Phases:     Phases{3, 10 * time.Second, time.Second},
 		Airbag:     Airbag{true, 9, 1 << 30},
-		Threats:    Threats{Feeds: []string{"/srv/feeds"}, HalfLife: 10 * day},
-		Agent:      Agent{Delay: 250 * time.Millisecond},
-		Scan:       Scan{OSV: "/srv/osv.zip", Timeout: 10 * time.Second, Memory: 128 << 20, Cache: 1 << 20},
+		Threats: Threats{Feeds: []string{"/srv/feeds"}, HalfLife: 10 * day, Fetch: []Fetch{
+			{"https://lists.example/all/drop.json", "drop.json", "https://lists.example/all/SHA256SUMS", time.Hour, 1 << 20},
+			{URL: "https://lists.example/get?list=7", File: "seven.netset", Every: 6 * time.Hour, MaxSize: 16 << 20},
+		}},
+		Agent: Agent{Delay: 250 * time.Millisecond},
+		Scan:  Scan{OSV: "/srv/osv.zip", Timeout: 10 * time.Second, Memory: 128 << 20, Cache: 1 << 20},
 		Safeguards: Safeguards{
 			Levels: map[evidence.Level][]evidence.Safeguard{
 				evidence.Low: nil, evidence.Medium: {evidence.SafeguardWatch, evidence.SafeguardPIDs}, evidence.High: {evidence.SafeguardFreeze}, evidence.Critical: nil,
