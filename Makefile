@@ -182,6 +182,10 @@ soak: SOAK_CONTAINERS = 50
 soak: ## Fifty containers, random changes, kills of daemon and agents: nothing hurt, nothing grows (SOAK=1h; after: setup build images)
 	FOREFEND_ROOT_TESTS=1 SOAK='$(SOAK)' SOAK_CONTAINERS='$(SOAK_CONTAINERS)' $(GO) test -v -count=1 -timeout 24h -run TestSoak ./test/soak
 
+.PHONY: test-rules
+test-rules: ## A million decisions of egress compared with plain CEL (minutes)
+	FOREFEND_RULE_PAIRS=1000000 $(GO) test -v -count=1 -timeout 30m -run '^TestDifferential$$' ./netns/pdp
+
 .PHONY: race
 race: ## Unit tests under the race detector
 	CGO_ENABLED=1 FOREFEND_ROOT_TESTS= $(GO) test -short -race -timeout 20m ./...

@@ -78,7 +78,7 @@ type Field string
 // The fields, and what else a rule sees: the time, and the node's load.
 const (
 	FieldWorkload    Field = "workload"
-	FieldNamespace   Field = "namespace"
+	FieldNamespace   Field = "containerd_namespace" // namespace is a reserved word of CEL
 	FieldContainer   Field = "container"
 	FieldImage       Field = "image"
 	FieldRisk        Field = "risk"

@@ -28,6 +28,7 @@ var pure = []string{
 const (
 	upstreamShim = "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2"
 	tomlReader   = "github.com/BurntSushi/toml"
+	celReader    = "cel.dev/cel-go"
 )
 
 var law = slices.Concat(rooms("~/shim", "~/predictor", "~/agent", "~/netns"), []ban{
@@ -64,6 +65,10 @@ var law = slices.Concat(rooms("~/shim", "~/predictor", "~/agent", "~/netns"), []
 		reason: "config.toml has one reader",
 	},
 	{
+		packages: []string{"~/..."}, except: []string{"~/netns/pdp"}, imports: []string{celReader + "/..."}, testsToo: true,
+		reason: "conditions have one language, and one package that knows it",
+	},
+	{
 		packages: []string{"~/..."}, except: []string{"~/cmd/forefend/..."},
 		imports: []string{"github.com/prometheus/..."}, transient: true,
 		reason: "metrics are the daemon's: a shim lives beside every container and stays small",
@@ -75,7 +80,7 @@ var law = slices.Concat(rooms("~/shim", "~/predictor", "~/agent", "~/netns"), []
 	},
 	{
 		packages: []string{"~/agent/...", "~/cmd/forefend-agent/..."},
-		imports:  []string{"github.com/containerd/containerd/...", tomlReader + "/..."}, transient: true,
+		imports:  []string{"github.com/containerd/containerd/...", tomlReader + "/...", celReader + "/...", "~/netns/pdp"}, transient: true,
 		reason: "the agent stays small: it lives in every container",
 	},
 	{

@@ -1,0 +1,206 @@
+package pdp
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"cel.dev/cel-go/common/types"
+
+	"forefend.dev/forefend/netns/flow"
+)
+
+// Moment is what a decision depends on beside its Context.
+type Moment struct {
+	Now  time.Time
+	Load int // of the node, percent of its processors
+}
+
+// failed marks, beside the id of a rule, that its condition could not be evaluated.
+const failed id = 1 << 15
+
+// end ends the ids of one reading.
+const end id = 1<<16 - 1
+
+// Decide answers for one Context. The answer's slices are shared and must not be written to; its Epoch is the caller's to set.
+func (s *Set) Decide(c *flow.Context, at Moment) flow.Decision {
+	var r reading
+	r.fill(c, at)
+	if c.UserProof != flow.Claimed && c.UserProof != flow.Verified {
+		r.unclaimed()
+	}
+	var few [64]id
+	applied := few[:0] // of each reading, in order, each ended by end
+	if r.text[data] == "" {
+		r.text[data] = s.options.Data
+	}
+	if r.text[data] == "" {
+		applied = s.readClasses(&r, applied)
+	} else {
+		applied = s.readClaims(&r, applied)
+	}
+	seen := r.seen
+	if seen&user.bit() != 0 { // whose name it is goes by the proof, and without one it is the workload's
+		seen |= userProof.bit()
+		if c.UserProof != flow.Verified {
+			seen |= workload.bit()
+		}
+	}
+	d := *s.memo.get(s, seen, applied)
+	if c.Process == nil && seen&(executable.bit()|pid.bit()) != 0 {
+		d.Profile, d.Reason = flow.Profile{Deny: true}, "a rule asks for the process, which was not looked up"
+	}
+	d.Valid = s.horizon.holds(seen, at.Now)
+	return d
+}
+
+// readClasses decides a request whose class of data is unknown: as each class that rules name, and as none of them.
+func (s *Set) readClasses(r *reading, applied []id) []id {
+	before := r.text
+	applied = s.readClaims(r, applied)
+	if r.seen&data.bit() == 0 {
+		return applied // nobody asked
+	}
+	for _, class := range s.classes {
+		r.text = before
+		r.text[data] = class
+		applied = s.readClaims(r, applied)
+	}
+	return applied
+}
+
+// readClaims decides with an identity that was claimed, and without it.
+func (s *Set) readClaims(r *reading, applied []id) []id {
+	applied = s.read(r, applied)
+	if r.text[userProof] == string(flow.Claimed) && r.seen&(user.bit()|userProof.bit()) != 0 {
+		r.unclaimed()
+		applied = s.read(r, applied)
+	}
+	return applied
+}
+
+// read appends the rules that apply to one reading.
+func (s *Set) read(r *reading, applied []id) []id {
+	var few [64]id
+	start := len(applied)
+	for _, i := range s.index.find(r, few[:0]) {
+		rule := &s.rules[i]
+		v := rule.when.eval(r)
+		if v == unknown {
+			if v = rule.ask(r); v == unknown {
+				i |= failed
+			}
+		}
+		if v != no {
+			applied = append(applied, i)
+		}
+	}
+	slices.Sort(applied[start:])
+	applied = applied[:start+len(slices.Compact(applied[start:]))]
+	return append(applied, end)
+}
+
+// ask has CEL evaluate the condition; unknown: it could not.
+func (r *rule) ask(from *reading) verdict {
+	own := *from // a reading that CEL sees is on the heap
+	out, _, err := r.program.Eval(activation{&own})
+	from.seen |= own.seen
+	if b, ok := out.(types.Bool); ok && err == nil {
+		return verdictOf(bool(b))
+	}
+	return unknown
+}
+
+// memo keeps what follows from the rules that apply: that is merged and explained once.
+type memo struct {
+	mu    sync.RWMutex
+	known map[string]*flow.Decision // guarded by mu
+}
+
+// maxMemo bounds a memo: combinations of rules are few, unless somebody looks for many.
+const maxMemo = 4096
+
+func (m *memo) get(s *Set, seen mask, applied []id) *flow.Decision {
+	var few [4 + 2*64]byte
+	k := binary.LittleEndian.AppendUint32(few[:0], uint32(seen))
+	for _, i := range applied {
+		k = binary.LittleEndian.AppendUint16(k, i)
+	}
+	m.mu.RLock()
+	d := m.known[string(k)]
+	m.mu.RUnlock()
+	if d != nil {
+		return d
+	}
+	d = s.conclude(seen, applied)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.known == nil || len(m.known) == maxMemo {
+		m.known = make(map[string]*flow.Decision)
+	}
+	m.known[string(k)] = d
+	return d
+}
+
+// conclude merges the rules that apply to all readings.
+func (s *Set) conclude(seen mask, applied []id) *flow.Decision {
+	d := &flow.Decision{Version: flow.Version, Depends: seen.names()}
+	var list []contribution
+	var broken []string
+	readings, start := 0, 0
+	byDefault := false
+	told := make(map[id]bool)
+	for at, i := range applied {
+		if i == end {
+			readings++
+			byDefault = byDefault || at == start
+			start = at + 1
+			continue
+		}
+		if told[i] {
+			continue
+		}
+		told[i] = true
+		r := &s.rules[i&^failed]
+		why := r.Source + ": " + short(r.When)
+		if i&failed != 0 {
+			why += " cannot be evaluated, which denies"
+			broken = append(broken, r.Name)
+			list = append(list, contribution{r.Name, flow.Profile{Deny: true}})
+		} else {
+			list = append(list, contribution{r.Name, r.Profile})
+		}
+		d.Matches = append(d.Matches, flow.Match{Rule: r.Name, Reason: why})
+	}
+	if byDefault {
+		list = append(list, contribution{"the default", s.options.Default})
+	}
+	d.Profile = list[0].profile
+	for _, c := range list[1:] {
+		d.Profile = Join(d.Profile, c.profile)
+	}
+	d.Reason = explain(list, d.Profile)
+	if len(list) == 1 && byDefault {
+		d.Reason = "no rule applies: " + d.Reason
+	}
+	if broken != nil {
+		d.Reason += "; cannot be evaluated: " + strings.Join(broken, ", ")
+	}
+	if readings > 1 {
+		d.Reason += fmt.Sprintf("; the strictest of %d readings, since the user is only claimed or the class of data unknown", readings)
+	}
+	return d
+}
+
+// short cuts a condition to what fits on a line.
+func short(when string) string {
+	const most = 160
+	when = strings.Join(strings.Fields(when), " ")
+	if len(when) > most {
+		when = strings.ToValidUTF8(when[:most], "") + "…"
+	}
+	return when
+}
