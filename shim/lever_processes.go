@@ -78,11 +78,12 @@ func planProcesses(created *specs.Spec, before, after policy.Effective) (process
 	wasScore, had := before.Lookup(policy.KeyOOMScore)
 	isScore, has := after.Lookup(policy.KeyOOMScore)
 	if had != has || wasScore.Value != isScore.Value {
-		adj := 0
+		adj, err := createdScore(created)
 		if has {
-			adj = policy.FromOOMScore(isScore.Value)
-		} else if created.Process != nil && created.Process.OOMScoreAdj != nil {
-			adj = *created.Process.OOMScoreAdj
+			adj, err = policy.FromOOMScore(isScore.Value), nil
+		}
+		if err != nil {
+			return p, err
 		}
 		p.score = &adj
 	}
@@ -111,6 +112,18 @@ func createdRlimit(spec *specs.Spec, name string) (found *unix.Rlimit) {
 		}
 	}
 	return found
+}
+
+// createdScore is the OOM score that a container began with: the spec's, else the shim's own, which is inherited.
+func createdScore(spec *specs.Spec) (int, error) {
+	if spec.Process != nil && spec.Process.OOMScoreAdj != nil {
+		return *spec.Process.OOMScoreAdj, nil
+	}
+	text, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return 0, fmt.Errorf("oom_score_adj: what it was before it was set: %w", err)
+	}
+	return strconv.Atoi(strings.TrimSpace(string(text)))
 }
 
 // apply changes every process of the group, and again those that were born meanwhile: a child has what its parent had.

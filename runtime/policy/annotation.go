@@ -151,7 +151,7 @@ func SettingNames() []string {
 
 // Setting finds the claims that ParseSetting makes of a name, or some of them: it returns whether one is.
 func Setting(name string) (func(Claim) bool, error) {
-	if l, ok := lists[name]; ok {
+	if l, ok := lists[name]; ok && name != string(l.family) { // else all of the family is meant, what was let go too
 		gives := strings.HasSuffix(name, ".allow") || strings.HasSuffix(name, ".add")
 		return func(c Claim) bool {
 			family, _ := c.Key.Family()

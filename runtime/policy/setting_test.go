@@ -42,12 +42,14 @@ func TestSetting(t *testing.T) {
 		{Key: KeyMemory, Value: 5}, {Key: "syscalls/a", Value: SyscallKill}, {Key: "syscalls/b", Value: SyscallDeny}, {Key: "syscalls/c", Value: SyscallWatch},
 		{Key: "syscalls/d", Value: SyscallNative}, {Key: "capabilities/CAP_XX", Value: Loose}, {Key: "capabilities/CAP_YY", Value: Tight},
 		{Key: "devices/c:1:3", Value: DeviceNone}, {Key: "devices/c:1:5", Value: DeviceNone + 1},
+		{Key: "masked_paths//a", Value: Tight}, {Key: "masked_paths//b", Value: Loose},
 	}
 	for name, want := range map[string]string{
 		"memory": "memory", "syscalls.deny": "syscalls/a syscalls/b", "syscalls.allow": "syscalls/c syscalls/d", "syscalls/c": "syscalls/c",
 		"syscalls": "syscalls/a syscalls/b syscalls/c syscalls/d", "capabilities.add": "capabilities/CAP_XX", "capabilities.drop": "capabilities/CAP_YY",
 		"capabilities/yy": "capabilities/CAP_YY", "pids": "",
 		"devices.deny": "devices/c:1:3", "devices.allow": "devices/c:1:5", "devices": "devices/c:1:3 devices/c:1:5",
+		"masked_paths": "masked_paths//a masked_paths//b", "masked_paths//b": "masked_paths//b",
 	} {
 		is, err := Setting(name)
 		if err != nil {

@@ -30,6 +30,8 @@ func commandList() []command {
 		{"serve", "serve [-addr :8080]                        HTTP: / /alloc?mb= /work?n= /env", serve},
 		{"attack", "attack [--json] [--inline] [NAME...]       dangerous calls, all or the named ones", attack},
 		{"sys", "sys [--json] NAME|NR [ARG...]              one raw system call", sysCommand},
+		{"try", "try [--json] WHAT[=ARG]...                 call=NAME write=PATH read=PATH send=ADDR nofile", try},
+		{"steady", "steady DIR                                 harmless calls until SIGTERM, then what became of them", steady},
 		{"loop", "loop NAME|NR COUNT                         time COUNT calls", loop},
 		{"flips", "flips NAME|NR DURATION                     when the result of a call became another", flips},
 		{"grow", "grow MIB [MIB_PER_SECOND [HOLD]]           touch memory, hold it (a duration)", grow},
