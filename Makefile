@@ -18,6 +18,8 @@ BASE     ?=
 COUNT    ?=
 SOAK     ?= 3m
 SOAK_CONTAINERS ?= 10
+ORACLE   ?= 1000
+KILLS    ?= 5m
 
 BIN    := bin
 DIST   := dist
@@ -185,6 +187,14 @@ soak: ## Fifty containers, random changes, kills of daemon and agents: nothing h
 .PHONY: test-rules
 test-rules: ## A million decisions of egress compared with plain CEL (minutes)
 	FOREFEND_RULE_PAIRS=1000000 $(GO) test -v -count=1 -timeout 30m -run '^TestDifferential$$' ./netns/pdp
+
+.PHONY: oracle
+oracle: ## A thousand random changes of a running container against an oracle (ORACLE=n; after: setup build images)
+	FOREFEND_ROOT_TESTS=1 ORACLE='$(ORACLE)' $(GO) test -v -count=1 -timeout 2h -run 'TestOracle$$' ./test/e2e
+
+.PHONY: kills
+kills: ## Kill the daemon over and over under load and changes (KILLS=5m; after: setup build images)
+	FOREFEND_ROOT_TESTS=1 KILLS='$(KILLS)' $(GO) test -v -count=1 -timeout 24h -run 'TestDaemonKilledInFlight$$' ./test/e2e
 
 .PHONY: race
 race: ## Unit tests under the race detector

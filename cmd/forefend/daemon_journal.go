@@ -131,7 +131,7 @@ func (j *journal) write(ctx context.Context) {
 	for first := range j.queue {
 		batch := j.gather(first, max(journalBurst, journalPace-time.Since(last)))
 		last = time.Now()
-		for _, stream := range []store.Stream{store.Decisions, store.Events} {
+		for _, stream := range []store.Stream{store.Events, store.Decisions} { // a decision that is there has told of its changes
 			j.keep(ctx, stream, batch[stream])
 		}
 	}

@@ -185,12 +185,12 @@ func (s *Service) adjusted(before api.Decision, adapted api.AdaptResponse) {
 		s.keepLocked(id, r)
 	}
 	s.mu.Unlock()
-	s.journal.AppendDecision(kept)
 	for _, change := range kept.Changes {
 		if change.Revision > before.Revision {
 			s.publish(change.Event(kept.Facts))
 		}
 	}
+	s.journal.AppendDecision(kept) // after its events: see auditOne
 }
 
 // renew takes over what a shim has put in force by itself, and told of by an event.

@@ -29,12 +29,16 @@ func (s *Service) auditOne(ctx context.Context, d api.Decision) {
 	if err == nil && covers(kept, d) {
 		return
 	}
-	s.journal.AppendDecision(withoutCode(d))
 	for _, c := range d.Changes { // of a daemon that was killed before it could tell; shims tell of their own
-		if err == nil && kept.Facts.Run == d.Facts.Run && c.Revision > kept.Revision && c.Author == policy.Operator {
-			s.publish(c.Event(d.Facts))
+		if err != nil || kept.Facts.Run != d.Facts.Run || c.Revision <= kept.Revision || c.Author != policy.Operator {
+			continue
+		}
+		if e := c.Event(d.Facts); !s.events.told(e) {
+			s.publish(e)
 		}
 	}
+	// A decision goes to the journal after the events of its changes: once it is there, nobody looks for them any more.
+	s.journal.AppendDecision(withoutCode(d))
 }
 
 // takeDecision takes in the decision that a run without a daemon left behind, and removes its file.

@@ -66,6 +66,18 @@ func (f *feed) publish(e api.Event) api.Event {
 	return e
 }
 
+// told reports whether an event of the same run, kind and revision is among those that are kept.
+func (f *feed) told(e api.Event) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for seq := f.oldest; seq < f.next; seq++ {
+		if old := &f.ring[seq%maxEvents]; old.Run == e.Run && old.Kind == e.Kind && old.Fields["revision"] == e.Fields["revision"] {
+			return true
+		}
+	}
+	return false
+}
+
 // end lets every reader go that waits, or will.
 func (f *feed) end() {
 	f.mu.Lock()

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/record"
 	"forefend.dev/forefend/runtime/workload"
 )
@@ -468,5 +469,26 @@ func TestSealedAgainOnlyForNews(t *testing.T) {
 	now = now.Add(resealAfter)
 	if !onDisk(admitted(map[string]string{"forefend.dev/syscalls.deny": "chmod"})) {
 		t.Error("sizes stay as they are for ever")
+	}
+}
+
+// A daemon that was killed while it told of an operator's changes tells of those that no event was kept of, and of no other.
+func TestChangesAreToldFromRecords(t *testing.T) {
+	n := newNode(t, nil)
+	d := n.admit(t, "changed")
+	d.Changes = []api.Change{{Revision: 2, Author: policy.Operator}, {Revision: 3, Author: policy.Operator}, {Revision: 4, Author: policy.Prediction}}
+	d.Revision = 4
+	n.publish(d.Changes[0].Event(d.Facts))
+	n.record(t, "changed", func(r *record.Record) { r.Run, r.Decision = d.Facts.Run, &d })
+	n.Service = New(n.cfg, n.history, n.journal, identify(named), n.history, n.journal.events)
+	n.audit(t.Context())
+	told := make(map[string]int)
+	for _, e := range n.journal.events {
+		if e.Kind == api.EventUpdated {
+			told[e.Fields["revision"]]++
+		}
+	}
+	if told["2"] != 1 || told["3"] != 1 || told["4"] != 0 {
+		t.Errorf("times that revisions were told: %v", told)
 	}
 }
