@@ -17,6 +17,7 @@ import (
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/record"
+	"forefend.dev/forefend/runtime/workload"
 )
 
 // Agents injects control agents into containers. cmd gives the shim agent/host as one.
@@ -71,8 +72,9 @@ type AgentEvent struct {
 // agentDeadline is how long an injection may take, with all its tries.
 const agentDeadline = 10 * time.Second
 
-// agentCgroup is the cgroup of a container's agent. It is not charged to the workload.
-func agentCgroup(container string) string { return "forefend/agent/" + container }
+// agentCgroup is the cgroup of a container's agent. It is not charged to the workload. Containers of the same name are in several
+// namespaces.
+func agentCgroup(id workload.ID) string { return "forefend/agent/" + id.Namespace + ":" + id.Container }
 
 // seat is the place of a container's agent, whether it is taken or not. Its methods may be called on a nil seat, which
 // stays empty, and from any goroutine.
@@ -277,7 +279,7 @@ func (a *seat) inject() (done bool) {
 	ctx, cancel := context.WithTimeout(a.ctx, agentDeadline)
 	defer cancel()
 	agent, err := a.s.cfg.Agents.Inject(ctx, AgentTarget{
-		Name: a.c.id.String(), PID: a.c.pid, PIDStart: a.c.pidStart, Cgroup: agentCgroup(a.c.id.Container), Notify: a.notify,
+		Name: a.c.id.String(), PID: a.c.pid, PIDStart: a.c.pidStart, Cgroup: agentCgroup(a.c.id), Notify: a.notify,
 		Changed: a.changed, Event: a.event,
 	})
 	a.mu.Lock()
@@ -300,7 +302,7 @@ func (a *seat) changed(ch AgentChange) {
 	a.mu.Lock()
 	a.proc = nil
 	if ch.PID != 0 {
-		a.proc = &record.Agent{PID: ch.PID, Start: ch.Start, Cgroup: agentCgroup(a.c.id.Container)}
+		a.proc = &record.Agent{PID: ch.PID, Start: ch.Start, Cgroup: agentCgroup(a.c.id)}
 	}
 	closed := a.closed
 	a.mu.Unlock()
@@ -406,7 +408,7 @@ func (a *seat) recorded() *record.Agent {
 	if a.proc != nil {
 		return a.proc
 	}
-	return &record.Agent{Cgroup: agentCgroup(a.c.id.Container)}
+	return &record.Agent{Cgroup: agentCgroup(a.c.id)}
 }
 
 // close ends the agent and waits for it. The container ends, or did not come to be.

@@ -43,7 +43,7 @@ func (h *host) agents(id string) []int {
 	}
 	return slices.DeleteFunc(pids, func(pid int) bool {
 		cgroups, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-		return !strings.Contains(string(cgroups), "/forefend/agent/"+id+"\n")
+		return !strings.Contains(string(cgroups), "/forefend/agent/"+h.Namespace+":"+id+"\n")
 	})
 }
 
@@ -90,7 +90,7 @@ func TestAgent(t *testing.T) {
 	if within(0, func() bool { return len(h.agents(id)) > 0 }) {
 		t.Error("the agent outlives its container")
 	}
-	if left, _ := filepath.Glob("/sys/fs/cgroup/*/forefend/agent/" + id); len(left) > 0 {
+	if left, _ := filepath.Glob("/sys/fs/cgroup/*/forefend/agent/*:" + id); len(left) > 0 {
 		t.Errorf("cgroups left: %v", left)
 	}
 }

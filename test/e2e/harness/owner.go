@@ -28,12 +28,12 @@ func (e *Env) owner() owner {
 }
 
 // otherNamespace matches the namespace of any environment.
-var otherNamespace = regexp.MustCompile(`/` + dirPrefix + `[0-9]{5,}(/|$)`)
+var otherNamespace = regexp.MustCompile(`/` + dirPrefix + `[0-9]{5,}([/:]|$)`)
 
 // ownsCgroup tells whether a cgroup belongs to this environment: it lies under one named after our directory; or it is new, bears the
-// id of a container of ours, and lies under nobody else's namespace.
+// id of a container of ours, and lies under nobody else's namespace. An agent's is named namespace:container.
 func (o owner) ownsCgroup(path string) bool {
-	parts := strings.Split(path, "/")
+	parts := strings.FieldsFunc(path, func(r rune) bool { return r == '/' || r == ':' })
 	if slices.Contains(parts, filepath.Base(o.dir)) { // our own namespace, or the cgroup parent of pods of ours
 		return true
 	}

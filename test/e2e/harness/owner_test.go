@@ -10,13 +10,15 @@ import (
 func TestOwnsCgroup(t *testing.T) {
 	o := owner{dir: "/tmp/ff12345", namespace: "ff12345", ids: []string{"web"}, before: baseline{cgroups: map[string]bool{"/default/web": true}}}
 	for path, want := range map[string]bool{
-		"/ff12345":               true,
-		"/ff12345/other":         true,
-		"/forefend/agent/web":    true,
-		"/default/web":           false, // was there before us
-		"/ff123456/web":          false, // somebody else's container of the same name
-		"/forefend/agent/webber": false,
-		"/":                      false,
+		"/ff12345":                      true,
+		"/ff12345/other":                true,
+		"/forefend/agent/ff12345:web":   true,
+		"/forefend/agent/k8s.io:web":    true,
+		"/forefend/agent/ff123456:web":  false,
+		"/default/web":                  false, // was there before us
+		"/ff123456/web":                 false, // somebody else's container of the same name
+		"/forefend/agent/k8s.io:webber": false,
+		"/":                             false,
 	} {
 		if got := o.ownsCgroup(path); got != want {
 			t.Errorf("%s: got %v", path, got)
