@@ -406,6 +406,11 @@ func (b *bag) measure(need int64, now time.Time) {
 
 // raise moves the limit as judge says, and tells.
 func (a *airbags) raise(b *bag, began time.Time) {
+	if b.changing { // somebody else may just have moved it
+		if is, err := b.memory.Limit(); err == nil {
+			b.limit = is
+		}
+	}
 	r := judge(b.table, b.limit, b.need, b.rate, a.free)
 	n := raising{at: began, from: b.limit, to: b.limit, need: b.need, rate: b.rate, held: r.held}
 	if r.to > 0 {

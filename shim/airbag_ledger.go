@@ -25,8 +25,7 @@ const (
 	maxChanges = 64
 	// quietRaises is how long no limit is raised before runc is told of the last: it keeps a state of its own, and would put the
 	// limit that it knows back in force with whatever else it is asked to change.
-	quietRaises  = time.Second
-	sourceAirbag = "airbag"
+	quietRaises = time.Second
 )
 
 // ledger writes down what the airbag has done: the kernel came first.
@@ -126,7 +125,7 @@ func (s *Service) enter(c *container) {
 	for _, n := range s.ledger.take(c) {
 		d := c.current()
 		f, ok := d.Effective.Lookup(policy.KeyMemory)
-		if !ok || f.Author != policy.Prediction || d.Airbag == nil || s.container(c.id.Container) != c {
+		if !ok || f.Author != policy.Prediction || d.Airbag == nil && n.broken == nil || s.container(c.id.Container) != c {
 			return // somebody else has decided meanwhile, or it is gone
 		}
 		if n.broken != nil {
@@ -142,7 +141,7 @@ func (s *Service) enter(c *container) {
 
 // moved puts in force, as far as people and the daemon can see, what the kernel already does.
 func (s *Service) moved(c *container, d api.Decision, n raising) {
-	origin := policy.Origin{Author: policy.Prediction, Source: sourceAirbag, Reason: reasonOf(n), Revision: d.Revision + 1}
+	origin := policy.Origin{Author: policy.Prediction, Source: api.SourceAirbag, Reason: reasonOf(n), Revision: d.Revision + 1}
 	after := d
 	after.Revision++
 	after.Effective = d.Effective.Renew(policy.KeyMemory, policy.Value(n.to), origin)
@@ -150,7 +149,7 @@ func (s *Service) moved(c *container, d api.Decision, n raising) {
 		Revision: after.Revision, Time: n.at, Author: origin.Author, Source: origin.Source, Reason: origin.Reason,
 		Changed: d.Effective.Diff(after.Effective, func(k policy.Key) bool { return k == policy.KeyMemory }),
 	}
-	change.Results = []api.Result{{Lever: sourceAirbag, Status: api.ResultApplied, Changed: change.Changed, Took: n.took}}
+	change.Results = []api.Result{{Lever: api.SourceAirbag, Status: api.ResultApplied, Changed: change.Changed, Took: n.took}}
 	after.Changes = append(append([]api.Change(nil), d.Changes[max(0, len(d.Changes)-maxChanges+1):]...), change)
 	c.put(after)
 	s.ledger.mu.Lock()

@@ -29,6 +29,14 @@ type inner struct {
 	create func(*taskv3.CreateTaskRequest) (*taskv3.CreateTaskResponse, error)
 	exec   *taskv3.ExecProcessRequest
 	exit   chan uint32
+	update func(*taskv3.UpdateTaskRequest) error // nil: it succeeds
+}
+
+func (i *inner) Update(_ context.Context, r *taskv3.UpdateTaskRequest) (*types.Empty, error) {
+	if i.update == nil {
+		return &types.Empty{}, nil
+	}
+	return &types.Empty{}, i.update(r)
 }
 
 func (i *inner) Create(_ context.Context, r *taskv3.CreateTaskRequest) (*taskv3.CreateTaskResponse, error) {

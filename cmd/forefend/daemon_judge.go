@@ -27,7 +27,7 @@ func judge(cfg *config.Config) func(foresight.Known) foresight.Judgement {
 			Cores: processors(), NodeMemory: memory, Enforce: mode == policy.ModeEnforce,
 			Unified:           cgroup.CurrentMode() == cgroup.V2,
 			AllowReadonlyRoot: cfg.ReadonlyRoot,
-			Airbag:            cfg.Airbag.Enabled && k.Request.Airbag, RunsForMemory: cfg.Airbag.MinRuns, Sized: recommend.SizedBy(k.Scan),
+			Airbag:            cfg.Airbag.Enabled && k.Request.Airbag, RunsForMemory: cfg.Airbag.MinRuns, Sized: k.Scan.Sized(),
 			Hot: class(seccomp.ClassHot), Sensitive: class(seccomp.ClassSensitive), Dangerous: class(seccomp.ClassDangerous),
 		}
 		j.Risk = foresight.Assess(k)

@@ -172,6 +172,7 @@ func (d *daemon) orchestration() orchestrator.Config {
 		Meter:      d.meter,
 		Monitor:    d.watcher(),
 		Responder:  d.responder(),
+		Limiter:    d.limiter(),
 	}
 }
 

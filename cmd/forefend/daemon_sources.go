@@ -121,6 +121,14 @@ func (d *daemon) responder() orchestrator.Responder {
 	}
 }
 
+// limiter lets predicted memory limits follow what is seen of a run; nil: there are none that are limits.
+func (d *daemon) limiter() orchestrator.Limiter {
+	if !d.cfg.Airbag.Enabled {
+		return nil
+	}
+	return &foresight.Limiter{Calm: d.cfg.Airbag.Calm, Relax: d.cfg.Safeguards.Calm}
+}
+
 // scanner is how this daemon, and the command line, scan.
 func (d *daemon) scanner() (scans.Scanner, error) {
 	s, err := scannerOf(d.cfg)

@@ -14,6 +14,7 @@ import (
 	"math"
 	"slices"
 
+	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/workload"
 )
@@ -28,7 +29,7 @@ type Input struct {
 
 	Airbag        bool // predicted memory limits are raised before they are reached
 	RunsForMemory int  // of the workload, before its predicted memory limit is a hard one
-	Sized         Sized
+	Sized         evidence.Sized
 
 	// AllowReadonlyRoot: the site wants read-only roots where history shows no writes.
 	AllowReadonlyRoot bool

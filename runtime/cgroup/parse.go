@@ -9,9 +9,15 @@ import (
 // The parsers take what they know and skip the rest: kernels add lines. None
 // allocates.
 
-func memoryStat1(data []byte, s *Sample) { s.Cache = field(data, "total_inactive_file") }
-func memoryStat2(data []byte, s *Sample) { s.Cache = field(data, "inactive_file") }
-func memoryUsage(data []byte, s *Sample) { s.Memory = max(0, number(data)-s.Cache) }
+func memoryStat1(data []byte, s *Sample) {
+	s.Cache, s.lists = field(data, "total_inactive_file"), cache(data, true)
+}
+func memoryStat2(data []byte, s *Sample) {
+	s.Cache, s.lists = field(data, "inactive_file"), cache(data, false)
+}
+func memoryUsage(data []byte, s *Sample) {
+	s.Memory, s.Need = max(0, number(data)-s.Cache), max(0, number(data)-s.lists)
+}
 func memoryPeak(data []byte, s *Sample)  { s.MemoryPeak = number(data) }
 func oomControl1(data []byte, s *Sample) { s.OOMKills = field(data, "oom_kill") }
 func failcnt1(data []byte, s *Sample)    { s.LimitHits = number(data) }

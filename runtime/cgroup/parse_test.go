@@ -73,7 +73,7 @@ func groupV1(dir string) Group {
 }
 
 func TestSampleOfBothVersions(t *testing.T) {
-	want := Sample{Memory: 1000, Cache: 300, MemoryPeak: 5000, CPU: 1500 * time.Millisecond, PIDs: 3, PIDsPeak: 9,
+	want := Sample{Memory: 1000, Cache: 300, Need: 993, lists: 307, MemoryPeak: 5000, CPU: 1500 * time.Millisecond, PIDs: 3, PIDsPeak: 9,
 		Throttled: 250 * time.Millisecond, OOMKills: 2, LimitHits: 17, ReadBytes: 4097, WriteBytes: 8194}
 	for name, g := range map[string]Group{
 		"v1 hybrid": groupV1(fixture(t, filesV1)),

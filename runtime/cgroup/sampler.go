@@ -16,6 +16,7 @@ type Sample struct {
 	Time       time.Time
 	Memory     int64         // working set: usage without inactive file cache
 	Cache      int64         // inactive file cache
+	Need       int64         // see MemoryState
 	MemoryPeak int64         // kernel's watermark of usage, all cache included
 	CPU        time.Duration // total
 	PIDs       int64
@@ -25,6 +26,8 @@ type Sample struct {
 	LimitHits  int64 // times usage reached the hard limit and something was reclaimed or refused
 	ReadBytes  int64 // v1: without buffered writes that were flushed later by the kernel
 	WriteBytes int64
+
+	lists int64 // what usage has that is no need
 }
 
 // source is one kernel file and what to take from it. Names are tried in
@@ -116,7 +119,7 @@ func openFirst(dir string, names []string) (fd int, err error) {
 // can be read any more the error wraps fs.ErrNotExist.
 func (s *Sampler) Sample() (Sample, error) {
 	s.last.Time = time.Now()
-	s.last.Memory, s.last.Cache, s.last.PIDs = 0, 0, 0
+	s.last.Memory, s.last.Cache, s.last.Need, s.last.PIDs = 0, 0, 0, 0
 	gone := 0
 	for _, r := range s.readers {
 		data, err := s.read(r.fd)

@@ -80,7 +80,7 @@ func (s *Series) addMemory(sample Sample) {
 	// After the last process only cache is left. Where processes are not
 	// counted, nothing tells.
 	if sample.PIDs > 0 || s.usage.PIDsPeak == 0 {
-		s.usage.MemoryLast = sample.Memory
+		s.usage.MemoryLast, s.usage.MemoryNeed = sample.Memory, sample.Need
 	}
 }
 

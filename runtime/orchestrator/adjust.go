@@ -49,6 +49,7 @@ func (s *Service) Adjust(ctx context.Context, req api.AdjustRequest) (resp api.A
 	for before, try := *c.record.Decision, 0; try < adjustTries; try++ {
 		after, err := admit.Adjust(s.adjustInput(c), before, admit.Change{
 			Set: req.Set, Unset: req.Unset, Reset: req.Reset, Rollback: req.Rollback, Author: req.Author, Source: req.Source, Reason: req.Reason,
+			Held: req.Held,
 		})
 		if err != nil {
 			return resp, fmt.Errorf("container %s: %w", req.ID, err)
@@ -88,9 +89,12 @@ func checkAdjust(req api.AdjustRequest) error {
 	default:
 		return fmt.Errorf("%s changes no running container: the author is operator, request or prediction: %w", req.Author, errdefs.ErrInvalidArgument)
 	}
+	if req.Held != nil && req.Author != policy.Prediction {
+		return fmt.Errorf("%s does not say whether growth is anomalous: that is a prediction: %w", req.Author, errdefs.ErrInvalidArgument)
+	}
 	const most = 1 << 10
-	if len(req.Source) > most || len(req.Reason) > most || len(req.Set)+len(req.Unset) > most {
-		return fmt.Errorf("source and reason have at most %d bytes, a change at most %d names: %w", most, most, errdefs.ErrInvalidArgument)
+	if len(req.Source) > most || len(req.Reason) > most || req.Held != nil && len(*req.Held) > most || len(req.Set)+len(req.Unset) > most {
+		return fmt.Errorf("source, reason and what holds growth have at most %d bytes, a change at most %d names: %w", most, most, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }

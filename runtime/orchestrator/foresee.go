@@ -121,7 +121,8 @@ func (s *Service) watch(ctx context.Context, o *workload.Observation) {
 	s.mu.Lock()
 	if r := s.running[o.ID]; r != nil && r.decision.Facts.Run == o.Run {
 		before := r.assessed()
-		r.found, r.risk = found, risk
+		r.found, r.risk, r.usage = found, risk, o.Usage
+		r.usage.Series = nil
 		if before != nil && risk != nil && before.Level != risk.Level {
 			news = append(news, riskEvent(o, before, risk, s.cfg.Now()))
 		}
@@ -130,7 +131,7 @@ func (s *Service) watch(ctx context.Context, o *workload.Observation) {
 	for _, e := range news {
 		s.tell(ctx, e)
 	}
-	if s.cfg.Responder != nil && !o.Final {
+	if s.cfg.responds() && !o.Final {
 		s.responses.at(o.ID, s.cfg.Now())
 	}
 }

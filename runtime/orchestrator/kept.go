@@ -61,6 +61,9 @@ func (s *Service) dropLocked(id workload.ID) {
 		if s.cfg.Responder != nil {
 			s.cfg.Responder.Forget(r.decision.Facts.Run)
 		}
+		if s.cfg.Limiter != nil {
+			s.cfg.Limiter.Forget(r.decision.Facts.Run)
+		}
 	}
 }
 

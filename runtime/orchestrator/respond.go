@@ -29,10 +29,20 @@ type Responder interface {
 	Forget(run string)
 }
 
+// Limiter says what is to become of the predicted memory limit of a running container. The shim raises it before it is
+// reached; a Limiter looks further, and keeps what it needs of each run.
+type Limiter interface {
+	// Limit is asked again after each report of the run. u is what was reported, risk as of now.
+	Limit(d api.Decision, u workload.Usage, f evidence.Findings, risk evidence.Risk, now time.Time) Response
+	// Forget ends a run.
+	Forget(run string)
+}
+
 // Response is a change of a running container's policy, in the words of api.AdjustRequest. Empty: nothing changes.
 type Response struct {
 	Set    map[string]string
 	Unset  []string
+	Held   *string
 	Action api.Action // besides; empty: none
 	Reason string
 	Again  time.Duration // after which time to ask again though nothing is reported; 0: never
@@ -135,38 +145,55 @@ func (s *Service) respond(ctx context.Context) {
 
 // respondTo looks at one container's risk and changes its policy accordingly, by the same way as people do.
 func (s *Service) respondTo(ctx context.Context, id workload.ID) {
-	d, risk, ok := s.reassess(ctx, id)
+	is, ok := s.reassess(ctx, id)
 	if !ok {
 		return
 	}
-	run := d.Facts.Run
-	r := s.cfg.Responder.Respond(d, risk, s.cfg.Now())
-	if len(r.Set)+len(r.Unset) > 0 || r.Action != "" {
-		if err := s.carryOut(ctx, id, r); err != nil && ctx.Err() == nil {
-			s.cfg.Responder.Failed(run, s.cfg.Now())
-			log.G(ctx).WithError(err).WithFields(log.Fields{"id": id.String(), "run": run}).Warn("forefend: no answer to a risk: " + r.Reason)
-			r.Again = respondRetry
+	run := is.decision.Facts.Run
+	do := func(source string, r Response, failed func()) {
+		if len(r.Set)+len(r.Unset) > 0 || r.Action != "" || r.Held != nil {
+			if err := s.carryOut(ctx, id, source, r); err != nil && ctx.Err() == nil {
+				failed()
+				log.G(ctx).WithError(err).WithFields(log.Fields{"id": id.String(), "run": run}).Warn("forefend: a running container's policy was not changed: " + r.Reason)
+				r.Again = respondRetry
+			}
+		}
+		if r.Again > 0 {
+			s.responses.at(id, s.cfg.Now().Add(r.Again))
 		}
 	}
-	if r.Again > 0 {
-		s.responses.at(id, s.cfg.Now().Add(r.Again))
+	if by := s.cfg.Responder; by != nil {
+		do(SourceRisk, by.Respond(is.decision, is.risk, s.cfg.Now()), func() { by.Failed(run, s.cfg.Now()) })
+	}
+	if by := s.cfg.Limiter; by != nil && is.decision.Airbag != nil {
+		do(api.SourceAirbag, by.Limit(is.decision, is.usage, is.found, is.risk, s.cfg.Now()), func() {})
 	}
 }
 
+// A moment is what is known of a running container now.
+type moment struct {
+	decision api.Decision
+	usage    workload.Usage
+	found    evidence.Findings
+	risk     evidence.Risk
+}
+
 // reassess works out the risk of a running container as of now, and tells of another level.
-func (s *Service) reassess(ctx context.Context, id workload.ID) (d api.Decision, risk evidence.Risk, ok bool) {
+func (s *Service) reassess(ctx context.Context, id workload.ID) (is moment, ok bool) {
 	s.mu.Lock()
 	r := s.running[id]
 	if r == nil || r.decision.AsAsked {
 		s.mu.Unlock()
-		return d, risk, false
+		return is, false
 	}
-	d, found, before := r.decision, r.found, r.assessed()
+	is = moment{decision: r.decision, usage: r.usage, found: r.found}
+	d, before := r.decision, r.assessed()
 	s.mu.Unlock()
-	now := s.monitor.Reassess(d, found)
+	now := s.monitor.Reassess(d, is.found)
 	if now == nil {
-		return d, risk, false
+		return is, false
 	}
+	is.risk = *now
 	s.mu.Lock()
 	if r := s.running[id]; r != nil && r.decision.Facts.Run == d.Facts.Run {
 		r.risk = now
@@ -175,14 +202,14 @@ func (s *Service) reassess(ctx context.Context, id workload.ID) (d api.Decision,
 	if before != nil && before.Level != now.Level {
 		s.tell(ctx, riskEvent(&workload.Observation{ID: id, Run: d.Facts.Run}, before, now, s.cfg.Now()))
 	}
-	return d, *now, true
+	return is, true
 }
 
-// carryOut changes the policy of a running container for its risk.
-func (s *Service) carryOut(ctx context.Context, id workload.ID, r Response) error {
+// carryOut changes the policy of a running container as the daemon itself wants it.
+func (s *Service) carryOut(ctx context.Context, id workload.ID, source string, r Response) error {
 	ctx, cancel := context.WithTimeout(ctx, respondTime)
 	defer cancel()
-	req := api.AdjustRequest{Version: api.Version, ID: id, Author: policy.Prediction, Source: SourceRisk, Reason: r.Reason}
+	req := api.AdjustRequest{Version: api.Version, ID: id, Author: policy.Prediction, Source: source, Reason: r.Reason}
 	var errs []error
 	if r.Action != "" { // first: it does not wait for a change that hangs
 		act := req
@@ -190,8 +217,8 @@ func (s *Service) carryOut(ctx context.Context, id workload.ID, r Response) erro
 		_, err := s.adjust(ctx, act)
 		errs = append(errs, err)
 	}
-	if len(r.Set)+len(r.Unset) > 0 {
-		req.Set, req.Unset = r.Set, r.Unset
+	if len(r.Set)+len(r.Unset) > 0 || r.Held != nil {
+		req.Set, req.Unset, req.Held = r.Set, r.Unset, r.Held
 		resp, err := s.adjust(ctx, req)
 		errs = append(errs, err)
 		for _, result := range resp.Results { // what is refused will be refused again, and events say so

@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
@@ -162,5 +164,98 @@ func TestResponsesTakeTurns(t *testing.T) {
 	}
 	if len(r.wake) != 1 {
 		t.Error("nobody is woken")
+	}
+}
+
+// measured is a Limiter that wants a limit that is another than it is, and growth to be held at a high risk.
+type measured struct {
+	mu   sync.Mutex
+	seen []workload.Usage // guarded by mu
+	gone []string         // guarded by mu
+}
+
+func (l *measured) Limit(d api.Decision, u workload.Usage, _ evidence.Findings, risk evidence.Risk, _ time.Time) (resp Response) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.seen = append(l.seen, u)
+	held := string(risk.Level)
+	return Response{Set: map[string]string{"memory": "96Mi"}, Held: &held, Reason: "calm"}
+}
+
+func (l *measured) Forget(run string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.gone = append(l.gone, run)
+}
+
+// A predicted memory limit follows what is reported, whether risks change policies or not; what somebody else set does not.
+func TestReportsMovePredictedLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &measured{}
+		n := newNode(t, func(c *Config) { c.Now, c.Monitor, c.Limiter = time.Now, &suspicious{time.Now()}, l })
+		var mu sync.Mutex
+		var asked []api.AdjustRequest
+		n.adjust = func(_ context.Context, req api.AdjustRequest) (api.AdjustResponse, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if asked = append(asked, req); len(asked) == 1 {
+				return api.AdjustResponse{}, errors.New("its shim hangs")
+			}
+			return api.AdjustResponse{}, nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ran := make(chan struct{})
+		go func() {
+			defer close(ran)
+			_ = n.Run(ctx)
+		}()
+		d := n.admit(t, "web")
+		n.admit(t, "requested")
+		n.mu.Lock()
+		d.Airbag = &api.Airbag{Predicted: 64 << 20}
+		n.running[d.Facts.ID].decision = d
+		n.mu.Unlock()
+		var reports []workload.Observation
+		for _, name := range []string{"web", "requested"} {
+			o := observation(name, false)
+			o.Usage.MemoryNeed, o.Usage.Series = 48<<20, []workload.Point{{Seconds: 1}}
+			reports = append(reports, o)
+		}
+		if err := n.Observe(t.Context(), api.ObserveRequest{Version: api.Version, Observations: reports}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute) // of the bubble
+		cancel()
+		<-ran
+		if len(asked) != 2 || len(l.seen) != 2 || l.seen[0].MemoryNeed != 48<<20 || l.seen[0].Series != nil {
+			t.Fatalf("asked %+v, seen %+v", asked, l.seen)
+		}
+		for _, req := range asked { // the second because the first failed
+			if req.ID != containerID("web") || req.Source != api.SourceAirbag || req.Author != policy.Prediction || req.Set["memory"] != "96Mi" || req.Held == nil || *req.Held != "critical" || req.Reason != "calm" {
+				t.Errorf("asked %+v", req)
+			}
+		}
+		n.mu.Lock()
+		n.dropLocked(containerID("web"))
+		n.mu.Unlock()
+		if len(l.gone) != 1 {
+			t.Errorf("forgotten %v", l.gone)
+		}
+	})
+}
+
+// Only a prediction may say that growth is an anomaly, and not at any length.
+func TestWhoMayHoldGrowth(t *testing.T) {
+	n := newNode(t, nil)
+	long := string(make([]byte, 1<<10+1))
+	short := "because"
+	for _, req := range []api.AdjustRequest{
+		{Version: api.Version, ID: containerID("web"), Author: policy.Operator, Held: &short},
+		{Version: api.Version, ID: containerID("web"), Author: policy.Request, Held: &short},
+		{Version: api.Version, ID: containerID("web"), Author: policy.Prediction, Held: &long},
+	} {
+		if _, err := n.Adjust(t.Context(), req); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%s: %v", req.Author, err)
+		}
 	}
 }

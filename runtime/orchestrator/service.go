@@ -60,7 +60,11 @@ type Config struct {
 	Meter      Meter             // nil: nothing is counted
 	Monitor    Monitor           // nil: nothing is made of reports but history
 	Responder  Responder         // nil: risks of running containers are told of, and nothing is done; needs a Monitor
+	Limiter    Limiter           // nil: predicted memory limits are the shims' affair; needs a Monitor
 }
+
+// responds reports whether the policies of running containers follow what their shims report.
+func (c *Config) responds() bool { return c.Responder != nil || c.Limiter != nil }
 
 // Service implements api.Orchestrator.
 type Service struct {

@@ -33,7 +33,7 @@ const (
 // collects what crashed shims left. Once it has returned nobody waits for events.
 func (s *Service) Run(ctx context.Context) error {
 	defer s.events.end()
-	if s.cfg.Responder != nil {
+	if s.cfg.responds() {
 		var beside sync.WaitGroup
 		defer beside.Wait()
 		beside.Go(func() { s.respond(ctx) })

@@ -100,6 +100,7 @@ type Exit struct {
 type Usage struct {
 	MemoryPeak int64   `json:"memory_peak"` // highest of the kernel's own watermark and the samples
 	MemoryLast int64   `json:"memory_last"`
+	MemoryNeed int64   `json:"memory_need,omitempty"` // of MemoryLast what the kernel could not have taken away; 0: not measured
 	CPUSeconds float64 `json:"cpu_seconds"`
 	CPUPeak    float64 `json:"cpu_peak"` // cores, highest over one sampling interval
 	PIDsPeak   int64   `json:"pids_peak"`

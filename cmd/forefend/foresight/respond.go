@@ -154,8 +154,12 @@ func reason(risk evidence.Risk, trade recommend.Trade, added, dropped []string) 
 	for _, s := range trade.Missing {
 		words = append(words, fmt.Sprintf("no lever for %s here", s))
 	}
-	const most = 1000 // bytes that a reason may have
-	why := strings.Join(words, "; ") + "; " + recommend.Why(risk)
+	return bounded(strings.Join(words, "; ") + "; " + recommend.Why(risk))
+}
+
+// bounded is as much of a reason as a request may have.
+func bounded(why string) string {
+	const most = 1000 // bytes
 	return strings.ToValidUTF8(why[:min(len(why), most)], "")
 }
 

@@ -86,6 +86,8 @@ type Airbag struct {
 	Enabled bool  // else a predicted memory limit is soft
 	MinRuns int   // of a workload, before its predicted memory limit is a hard one
 	Reserve int64 // bytes of memory that the node keeps
+	// Calm is how long a limit that was raised must have had room to spare before it is lowered again.
+	Calm time.Duration
 }
 
 // Scan is how images are analysed before they run.
@@ -137,7 +139,7 @@ func Default() *Config {
 		History:       History{RunsPerWorkload: 64, MaxAge: 90 * day, MaxBytes: 1 << 30},
 		Prediction:    Prediction{Coverage: 0.99, Seal: 0.2, MinRuns: 4},
 		Phases:        Phases{Runs: 5, Served: time.Minute, Quiet: 2 * time.Second},
-		Airbag:        Airbag{MinRuns: 5, Reserve: 256 << 20},
+		Airbag:        Airbag{MinRuns: 5, Reserve: 256 << 20, Calm: 10 * time.Minute},
 		Scan:          Scan{Enabled: true, FirstScanWait: 2 * time.Second, Timeout: 30 * time.Second, Memory: 512 << 20, Cache: 256 << 20},
 		Agent:         Agent{Delay: time.Second},
 		Threats:       Threats{HalfLife: 30 * day, Feeds: []string{"/etc/forefend/feeds"}},

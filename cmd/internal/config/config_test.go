@@ -136,6 +136,7 @@ delay = "250ms"
 enabled = true
 min_runs = 9
 reserve = "1Gi"
+calm = "5m"
 [scan]
 enabled = false
 first_scan_wait = "0s"
@@ -207,7 +208,7 @@ groups = ["*"]
 		History:    History{8, 36 * time.Hour, 64 << 20},
 		Prediction: Prediction{0.9, 1, 2, "/srv/priors"},
 		Phases:     Phases{3, 10 * time.Second, time.Second},
-		Airbag:     Airbag{true, 9, 1 << 30},
+		Airbag:     Airbag{true, 9, 1 << 30, 5 * time.Minute},
 		Threats: Threats{Feeds: []string{"/srv/feeds"}, HalfLife: 10 * day, Fetch: []Fetch{
 			{"https://lists.example/all/drop.json", "drop.json", "https://lists.example/all/SHA256SUMS", time.Hour, 1 << 20},
 			{URL: "https://lists.example/get?list=7", File: "seven.netset", Every: 6 * time.Hour, MaxSize: 16 << 20},

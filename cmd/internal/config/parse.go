@@ -124,6 +124,7 @@ func (c *Config) readTables(top *table) {
 	t.flag("enabled", &c.Airbag.Enabled)
 	t.integer("min_runs", &c.Airbag.MinRuns, 1, 4096)
 	t.size("reserve", &c.Airbag.Reserve)
+	t.duration("calm", &c.Airbag.Calm, time.Second, 30*day)
 	t.rest()
 
 	c.readScan(top.sub("scan"))

@@ -29,6 +29,7 @@ type Change struct {
 	Rollback       int
 	Author         policy.Author
 	Source, Reason string
+	Held           *string
 }
 
 // Adjust decides again about a running container, with all that the decision in force was made from and one change. in is
@@ -48,7 +49,7 @@ func Adjust(in Input, before api.Decision, ch Change) (api.Decision, error) {
 		next = withoutHardMemory(next) // or it would come to something once more each time it is said
 	}
 	touched := differing(mine, next)
-	if len(touched) == 0 {
+	if len(touched) == 0 && !ch.holds(before) {
 		return before, nil
 	}
 	in = recall(in, before)
@@ -73,6 +74,10 @@ func Adjust(in Input, before api.Decision, ch Change) (api.Decision, error) {
 	if f, _ := after.Effective.Lookup(policy.KeyMemory); f.Author != policy.Prediction || before.Airbag == nil {
 		after.Airbag = fresh.Airbag
 	}
+	if ch.Held != nil && after.Airbag != nil {
+		t := *after.Airbag
+		t.Held, after.Airbag = *ch.Held, &t
+	}
 	if ch.Author == policy.Operator {
 		if err := forbidden(next, after); err != nil {
 			return api.Decision{}, fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
@@ -96,13 +101,23 @@ func recall(in Input, before api.Decision) Input {
 	in.Prediction, in.Risk, in.Load, in.Standing, in.Past = before.Prediction, before.Risk, before.Load, before.Standing, before.Findings
 	in.Availability = before.Availability
 	if before.Scan != nil {
-		in.Scan = &evidence.Scan{Entry: before.Scan.Entry, Syscalls: before.Scan.Syscalls, Unknown: before.Scan.Unknown}
+		in.Scan = &evidence.Scan{
+			Entry: before.Scan.Entry, Syscalls: before.Scan.Syscalls, Unknown: before.Scan.Unknown, Memory: before.Scan.Memory, Sinks: before.Scan.Sinks,
+		}
+		if before.Scan.Sized != "" {
+			in.Scan.Programs = []evidence.Program{{Path: before.Scan.Sized}}
+		}
 	}
 	in.Predicted = before.Effective.ClaimsBy(policy.Prediction)
 	in.Operator = before.Effective.ClaimsBy(policy.Operator)
 	in.earlier = before.Effective.ClaimsBy(policy.Request)
 	in.Live = slices.DeleteFunc(slices.Clone(in.earlier), func(c policy.Claim) bool { return !c.Amends })
 	return in
+}
+
+// holds reports whether the change makes growth of memory anomalous, or no longer, where it is not so already.
+func (ch Change) holds(before api.Decision) bool {
+	return ch.Held != nil && before.Airbag != nil && before.Airbag.Held != *ch.Held
 }
 
 // owns reports whether c was made by this author of changes before.

@@ -34,8 +34,9 @@ func (in Input) airbag(e policy.Effective, merged policy.Input) *api.Airbag {
 		t.Held, t.Growth, t.GrowthBy, t.Sized = s.Held, s.Growth, s.GrowthBy, s.Sized
 		return t
 	}
-	t.Held = in.anomalous()
+	t.Held = Anomalous(in.Risk, in.Standing)
 	if in.Scan != nil {
+		t.Sized = in.Scan.Sized().Program
 		for _, s := range in.Scan.Sinks {
 			if s.Resource == "memory" && s.Severity >= sinkSure && t.Growth == 0 {
 				t.Growth, t.GrowthBy = sinkGrowth, fmt.Sprintf("static analysis found a sink of memory (%s, %s: %s)", s.Kind, s.Where, s.Why)
@@ -85,16 +86,16 @@ func (in Input) ceiling(e policy.Effective, merged policy.Input) (most int64, by
 	return most, by
 }
 
-// anomalous says why growth of this container is to be held altogether, "" where it is not.
-func (in Input) anomalous() string {
-	if r := in.Risk; r != nil && (r.Level == evidence.High || r.Level == evidence.Critical) {
+// Anomalous says why growth of a container's memory above what was predicted is to be held altogether, "" where it is not.
+func Anomalous(r *evidence.Risk, s *evidence.Standing) string {
+	if r != nil && (r.Level == evidence.High || r.Level == evidence.Critical) {
 		why := fmt.Sprintf("the risk is %s (%.0f of 100)", r.Level, r.Score)
 		if len(r.Factors) > 0 {
 			why += ", most of it " + r.Factors[0].Name + ": " + r.Factors[0].Why
 		}
 		return why
 	}
-	if s := in.Standing; s != nil && s.Runs > 0 && s.Trust < leastTrust {
+	if s != nil && s.Runs > 0 && s.Trust < leastTrust {
 		return fmt.Sprintf("the profile of user %q and group %q has a trust of %.2f: %s", s.User, s.Group, s.Trust, s.Why)
 	}
 	return ""

@@ -21,7 +21,7 @@ func Summary(s *evidence.Scan) *api.Scan {
 	}
 	out := &api.Scan{
 		Entry: s.Entry, Syscalls: first(s.Syscalls, maxReached), Programs: len(s.Programs), Unknown: first(s.Unknown, maxListed), Unfollowed: len(s.Unknown),
-		Capabilities: first(s.Capabilities, maxListed), Ports: first(s.Ports, maxListed), Memory: s.Memory, Sinks: first(s.Sinks, maxListed),
+		Capabilities: first(s.Capabilities, maxListed), Ports: first(s.Ports, maxListed), Memory: s.Memory, Sized: s.Sized().Program, Sinks: first(s.Sinks, maxListed),
 		Packages: s.Packages, Vulnerable: len(s.Vulnerabilities), Seconds: s.Seconds, Errors: first(s.Errors, maxListed),
 	}
 	reachable := slices.DeleteFunc(slices.Clone(s.Vulnerabilities), func(v evidence.Vulnerability) bool { return !v.Reachable })

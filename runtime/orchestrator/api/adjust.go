@@ -27,6 +27,9 @@ type AdjustRequest struct {
 
 	// Reclaim makes room for a memory limit below what is in use before it is set.
 	Reclaim bool `json:"reclaim,omitempty"`
+	// Held says why all growth above a predicted memory limit is anomalous from now on, "" that it no longer is; nil: as before.
+	// It is a prediction's to say.
+	Held *string `json:"held,omitempty"`
 	// DryRun decides and applies nothing.
 	DryRun bool `json:"dry_run,omitempty"`
 

@@ -1,5 +1,9 @@
 package api
 
+// SourceAirbag is the source of changes of a predicted memory limit: of the shim's, which come before the limit is reached, and of the
+// daemon's, which look further.
+const SourceAirbag = "airbag"
+
 // Airbag is what a shim needs to raise a predicted memory limit before it is reached, without asking anybody
 // (docs/decisions/0057). It comes with the decision; nil means that the container has no such limit.
 type Airbag struct {

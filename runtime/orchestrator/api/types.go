@@ -94,6 +94,7 @@ type Scan struct {
 	Capabilities    []evidence.Capability    `json:"capabilities,omitempty"`
 	Ports           []evidence.Port          `json:"ports,omitempty"`
 	Memory          evidence.MemoryPrior     `json:"memory,omitzero"`
+	Sized           string                   `json:"sized,omitempty"` // the program that sizes itself by its memory limit; empty: none is known
 	Sinks           []evidence.Sink          `json:"sinks,omitempty"`
 	Packages        int                      `json:"packages,omitempty"`
 	Vulnerable      int                      `json:"vulnerable,omitempty"`      // known vulnerabilities of all packages

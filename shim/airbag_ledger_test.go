@@ -1,0 +1,204 @@
+package shim
+
+import (
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/policy"
+)
+
+// predicted is a fixture whose container "one" has a predicted limit in a group that is pretended.
+func predicted(t *testing.T, p *pretend, table *api.Airbag) (*fixture, *container) {
+	t.Helper()
+	f, c := supervised(t)
+	f.service.airbags.free = func() (int64, error) { return 1 << 40, nil }
+	d := c.current()
+	d.Effective = d.Effective.Put(policy.Field{Key: policy.KeyMemory, Value: policy.Value(p.limit()), Origin: policy.Origin{Author: policy.Prediction, Source: "history", Reason: "seen"}})
+	d.Airbag = table
+	c.updating.Lock()
+	defer c.updating.Unlock()
+	c.put(d)
+	c.cgroup = p.group().Map()
+	f.service.fitAirbag(c)
+	return f, c
+}
+
+// told are the events of a kind that wait for the daemon.
+func (f *fixture) told(kind string) (out []api.Event) {
+	r := f.service.reporter
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.events {
+		if e.Kind == kind {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+func soon(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for until := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatal("never: " + what)
+		}
+	}
+}
+
+// A raise is a revision with a reason, an event, a record on disk that says so, and known to runc once it is calm.
+func TestLedgerOfARaise(t *testing.T) {
+	p := newPretend(t, t.TempDir(), true, 200*mib, 100*mib)
+	table := plain()
+	f, c := predicted(t, p, &table)
+	told := make(chan int64, 8)
+	f.inner.update = func(r *taskv3.UpdateTaskRequest) error {
+		var res specs.LinuxResources
+		if err := json.Unmarshal(r.Resources.Value, &res); err != nil || res.Memory == nil || res.Memory.Limit == nil {
+			return errors.New("no memory limit")
+		}
+		told <- *res.Memory.Limit
+		return nil
+	}
+	p.grow(190 * mib)
+	f.service.airbags.ring(c.airbag)
+	to := p.limit()
+	soon(t, "a revision", func() bool { return c.current().Revision == 2 })
+	d := c.current()
+	field, _ := d.Effective.Lookup(policy.KeyMemory)
+	if field.Value != policy.Value(to) || field.Author != policy.Prediction || field.Source != api.SourceAirbag || !strings.Contains(field.Reason, "memory limit 200 MiB -> ") ||
+		!slices.ContainsFunc(field.Lost, func(l policy.Lost) bool { return l.Value == 200*mib && l.Source == "history" }) {
+		t.Errorf("memory %+v", field)
+	}
+	if n := len(d.Changes); n != 1 || d.Changes[0].Results[0].Lever != api.SourceAirbag || len(d.Changes[0].Changed) != 1 {
+		t.Errorf("changes %+v", d.Changes)
+	}
+	raised := f.told(api.EventRaised)
+	if len(raised) != 1 || raised[0].Fields["from"] != "209715200" || raised[0].Fields["need"] != "199229440" || !strings.Contains(raised[0].Message, "revision 2") {
+		t.Errorf("told %+v", raised)
+	}
+	if r, err := f.cfg.Containers.Read(c.id); err != nil || r.Decision.Revision != 2 || r.Decision.Effective.Value(policy.KeyMemory, 0) != policy.Value(to) {
+		t.Errorf("recorded: %v, %+v", err, r.Decision)
+	}
+	if n := c.watch.observation().Usage.Raises; n != 1 {
+		t.Errorf("the observation counts %d raises", n)
+	}
+	select {
+	case limit := <-told:
+		if limit != to {
+			t.Errorf("runc is told %d", limit)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("runc is not told")
+	}
+}
+
+// What is held is an event and no revision; what was told of a limit that is somebody else's by now is none.
+func TestLedgerOfWhatIsHeld(t *testing.T) {
+	p := newPretend(t, t.TempDir(), false, 200*mib, 100*mib)
+	table := plain()
+	table.Held = "the risk is high"
+	f, c := predicted(t, p, &table)
+	p.grow(190 * mib)
+	f.service.airbags.ring(c.airbag)
+	soon(t, "an event", func() bool { return len(f.told(api.EventHeld)) == 1 })
+	if e := f.told(api.EventHeld)[0]; !strings.Contains(e.Message, "memory limit stays at 200 MiB although 190 MiB are in use: the risk is high") || c.current().Revision != 1 {
+		t.Errorf("revision %d, %+v", c.current().Revision, e)
+	}
+	b := c.airbag
+	c.updating.Lock()
+	over := f.service.changing(c)
+	d := c.current()
+	d.Revision++
+	d.Effective = d.Effective.Put(policy.Field{Key: policy.KeyMemory, Value: 300 * mib, Origin: policy.Origin{Author: policy.Operator}})
+	d.Airbag = nil
+	c.put(d)
+	p.setLimit(300 * mib)
+	over()
+	if c.airbag != nil || p.high() != 0 {
+		t.Errorf("an operator's limit is watched, memory.high is %d MiB", p.high())
+	}
+	f.service.ledger.hear(b, raising{at: time.Now(), from: 200 * mib, to: 300 * mib})
+	f.service.enter(c)
+	c.updating.Unlock()
+	if n := len(f.told(api.EventRaised)); n != 0 || c.current().Revision != 2 {
+		t.Errorf("%d raises of an operator's limit, revision %d", n, c.current().Revision)
+	}
+}
+
+// A predicted limit that cannot be watched is lifted, for nobody would raise it in time, and an event says so.
+func TestLedgerOfWhatCannotBeWatched(t *testing.T) {
+	for name, c := range map[string]struct {
+		table *api.Airbag
+		to    int64
+		fails bool
+		says  string
+	}{
+		"no table":                {nil, -1, false, "memory limit 200 MiB -> unlimited: it can no longer be raised when it has to be (the decision says nothing of how to raise it)"},
+		"no group":                {&api.Airbag{Predicted: 200 * mib, Ceiling: 900 * mib}, 900 * mib, false, "memory limit 200 MiB -> 900 MiB: it can no longer be raised"},
+		"and runc does not do it": {&api.Airbag{Predicted: 200 * mib, Ceiling: 900 * mib}, 900 * mib, true, "memory limit of 200 MiB can no longer be raised when it has to be"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, k := supervised(t)
+			var asked int64
+			f.inner.update = func(r *taskv3.UpdateTaskRequest) error {
+				var res specs.LinuxResources
+				_ = json.Unmarshal(r.Resources.Value, &res)
+				asked = *res.Memory.Limit
+				if c.fails {
+					return errors.New("no")
+				}
+				return nil
+			}
+			d := k.current()
+			d.Effective = d.Effective.Put(policy.Field{Key: policy.KeyMemory, Value: 200 * mib, Origin: policy.Origin{Author: policy.Prediction}})
+			d.Airbag = c.table
+			k.updating.Lock()
+			k.put(d)
+			k.cgroup = map[string]string{"memory": t.TempDir() + "/none"}
+			f.service.fitAirbag(k)
+			k.updating.Unlock()
+			said := func() bool {
+				return slices.ContainsFunc(f.told(api.EventDegraded), func(e api.Event) bool { return strings.Contains(e.Message, c.says) })
+			}
+			soon(t, "an event", said)
+			if asked != c.to || k.airbag != nil {
+				t.Errorf("asked for %d", asked)
+			}
+		})
+	}
+}
+
+// Two raises that are written down at once are two revisions, in order.
+func TestLedgerKeepsOrder(t *testing.T) {
+	p := newPretend(t, t.TempDir(), false, 200*mib, 100*mib)
+	table := plain()
+	f, c := predicted(t, p, &table)
+	c.updating.Lock() // nobody writes meanwhile
+	for _, need := range []int64{190, 250, 310} {
+		p.grow(need * mib)
+		f.service.airbags.ring(c.airbag)
+	}
+	if c.current().Revision != 1 {
+		t.Errorf("revision %d while somebody else decides", c.current().Revision)
+	}
+	over := f.service.changing(c) // of that what the airbag did is a part
+	d := c.current()
+	over()
+	c.updating.Unlock()
+	if d.Revision != 4 || len(d.Changes) != 3 || d.Effective.Value(policy.KeyMemory, 0) != policy.Value(p.limit()) {
+		t.Errorf("revision %d: %+v", d.Revision, d.Changes)
+	}
+	for i, e := range f.told(api.EventRaised) {
+		if e.Fields["revision"] != string(rune('2'+i)) {
+			t.Errorf("event %d: %+v", i, e)
+		}
+	}
+}
