@@ -31,7 +31,7 @@ func predicted(t *testing.T, p *pretend, table *api.Airbag) (*fixture, *containe
 	return f, c
 }
 
-// told are the events of a kind that wait for the daemon.
+// told are the events of a kind that wait for the daemon, and are not just being sent in vain.
 func (f *fixture) told(kind string) (out []api.Event) {
 	r := f.service.reporter
 	r.mu.Lock()
@@ -80,8 +80,9 @@ func TestLedgerOfARaise(t *testing.T) {
 	if n := len(d.Changes); n != 1 || d.Changes[0].Results[0].Lever != api.SourceAirbag || len(d.Changes[0].Changed) != 1 {
 		t.Errorf("changes %+v", d.Changes)
 	}
-	raised := f.told(api.EventRaised)
-	if len(raised) != 1 || raised[0].Fields["from"] != "209715200" || raised[0].Fields["need"] != "199229440" || !strings.Contains(raised[0].Message, "revision 2") {
+	var raised []api.Event
+	soon(t, "an event", func() bool { raised = f.told(api.EventRaised); return len(raised) == 1 })
+	if raised[0].Fields["from"] != "209715200" || raised[0].Fields["need"] != "199229440" || !strings.Contains(raised[0].Message, "revision 2") {
 		t.Errorf("told %+v", raised)
 	}
 	if r, err := f.cfg.Containers.Read(c.id); err != nil || r.Decision.Revision != 2 || r.Decision.Effective.Value(policy.KeyMemory, 0) != policy.Value(to) {
@@ -108,8 +109,9 @@ func TestLedgerOfWhatIsHeld(t *testing.T) {
 	f, c := predicted(t, p, &table)
 	p.grow(190 * mib)
 	f.service.airbags.ring(c.airbag)
-	soon(t, "an event", func() bool { return len(f.told(api.EventHeld)) == 1 })
-	if e := f.told(api.EventHeld)[0]; !strings.Contains(e.Message, "memory limit stays at 200 MiB although 190 MiB are in use: the risk is high") || c.current().Revision != 1 {
+	var held []api.Event
+	soon(t, "an event", func() bool { held = f.told(api.EventHeld); return len(held) == 1 })
+	if e := held[0]; !strings.Contains(e.Message, "memory limit stays at 200 MiB although 190 MiB are in use: the risk is high") || c.current().Revision != 1 {
 		t.Errorf("revision %d, %+v", c.current().Revision, e)
 	}
 	b := c.airbag
@@ -196,7 +198,9 @@ func TestLedgerKeepsOrder(t *testing.T) {
 	if d.Revision != 4 || len(d.Changes) != 3 || d.Effective.Value(policy.KeyMemory, 0) != policy.Value(p.limit()) {
 		t.Errorf("revision %d: %+v", d.Revision, d.Changes)
 	}
-	for i, e := range f.told(api.EventRaised) {
+	var raised []api.Event
+	soon(t, "three events", func() bool { raised = f.told(api.EventRaised); return len(raised) == 3 })
+	for i, e := range raised {
 		if e.Fields["revision"] != string(rune('2'+i)) {
 			t.Errorf("event %d: %+v", i, e)
 		}

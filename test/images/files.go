@@ -35,6 +35,11 @@ func staticFiles(dir string) []file {
 	return []file{{path: "probe", mode: 0o755, from: filepath.Join(dir, probeName)}}
 }
 
+// growerFiles is an image with nothing but the program that takes memory.
+func growerFiles(dir string) []file {
+	return []file{{path: growerName, mode: 0o755, from: filepath.Join(dir, growerName)}}
+}
+
 // busyboxFiles is a small image with a shell, made of Debian's static busybox and a link for each of its programs.
 func busyboxFiles(string) []file {
 	files := append([]file{

@@ -50,8 +50,10 @@ func run(ctx context.Context, dir string, wanted []string) error {
 		return err
 	}
 	// The probe is wanted on its own too: tests bind-mount it into images that have no such tool.
-	if err := buildProbe(ctx, filepath.Join(dir, probeName)); err != nil {
-		return err
+	for _, name := range []string{probeName, growerName} {
+		if err := buildStatic(ctx, name, filepath.Join(dir, name)); err != nil {
+			return err
+		}
 	}
 	for _, r := range chosen {
 		if err := buildOnce(ctx, dir, r); err != nil {

@@ -50,6 +50,11 @@ var recipes = []recipe{
 		config: imageConfig{Cmd: []string{"/probe", "pause"}},
 	},
 	{
+		name:   growerName,
+		files:  growerFiles,
+		config: imageConfig{Cmd: []string{"/grower", "/m"}},
+	},
+	{
 		name:   "busybox",
 		files:  busyboxFiles,
 		config: imageConfig{Env: searchPath, Cmd: []string{"sh"}},
