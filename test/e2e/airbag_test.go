@@ -15,6 +15,7 @@ import (
 // airbagConfig has raised limits, a guardrail, and bounds that few runs make hard ones.
 const airbagConfig = `
 sample = "100ms"
+checkpoint = "1s"
 [airbag]
 enabled = true
 reserve = "64Mi"
@@ -110,5 +111,123 @@ func TestAirbag(t *testing.T) {
 	h := newHost(t, harness.WithImages("grower"), harness.WithConfig(airbagConfig))
 	h.teach(t, 8)
 	p := h.inflater(t)
-	t.Logf("%s", h.Forefend("explain", p.id).Stdout)
+	predicted := h.predictedLimit(t, p.id)
+	t.Run("follows", func(t *testing.T) { limitFollows(t, p, predicted) })
+	t.Run("calm", func(t *testing.T) { limitIsLowered(t, p, predicted) })
+	t.Run("guardrail", func(t *testing.T) { guardrailHolds(t, p) })
+}
+
+// predictedLimit is the hard memory limit that a container starts with because of its history, in bytes.
+func (h *host) predictedLimit(t testing.TB, id string) int64 {
+	t.Helper()
+	d := h.explain(t, id)
+	f, ok := d.find("memory")
+	limit := h.limit(t, id, "memory")
+	if !ok || f.Author != "prediction" || limit < 64<<20 || limit > 128<<20 {
+		t.Fatalf("memory is %+v, the kernel has %d MiB; notes: %q", f, limit>>20, d.Notes)
+	}
+	return limit
+}
+
+// limitFollows lets a container grow to four times its predicted limit: it is not killed, its limit keeps the headroom, and all
+// that is told of it agrees.
+func limitFollows(t *testing.T, p *inflater, predicted int64) {
+	h := p.h
+	p.grow(t, int(4*predicted>>20), 500e6)
+	const least, most = 32 << 20, 300 << 20 // half a headroom, and that at 3 GB/s
+	var limit int64
+	eventually(t, "the decision says what the kernel has", func() bool {
+		limit = h.limit(t, p.id, "memory")
+		f, _ := h.explain(t, p.id).find("memory")
+		return f.Author == "prediction" && f.Source == "airbag" && f.Text == mebibytes(limit)
+	})
+	if room := limit - 4*predicted; room < least || room > most {
+		t.Errorf("with %d MiB in use the limit is %d MiB", 4*predicted>>20, limit>>20)
+	}
+	var raised []string
+	eventually(t, "an event for each raise", func() bool {
+		raised = h.said(t, p.id, "raised")
+		return len(raised) > 0 && strings.Contains(raised[len(raised)-1], "-> "+mebibytes(limit))
+	})
+	if d := h.explain(t, p.id); d.Revision != 1+len(raised) || len(h.said(t, p.id, "oom")) > 0 {
+		t.Errorf("revision %d after %d raises: %q", d.Revision, len(raised), raised)
+	}
+	text := h.Forefend("explain", p.id).Stdout
+	for _, want := range []string{"raised before it is reached", "512 MiB, config.toml [guardrails]", "airbag: memory limit"} {
+		if !strings.Contains(strings.Join(strings.Fields(text), " "), want) {
+			t.Errorf("explain does not say %q:\n%s", want, text)
+		}
+	}
+}
+
+// limitIsLowered lets it give the memory back: after a while of calm its limit is as it was predicted.
+func limitIsLowered(t *testing.T, p *inflater, predicted int64) {
+	h := p.h
+	p.tell(t, "free")
+	eventually(t, "the limit is as predicted again", func() bool { return h.limit(t, p.id, "memory") == predicted })
+	var said []string
+	eventually(t, "an event of it", func() bool {
+		said = h.said(t, p.id, "updated")
+		return len(said) > 0 && strings.Contains(said[len(said)-1], "prediction (airbag), calm: at most ")
+	})
+	if f, _ := h.explain(t, p.id).find("memory"); f.Text != mebibytes(predicted) {
+		t.Errorf("memory is %+v", f)
+	}
+	p.grow(t, int(predicted>>20), 200e6) // and it is followed anew
+}
+
+// guardrailHolds lets it grow to the site's guardrail, where it gets what the kernel gives anyone.
+func guardrailHolds(t *testing.T, p *inflater) {
+	h := p.h
+	p.tell(t, fmt.Sprintf("%d %g", 600<<20, 500e6))
+	eventually(t, "the kernel kills it at the guardrail", func() bool { return !p.lives() })
+	if p.done() {
+		t.Error("it has more than the guardrail allows")
+	}
+	eventually(t, "events of the end of raising and of the kill", func() bool {
+		raised := h.said(t, p.id, "raised")
+		at := raised[len(raised)-1]
+		return strings.Contains(at, "-> 512 MiB") && strings.Contains(at, "the ceiling is 512 MiB (config.toml [guardrails])") && len(h.said(t, p.id, "oom")) > 0
+	})
+}
+
+func mebibytes(n int64) string { return fmt.Sprintf("%d MiB", n>>20) }
+
+// TestAirbagHolds raises the risk of a container: its limit stays where it is as long as growth is an anomaly, an event tells of
+// the growth, and once the risk has fallen the limit follows.
+func TestAirbagHolds(t *testing.T) {
+	feeds := t.TempDir()
+	const pattern = `[[technique]]
+id = "T1611"
+name = "Escape to Host"
+severity = 0.95
+[[technique.rule]]
+confidence = 0.95
+why = "it changed its root"
+any = ["chroot"]
+`
+	if err := os.WriteFile(filepath.Join(feeds, "patterns.toml"), []byte(pattern), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h := newHost(t, harness.WithImages("grower"), harness.WithConfig(airbagConfig+fmt.Sprintf("[threats]\nfeeds = [%q]\n[safeguards]\ncalm = \"3s\"\nchanges_per_minute = 10\n", feeds)))
+	h.teach(t, 8)
+	p := h.inflater(t, h.withProbe())
+	predicted := h.predictedLimit(t, p.id)
+	h.exec(p.id, "/probe", "sys", "chroot", "/")
+	eventually(t, "growth is an anomaly", func() bool {
+		return strings.Contains(strings.Join(h.said(t, p.id, "updated"), " "), "growth of memory is held: the risk is ")
+	})
+	held := time.Now()
+	p.grow(t, int(predicted>>20)-24, 0)
+	eventually(t, "an event of growth that is held", func() bool {
+		return strings.Contains(strings.Join(h.said(t, p.id, "held"), " "), "memory limit stays at "+mebibytes(predicted))
+	})
+	if limit := h.limit(t, p.id, "memory"); limit != predicted && time.Since(held) < 3*time.Second {
+		t.Errorf("limit %d MiB although growth is held", limit>>20)
+	}
+	eventually(t, "the limit follows once the risk has fallen", func() bool { return h.limit(t, p.id, "memory") > predicted })
+	if n := len(h.said(t, p.id, "oom")); n > 0 || !p.lives() {
+		t.Errorf("killed %d times", n)
+	}
+	p.grow(t, 64, 200e6)
 }
