@@ -23,6 +23,7 @@ import (
 	"forefend.dev/forefend/cmd/forefend/meter"
 	"forefend.dev/forefend/cmd/forefend/scans"
 	"forefend.dev/forefend/cmd/internal/config"
+	"forefend.dev/forefend/predictor/exploited"
 	"forefend.dev/forefend/predictor/history"
 	"forefend.dev/forefend/predictor/monitor"
 	"forefend.dev/forefend/predictor/nodeload"
@@ -46,27 +47,28 @@ const (
 
 // daemon is the node daemon with everything it holds open.
 type daemon struct {
-	cfg      *config.Config
-	lock     *os.File
-	listener net.Listener
-	meter    *meter.Meter
-	scrapes  net.Listener // nil: nobody reads the metrics
-	door     *door.Door
-	store    *store.Store
-	book     *history.Book
-	profiles *profile.Book
-	load     *nodeload.Sampler
-	monitor  *monitor.Monitor
-	threats  *foresight.Threats
-	gates    *nodeGates
-	scans    *scans.Scans // nil: no static analysis
-	journal  *journal
-	identity *identity.Resolver
-	service  *orchestrator.Service
-	started  time.Time
-	loaded   time.Duration // how long it took to load the history
-	degraded []string
-	settled  bool // in its own cgroup
+	cfg       *config.Config
+	lock      *os.File
+	listener  net.Listener
+	meter     *meter.Meter
+	scrapes   net.Listener // nil: nobody reads the metrics
+	door      *door.Door
+	store     *store.Store
+	book      *history.Book
+	profiles  *profile.Book
+	load      *nodeload.Sampler
+	monitor   *monitor.Monitor
+	threats   *foresight.Threats
+	gates     *nodeGates
+	scans     *scans.Scans // nil: no static analysis
+	exploited *exploited.Book
+	journal   *journal
+	identity  *identity.Resolver
+	service   *orchestrator.Service
+	started   time.Time
+	loaded    time.Duration // how long it took to load the history
+	degraded  []string
+	settled   bool // in its own cgroup
 }
 
 // openDaemon takes the lock, loads the history and listens. On error all of it

@@ -13,6 +13,8 @@ import (
 	"forefend.dev/forefend/cmd/forefend/scans"
 	"forefend.dev/forefend/cmd/internal/config"
 	"forefend.dev/forefend/cmd/internal/config/techniques"
+	"forefend.dev/forefend/predictor/evidence"
+	"forefend.dev/forefend/predictor/exploited"
 	"forefend.dev/forefend/predictor/monitor"
 	"forefend.dev/forefend/predictor/nodeload"
 	"forefend.dev/forefend/predictor/recommend"
@@ -37,8 +39,14 @@ func (d *daemon) openSources(ctx context.Context) {
 		log.G(ctx).WithError(err).Warn("forefend daemon: no static analysis")
 		return
 	}
+	d.exploited = exploited.NewBook(d.cfg.Scan.Exploited)
+	if _, err := d.exploited.Reload(); err != nil {
+		d.degraded = append(d.degraded, err.Error())
+		log.G(ctx).WithError(err).Warn("forefend daemon: how exploited vulnerabilities are is the model's estimate")
+	}
 	d.scans = scans.New(scans.Options{
-		Results: d.cfg.ScansDir(), Bytes: d.cfg.Scan.Cache, Wait: d.cfg.Scan.FirstScanWait, Scan: scanner.Scan, Rate: foresight.Rate, Done: d.meter.Scanned,
+		Results: d.cfg.ScansDir(), Bytes: d.cfg.Scan.Cache, Wait: d.cfg.Scan.FirstScanWait, Scan: scanner.Scan, Done: d.meter.Scanned,
+		Rate: func(s *evidence.Scan) { foresight.Rate(s, d.exploited) },
 	})
 }
 
@@ -163,6 +171,7 @@ func (d *daemon) runSources(ctx context.Context, beside *sync.WaitGroup) {
 	beside.Go(func() { d.profiles.Run(ctx, warn("profiles not saved")) })
 	if d.scans != nil {
 		beside.Go(func() { d.scans.Run(ctx) })
+		beside.Go(func() { d.exploited.Keep(ctx, d.scans.Rerate, warn("exploited vulnerabilities")) })
 		if scanner, err := d.scanner(); err == nil {
 			beside.Go(func() { scanner.KeepIndexed(ctx, warn("vulnerability data")) })
 		}

@@ -98,7 +98,8 @@ type Vulnerability struct {
 	Vector    string   `json:"vector,omitempty"`   // CVSS vector
 	CWE       []string `json:"cwe,omitempty"`
 	// Exploited is the estimated probability that it is or will be exploited in the wild, 0 to 1.
-	Exploited float64 `json:"exploited,omitempty"`
+	Exploited   float64 `json:"exploited,omitempty"`
+	ExploitedBy string  `json:"exploited_by,omitempty"` // the file that speaks of its exploitation; "": the model alone
 	// Reachable says whether code of the package may be run by the command.
 	Reachable bool   `json:"reachable"`
 	Via       string `json:"via,omitempty"` // the file by which it is reachable

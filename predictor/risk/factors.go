@@ -43,9 +43,17 @@ func vulnerabilities(list []evidence.Vulnerability) evidence.Factor {
 			severity = 0.5 // not rated yet
 		}
 		found = append(found, finding{severity, likelihood,
-			fmt.Sprintf("%s in %s %s, %s, exploited with probability %.2g", v.ID, v.Package, v.Version, how, v.Exploited)})
+			fmt.Sprintf("%s in %s %s, %s, exploited with probability %.2g%s", v.ID, v.Package, v.Version, how, v.Exploited, by(v))})
 	}
 	return join(evidence.FactorVulnerabilities, found)
+}
+
+// by names who speaks of a vulnerability's exploitation.
+func by(v evidence.Vulnerability) string {
+	if v.ExploitedBy == "" {
+		return ""
+	}
+	return " by " + v.ExploitedBy
 }
 
 func contacts(list []evidence.Contact) evidence.Factor {

@@ -2,9 +2,9 @@ package eval
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -74,7 +74,7 @@ func (r *riskResult) print(w io.Writer, asJSON bool) error {
 		}
 	}
 	line("forefend", r.riskFigure)
-	for _, name := range slices.Sorted(keysOf(r.Baselines)) {
+	for _, name := range slices.Sorted(maps.Keys(r.Baselines)) {
 		line(name, r.Baselines[name])
 	}
 	return err
@@ -110,7 +110,7 @@ func evaluateRisk(data, labels string) (*riskResult, error) {
 		}
 		r.Vulnerabilities++
 		into := negative
-		if exploited[v.cve] {
+		if exploited[v.CVE] {
 			r.Exploited++
 			into = positive
 		}
@@ -175,5 +175,3 @@ func recallAt(negative, positive []float64, part float64) float64 {
 	}
 	return caught / float64(len(positive))
 }
-
-var errNoLabels = errors.New("holds no CVE id")

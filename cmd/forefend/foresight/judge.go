@@ -6,16 +6,20 @@ import (
 	"time"
 
 	"forefend.dev/forefend/predictor/evidence"
+	"forefend.dev/forefend/predictor/exploited"
 	"forefend.dev/forefend/predictor/risk"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 )
 
-// Rate sets how likely the vulnerabilities of a scan are to be exploited, where its data do not say.
-func Rate(s *evidence.Scan) {
+// Rate sets how likely the vulnerabilities of a scan are to be exploited: by what others know of them, else by the model
+// alone where the scanner did not.
+func Rate(s *evidence.Scan, known *exploited.Book) {
 	for i := range s.Vulnerabilities {
-		if v := &s.Vulnerabilities[i]; v.Exploited == 0 {
+		v := &s.Vulnerabilities[i]
+		if v.Exploited == 0 {
 			v.Exploited = risk.Exploitation(risk.Features{CVSS: v.Severity, Vector: v.Vector, CWE: v.CWE})
 		}
+		known.Rate(v)
 	}
 }
 

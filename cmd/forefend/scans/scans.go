@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sync"
 	"time"
 
@@ -140,6 +141,22 @@ func (s *Scans) remember(r *result) {
 	s.known[r.key] = s.recent.PushFront(r)
 	if s.recent.Len() > maxInMemory {
 		delete(s.known, s.recent.Remove(s.recent.Back()).(*result).key)
+	}
+}
+
+// Rerate has scans rated again that are in memory: what Rate knows has changed. Failures are not tried again for that.
+func (s *Scans) Rerate() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for e := s.recent.Front(); e != nil; e = e.Next() {
+		r := e.Value.(*result)
+		if r.scan == nil {
+			continue
+		}
+		scan := *r.scan // the old one may be in use
+		scan.Vulnerabilities = slices.Clone(scan.Vulnerabilities)
+		s.o.Rate(&scan)
+		e.Value = &result{key: r.key, scan: &scan, err: r.err, at: r.at}
 	}
 }
 

@@ -242,3 +242,33 @@ func TestArguments(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+// What is in memory is rated again when what rates has changed; who holds the old one sees nothing of it.
+func TestRerate(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b, f := newBench(dir, time.Second), facts("sha256:a", "server")
+		rating := 0.1
+		b.o.Rate = func(s *evidence.Scan) {
+			for i := range s.Vulnerabilities {
+				s.Vulnerabilities[i].Exploited = rating
+			}
+		}
+		b.answer = func(Request) (evidence.Scan, error) {
+			return evidence.Scan{Version: evidence.ScanVersion, Vulnerabilities: []evidence.Vulnerability{{ID: "CVE-2024-0001"}}}, nil
+		}
+		b.remember(&result{key: "failed", err: errors.New("failed")})
+		ctx, stop := context.WithCancel(t.Context())
+		go b.Run(ctx)
+		_, _, _ = b.Lookup(f)
+		b.Await(t.Context(), f)
+		first, _, _ := b.Lookup(f)
+		rating = 0.9
+		b.Rerate()
+		second, _, _ := b.Lookup(f)
+		if first.Vulnerabilities[0].Exploited != 0.1 || second.Vulnerabilities[0].Exploited != 0.9 {
+			t.Errorf("%+v, then %+v", first.Vulnerabilities, second.Vulnerabilities)
+		}
+		stop()
+	})
+}

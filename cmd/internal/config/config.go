@@ -98,6 +98,7 @@ type Scan struct {
 	Memory        int64         // of one scan, bytes
 	Cache         int64         // of all results kept, bytes
 	OSV           string        // directory or zip of vulnerability data; "": none
+	Exploited     []string      // files that say which vulnerabilities are exploited
 }
 
 // Agent is how control agents come into containers.

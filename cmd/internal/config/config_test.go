@@ -144,6 +144,7 @@ timeout = "10s"
 memory = "128Mi"
 cache = "1Mi"
 osv = "/srv/osv.zip"
+exploited = ["/srv/kev.json", "/srv//ssvc.csv"]
 [threats]
 feeds = ["/srv/feeds/"]
 half_life = "10d"
@@ -214,7 +215,7 @@ groups = ["*"]
 			{URL: "https://lists.example/get?list=7", File: "seven.netset", Every: 6 * time.Hour, MaxSize: 16 << 20},
 		}},
 		Agent: Agent{Delay: 250 * time.Millisecond},
-		Scan:  Scan{OSV: "/srv/osv.zip", Timeout: 10 * time.Second, Memory: 128 << 20, Cache: 1 << 20},
+		Scan:  Scan{OSV: "/srv/osv.zip", Exploited: []string{"/srv/kev.json", "/srv/ssvc.csv"}, Timeout: 10 * time.Second, Memory: 128 << 20, Cache: 1 << 20},
 		Safeguards: Safeguards{
 			Levels: map[evidence.Level][]evidence.Safeguard{
 				evidence.Low: nil, evidence.Medium: {evidence.SafeguardWatch, evidence.SafeguardPIDs}, evidence.High: {evidence.SafeguardFreeze}, evidence.Critical: nil,

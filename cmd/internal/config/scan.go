@@ -2,6 +2,7 @@ package config
 
 import (
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -19,6 +20,13 @@ func (c *Config) readScan(t *table) {
 		t.problem(t.at("cache"), `write at least "1Mi"`, "is too little to keep a scan")
 	}
 	t.file("osv", &s.OSV, "/var/lib/osv")
+	t.strings("exploited", func(path []string, file string) {
+		if !filepath.IsAbs(file) || strings.ContainsAny(file, "\x00\n") {
+			t.problem(path, `write an absolute path such as "/var/lib/forefend/kev.json"`, "%.60q is not an absolute path", file)
+			return
+		}
+		s.Exploited = append(s.Exploited, filepath.Clean(file))
+	})
 	t.rest()
 }
 
