@@ -48,6 +48,8 @@ require (
 
 require golang.org/x/arch v0.33.0
 
+require github.com/golang-jwt/jwt/v5 v5.3.1
+
 require (
 	cel.dev/expr v0.25.2 // indirect
 	cyphar.com/go-pathrs v0.2.6 // indirect

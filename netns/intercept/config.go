@@ -1,0 +1,91 @@
+package intercept
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"time"
+
+	"forefend.dev/forefend/netns/flow"
+	"forefend.dev/forefend/netns/intercept/bearer"
+)
+
+// Decider decides. It answers within its own limit of time; an error means that nothing may pass.
+type Decider interface {
+	Decide(ctx context.Context, c flow.Context) (flow.Decision, error)
+}
+
+// Dialer opens connections to c.Destination by a tunnel that fits the decision's profile. Dedicated tunnels are c.User's.
+type Dialer interface {
+	Dial(ctx context.Context, c flow.Context, d flow.Decision) (Upstream, error)
+}
+
+// Upstream is a connection that a Dialer opened.
+type Upstream struct {
+	Conn     *net.TCPConn
+	Tunnel   string // name of the tunnel it takes
+	Verified bool   // the socket's device and mark were read back, and are the tunnel's
+}
+
+// Limits bound an Engine. Zero fields take the default.
+type Limits struct {
+	// Connections is how many clients may have open at once; those beyond it are reset. Default 4096.
+	Connections int
+	// FirstByte is how long a client that says nothing is waited for before the server may speak. Default 100 ms.
+	FirstByte time.Duration
+	// Head is how long the head of a request or a ClientHello may take from its first byte. Default 30 s.
+	Head time.Duration
+	// Dial is how long a connection to the server may take. Default 10 s.
+	Dial time.Duration
+}
+
+func (l Limits) orDefault() Limits {
+	for _, d := range []struct{ is, byDefault *time.Duration }{
+		{&l.FirstByte, ptr(100 * time.Millisecond)}, {&l.Head, ptr(30 * time.Second)}, {&l.Dial, ptr(10 * time.Second)},
+	} {
+		if *d.is <= 0 {
+			*d.is = *d.byDefault
+		}
+	}
+	if l.Connections <= 0 {
+		l.Connections = 4096
+	}
+	return l
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// Settings say how requests are understood. They can be replaced while connections live.
+type Settings struct {
+	// Base is what is known of every flow beforehand: container, namespace, workload, image, risk.
+	Base flow.Context
+	// Data is the workload's label of sensitivity; empty: none.
+	Data string
+	// Tokens verifies bearer tokens; nil: none are.
+	Tokens *bearer.Verifier
+	// TokenHeaders name the headers that carry tokens, UserHeaders and DataHeaders those that name a user or a class of data;
+	// all in lower case, the first one present counts.
+	TokenHeaders, UserHeaders, DataHeaders []string
+	// Mappings are looked through in order; for each of operation and data the first one that matches and sets it counts.
+	Mappings []Mapping
+	// Originate are the hosts to which plain HTTP is carried on as TLS.
+	Originate []Origination
+	// ServerFirst are ports on which servers speak first, beside the well-known ones.
+	ServerFirst []uint16
+}
+
+// Mapping says what requests to a host mean. Empty fields match everything, or set nothing.
+type Mapping struct {
+	Host   string // in lower case; "*.example.com" is every host below example.com
+	Path   string // the beginning of the path
+	Method string // in upper case
+
+	Operation, Data string
+}
+
+// Origination has requests that came in plain HTTP leave in TLS, the certificate checked for the host's name.
+type Origination struct {
+	Host string // as in Mapping
+	Port uint16 // of the server; 0: 443
+	TLS  *tls.Config
+}

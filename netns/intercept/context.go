@@ -1,0 +1,188 @@
+package intercept
+
+import (
+	"bytes"
+	"net/netip"
+	"strings"
+	"time"
+
+	"forefend.dev/forefend/netns/flow"
+	"forefend.dev/forefend/netns/intercept/hello"
+	"forefend.dev/forefend/netns/intercept/http1"
+)
+
+// base is what is known of a flow before its first byte: user and data are the workload's, and since nobody sees what it
+// does it writes.
+func (s *Settings) base(p flow.Protocol, to netip.AddrPort) flow.Context {
+	c := s.Base
+	c.Version, c.Protocol, c.Destination = flow.Version, p, to
+	c.User, c.UserProof = c.Workload, flow.Workload
+	c.Data, c.Operation = s.Data, flow.Write
+	return c
+}
+
+// ofHello is the context of a TLS connection.
+func (s *Settings) ofHello(h hello.Hello, to netip.AddrPort) flow.Context {
+	c := s.base(flow.TLS, to)
+	c.Host = h.Name
+	if data := s.mapped(&c, func(m *Mapping) string { return m.Data }); data != "" {
+		c.Data = data
+	}
+	return c
+}
+
+// memo keeps the last texts of a connection, which are mostly those of its next request too.
+type memo struct {
+	host, path, user, data string
+	scratch                []byte
+}
+
+// intern returns b as a string, the last one if it is the same.
+func intern(last *string, b []byte) string {
+	if string(b) != *last { // compared without a copy
+		*last = string(b)
+	}
+	return *last
+}
+
+// ofRequest is the context of an HTTP request. The error is an *http1.Fault.
+func (s *Settings) ofRequest(h *http1.Head, to netip.AddrPort, m *memo) (flow.Context, error) {
+	c := s.base(flow.HTTP, to)
+	host, _, err := h.Authority()
+	if err != nil {
+		return c, err
+	}
+	m.scratch = appendLower(m.scratch[:0], host)
+	c.Host = intern(&m.host, m.scratch)
+	m.scratch = h.AppendPath(m.scratch[:0])
+	c.Path = intern(&m.path, m.scratch)
+	c.Method = method(h.Method)
+	c.Operation = operation(c.Method)
+	if mapped := s.mapped(&c, func(m *Mapping) string { return m.Operation }); mapped != "" {
+		c.Operation = mapped
+	}
+	if err := s.identify(&c, h, m); err != nil {
+		return c, err
+	}
+	return c, s.classify(&c, h, m)
+}
+
+// identify finds the user: of a token that is valid, else the one a header claims, else the workload.
+func (s *Settings) identify(c *flow.Context, h *http1.Head, m *memo) error {
+	if s.Tokens != nil {
+		value, err := header(h, s.TokenHeaders)
+		if err != nil {
+			return err
+		}
+		if len(value) > 7 && http1.Is(value[:7], "bearer ") {
+			value = bytes.TrimLeft(value[7:], " ")
+		}
+		if user, ok := s.Tokens.User(time.Now(), value); ok {
+			c.User, c.UserProof = user, flow.Verified
+			return nil
+		}
+	}
+	value, err := header(h, s.UserHeaders)
+	if err == nil && len(value) > 0 {
+		c.User, c.UserProof = intern(&m.user, value), flow.Claimed
+	}
+	return err
+}
+
+// classify finds the class of data: of a header, else of a mapping, else the workload's.
+func (s *Settings) classify(c *flow.Context, h *http1.Head, m *memo) error {
+	value, err := header(h, s.DataHeaders)
+	if err != nil {
+		return err
+	}
+	if len(value) > 0 {
+		m.scratch = appendLower(m.scratch[:0], value)
+		c.Data = intern(&m.data, m.scratch)
+	} else if data := s.mapped(c, func(m *Mapping) string { return m.Data }); data != "" {
+		c.Data = data
+	}
+	return nil
+}
+
+// header returns the value of the first of these fields that is there. One that is there twice with different values has
+// no single meaning.
+func header(h *http1.Head, names []string) ([]byte, error) {
+	for _, name := range names {
+		var value []byte
+		found := false
+		for _, f := range h.Fields() {
+			if !http1.Is(f.Name, name) {
+				continue
+			}
+			if found && !bytes.Equal(f.Value, value) {
+				return nil, &http1.Fault{Kind: http1.BadValue}
+			}
+			value, found = f.Value, true
+		}
+		if found {
+			return value, nil
+		}
+	}
+	return nil, nil
+}
+
+// mapped is what the first mapping that matches and says something says.
+func (s *Settings) mapped(c *flow.Context, of func(*Mapping) string) string {
+	for i := range s.Mappings {
+		m := &s.Mappings[i]
+		if value := of(m); value != "" && matchHost(m.Host, c.Host) && strings.HasPrefix(c.Path, m.Path) &&
+			(m.Method == "" || m.Method == c.Method) {
+			return value
+		}
+	}
+	return ""
+}
+
+func matchHost(pattern, host string) bool {
+	if below, ok := strings.CutPrefix(pattern, "*"); ok {
+		return len(host) > len(below) && strings.HasSuffix(host, below)
+	}
+	return pattern == "" || pattern == host
+}
+
+// originate tells whether, and how, plain HTTP to the host goes on as TLS.
+func (s *Settings) originate(host string) *Origination {
+	for i := range s.Originate {
+		if matchHost(s.Originate[i].Host, host) {
+			return &s.Originate[i]
+		}
+	}
+	return nil
+}
+
+// methods that are registered and common, so that no string is made for them.
+var methods = []string{"GET", "POST", "PUT", "HEAD", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE", "PROPFIND"}
+
+// method is the method in upper case, as rules see it. The server sees it as it was written.
+func method(b []byte) string {
+	for _, m := range methods {
+		if string(b) == m {
+			return m
+		}
+	}
+	return strings.ToUpper(string(b))
+}
+
+// operation is what a method does where no mapping says otherwise: RFC 9110, 9.2.1, and those of WebDAV that only look.
+func operation(method string) string {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY":
+		return flow.Read
+	}
+	return flow.Write
+}
+
+func appendLower(dst, b []byte) []byte {
+	for _, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		dst = append(dst, c)
+	}
+	return dst
+}

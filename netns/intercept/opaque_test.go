@@ -1,0 +1,417 @@
+package intercept
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"forefend.dev/forefend/netns/flow"
+)
+
+// TestServerFirst: a client that waits for the server is not held up, and the next ones not at all.
+func TestServerFirst(t *testing.T) {
+	addr := server(t, func(c *client) {
+		_, _ = io.WriteString(c, "220 ready\r\n")
+		line, _ := c.r.ReadString('\n')
+		_, _ = io.WriteString(c, "250 "+line)
+	})
+	r := newRig(t, addr, Limits{FirstByte: 50 * time.Millisecond})
+	for i := range 2 {
+		c := r.client()
+		if line, err := c.r.ReadString('\n'); line != "220 ready\r\n" {
+			t.Fatal(line, err)
+		}
+		c.send("GET / HTTP/1.1\r\n") // whatever it looks like: the server spoke first
+		if line, _ := c.r.ReadString('\n'); line != "250 GET / HTTP/1.1\r\n" {
+			t.Error(line)
+		}
+		c.rest()
+		if known := r.spoke.has(r.to); !known {
+			t.Errorf("connection %d: the server is not known to speak first", i)
+		}
+	}
+	for _, c := range r.rules.contexts() {
+		if c.Protocol != flow.Opaque || c.Operation != flow.Write || c.Destination != r.to {
+			t.Errorf("%+v", c)
+		}
+	}
+}
+
+// TestHesitation: saying nothing for a while does not hide HTTP or TLS.
+func TestHesitation(t *testing.T) {
+	r := newRig(t, echo(t, "a"), Limits{FirstByte: time.Millisecond})
+	r.rules.set(func(c flow.Context) (flow.Decision, error) {
+		if c.Protocol == flow.HTTP && c.Path == "/secret" {
+			return deny("secret", ""), nil
+		}
+		return endpoint(""), nil
+	})
+	c := r.client()
+	eventually(t, func() error { // it was connected for what it is not
+		if len(r.Flows()) == 0 {
+			return errors.New("no flow")
+		}
+		return nil
+	})
+	c.want(fmt.Sprintf(get, "/secret"), "GET", 403, "")
+	c.want(fmt.Sprintf(get, "/open"), "GET", 200, "a GET /open ")
+	if n := r.dialer.count(); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+
+	t.Run("in the middle", func(t *testing.T) {
+		r := newRig(t, server(t, func(c *client) { _, _ = io.Copy(io.Discard, c.r) }), Limits{FirstByte: time.Millisecond})
+		c := r.client()
+		c.send("GET /sec")
+		eventually(t, func() error { // the server has the beginning after a while
+			for _, f := range r.Flows() {
+				if f.Sent == int64(len("GET /sec")) {
+					return nil
+				}
+			}
+			return errors.New("not sent")
+		})
+		c.send("ret HTTP/1.1\r\nHost: h\r\n\r\n")
+		if got, reset := c.rest(); got != "" || !reset {
+			t.Errorf("%q, reset: %v", got, reset)
+		}
+		if n := r.Counters().Cut; n != 1 {
+			t.Errorf("%d cut", n)
+		}
+	})
+}
+
+// TestOpaque: both directions end on their own, and a reset is passed on.
+func TestOpaque(t *testing.T) {
+	addr := server(t, func(c *client) {
+		sum := sha256.New()
+		if n, err := io.Copy(sum, c.r); err == nil {
+			_, _ = fmt.Fprintf(c, "%d %x", n, sum.Sum(nil))
+		} else {
+			_, _ = io.WriteString(c, "reset")
+		}
+	})
+	r := newRig(t, addr, Limits{})
+	for _, size := range []int{0, 1, 100, 5 << 20} {
+		c := r.client()
+		body := bytes.Repeat([]byte("\x00redis?\r\n"), size/9+1)[:size]
+		c.send(string(body))
+		_ = c.CloseWrite()
+		if got, reset := c.rest(); got != fmt.Sprintf("%d %x", size, sha256.Sum256(body)) || reset {
+			t.Errorf("%d: %q, reset: %v", size, got, reset)
+		}
+	}
+	for _, request := range []string{"*1\r\n$4\r\nPING\r\n", "PING\r\n", "GET key\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\x04\x01"} {
+		c := r.client()
+		c.send(request)
+		_ = c.CloseWrite()
+		c.rest()
+	}
+	for _, c := range r.rules.contexts() {
+		if c.Protocol != flow.Opaque {
+			t.Errorf("%+v", c)
+		}
+	}
+}
+
+func TestDenied(t *testing.T) {
+	r := newRig(t, "192.0.2.1:1", Limits{})
+	r.rules.set(func(flow.Context) (flow.Decision, error) { return deny("x", ""), nil })
+	for _, first := range []string{"*1\r\n", "\x16\x03\x01"} {
+		c := r.client()
+		c.send(first)
+		if first[0] == 0x16 {
+			c.send("\x00\x05xxxxx")
+		}
+		if got, reset := c.rest(); got != "" || !reset {
+			t.Errorf("%q, reset: %v", got, reset)
+		}
+	}
+	if got := r.Counters(); got.Denied != 1 || got.MalformedHello != 1 || r.dialer.count() != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// certificate makes one for the names that signs itself.
+func certificate(t testing.TB, names ...string) (tls.Certificate, *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, DNSNames: names,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(parsed)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
+}
+
+// secure is a server that answers like echo, in TLS.
+func secure(t testing.TB, cert tls.Certificate) string {
+	inner := echo(t, "tls")
+	return server(t, func(c *client) {
+		conn := tls.Server(c.TCPConn, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}})
+		if conn.Handshake() != nil {
+			return
+		}
+		to, err := net.Dial("tcp", inner)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer to.Close()
+		go func() { _, _ = io.Copy(to, conn); _ = to.(*net.TCPConn).CloseWrite() }()
+		_, _ = io.Copy(conn, to)
+	})
+}
+
+// TestTLS: connections are told apart by the server's name, in both versions, and with post-quantum keys.
+func TestTLS(t *testing.T) {
+	cert, pool := certificate(t, "good.example.com", "bad.example.com")
+	r := newRig(t, secure(t, cert), Limits{})
+	r.Set(&Settings{Base: flow.Context{Workload: "job"}, Data: "internal", Mappings: []Mapping{{Host: "*.example.com", Data: "secret"}}})
+	r.rules.set(func(c flow.Context) (flow.Decision, error) {
+		if c.Protocol != flow.TLS || c.User != "job" || c.UserProof != flow.Workload || c.Data != "secret" || c.Operation != flow.Write {
+			return flow.Decision{}, fmt.Errorf("%+v", c)
+		}
+		if c.Host != "good.example.com" {
+			return deny("name", ""), nil
+		}
+		return endpoint(""), nil
+	})
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		for _, split := range []bool{false, true} {
+			for _, name := range []string{"Good.Example.com", "bad.example.com"} {
+				c := r.client()
+				var wire net.Conn = c
+				if split {
+					wire = bytewise{c}
+				}
+				conn := tls.Client(wire, &tls.Config{ServerName: name, RootCAs: pool, MinVersion: version, MaxVersion: version,
+					CurvePreferences: []tls.CurveID{tls.X25519MLKEM768, tls.X25519}})
+				err := conn.Handshake()
+				if good := strings.HasPrefix(name, "Good"); (err == nil) != good {
+					t.Fatalf("%x, split: %v, %s: %v", version, split, name, err)
+				} else if !good {
+					continue
+				}
+				c.r.Reset(conn)
+				_, _ = fmt.Fprintf(conn, get, "/")
+				if _, body := c.response("GET"); body != "tls GET / " {
+					t.Error(body)
+				}
+				_ = conn.Close()
+			}
+		}
+	}
+}
+
+// bytewise writes the first bytes one by one.
+type bytewise struct{ *client }
+
+func (b bytewise) Write(p []byte) (n int, err error) {
+	for n < len(p) && n < 300 && err == nil {
+		_, err = b.client.Write(p[n : n+1])
+		n++
+	}
+	if err == nil && n < len(p) {
+		var more int
+		more, err = b.client.Write(p[n:])
+		n += more
+	}
+	return n, err
+}
+
+// TestOriginate: plain HTTP leaves as TLS where the host is configured, and only to the right server.
+func TestOriginate(t *testing.T) {
+	cert, pool := certificate(t, "api.example.com")
+	addr := secure(t, cert)
+	r := newRig(t, "127.0.0.1:80", Limits{})
+	port := uint16(mustPort(t, addr))
+	r.Set(&Settings{Originate: []Origination{{Host: "*.example.com", Port: port, TLS: &tls.Config{RootCAs: pool}}}})
+	c := r.client()
+	for range 2 {
+		c.want("POST /x HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 300000\r\n\r\n"+strings.Repeat("y", 300000), "POST", 200,
+			"tls POST /x "+strings.Repeat("y", 300000))
+	}
+	c.want("GET / HTTP/1.1\r\nHost: other.example.com\r\n\r\n", "GET", 502, "")
+	if seen := r.rules.contexts()[0]; seen.Destination.Port() != port || seen.Protocol != flow.HTTP || seen.Path != "/x" {
+		t.Errorf("%+v", seen)
+	}
+}
+
+func mustPort(t testing.TB, addr string) int {
+	t.Helper()
+	a, err := net.ResolveTCPAddr("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a.Port
+}
+
+// TestRedecide: opaque flows whose decision changes are cut at once, others go on; HTTP obeys at the next request.
+func TestRedecide(t *testing.T) {
+	const n = 200
+	addr := server(t, func(c *client) { _, _ = io.Copy(c, c.r) })
+	r := newRig(t, addr, Limits{})
+	var mu sync.Mutex
+	denied := false
+	r.rules.set(func(c flow.Context) (flow.Decision, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if denied && c.Protocol == flow.Opaque && c.Risk > 50 {
+			return deny("risky", ""), nil
+		}
+		d := endpoint("")
+		d.Reason = fmt.Sprint(denied)
+		return d, nil
+	})
+	var clients []*client
+	for range n {
+		c := r.client()
+		c.send("\x00")
+		if b, err := c.r.ReadByte(); err != nil {
+			t.Fatal(b, err)
+		}
+		clients = append(clients, c)
+	}
+	mu.Lock()
+	denied = true
+	mu.Unlock()
+	r.Redecide()
+	if flows := r.Flows(); len(flows) != n || flows[0].Reason != "true" || r.Counters().Cut != 0 {
+		t.Errorf("%d flows, %+v", len(flows), r.Counters())
+	}
+	r.Set(&Settings{Base: flow.Context{Risk: 60}})
+	r.Redecide()
+	if cut := r.Counters().Cut; cut != n {
+		t.Errorf("%d cut", cut)
+	}
+	for _, c := range clients {
+		if got, reset := c.rest(); got != "" || !reset {
+			t.Fatalf("%q, reset: %v", got, reset)
+		}
+	}
+}
+
+// TestQuota: connections beyond the quota are reset, and the ones before live.
+func TestQuota(t *testing.T) {
+	r := newRig(t, echo(t, "a"), Limits{Connections: 2})
+	first, second := r.client(), r.client()
+	first.want(fmt.Sprintf(get, "/"), "GET", 200, "")
+	second.want(fmt.Sprintf(get, "/"), "GET", 200, "")
+	third := r.client()
+	if got, reset := third.rest(); got != "" || !reset {
+		t.Errorf("%q, reset: %v", got, reset)
+	}
+	_ = first.Close()
+	eventually(t, func() error {
+		if r.Counters().Open > 1 {
+			return errors.New("still open")
+		}
+		return nil
+	})
+	r.client().want(fmt.Sprintf(get, "/"), "GET", 200, "")
+	if n := r.Counters().Refused; n != 1 {
+		t.Errorf("%d refused", n)
+	}
+}
+
+// TestRates: what passes keeps within ±5 % of the limit over seconds, with one connection and with several that share it.
+func TestRates(t *testing.T) {
+	const perSecond, seconds = 4 << 20, 2
+	for name, scope := range map[string]flow.Scope{"connection": flow.PerConnection, "rule": flow.PerRule} {
+		for _, connections := range []int{1, 10} {
+			if connections > 1 && scope == flow.PerConnection {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s/%d", name, connections), func(t *testing.T) {
+				addr := server(t, func(c *client) {
+					if req, _ := c.request(); req != nil {
+						_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", 1<<30)
+						_, _ = io.Copy(c, zeros{})
+					}
+				})
+				r := newRig(t, addr, Limits{})
+				r.rules.set(func(flow.Context) (flow.Decision, error) {
+					d := endpoint("")
+					d.Profile.Rates = []flow.Rate{{Bytes: perSecond, Scope: scope, Rule: "slow"}}
+					return d, nil
+				})
+				var group sync.WaitGroup
+				var mu sync.Mutex
+				total := 0
+				begun := time.Now()
+				for range connections {
+					c := r.client()
+					c.send(fmt.Sprintf(get, "/"))
+					group.Go(func() {
+						b := make([]byte, 64<<10)
+						for time.Since(begun) < seconds*time.Second {
+							n, err := c.r.Read(b)
+							if err != nil {
+								t.Error(err)
+								return
+							}
+							mu.Lock()
+							total += n
+							mu.Unlock()
+						}
+					})
+				}
+				group.Wait()
+				got := float64(total) / time.Since(begun).Seconds() / perSecond
+				if got < 0.9 || got > 1.08 { // a burst is 2.5 % of two seconds
+					t.Errorf("%.3f of the limit", got)
+				}
+				t.Logf("%.3f of the limit", got)
+			})
+		}
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+// TestRequestRate: requests beyond the rate wait.
+func TestRequestRate(t *testing.T) {
+	r := newRig(t, echo(t, "a"), Limits{})
+	r.rules.set(func(flow.Context) (flow.Decision, error) {
+		d := endpoint("")
+		d.Profile.Rates = []flow.Rate{{Requests: 50, Scope: flow.PerUser, Rule: "x"}}
+		return d, nil
+	})
+	c := r.client()
+	begun := time.Now()
+	for range 26 {
+		c.want(fmt.Sprintf(get, "/"), "GET", 200, "")
+	}
+	if took := time.Since(begun); took < 400*time.Millisecond {
+		t.Errorf("26 requests at 50 a second took %s", took)
+	}
+}
