@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/agent/channel"
+	"forefend.dev/forefend/netns/enter"
 	"forefend.dev/forefend/runtime/record"
 )
 
@@ -43,7 +44,7 @@ func (h *Host) launch(t Target) (_ *process, err error) {
 		return nil, err
 	}
 	result := make(chan error, 1)
-	onThread(func() bool {
+	enter.Thread(func() bool {
 		err := l.enterAndStart()
 		back := unix.Setns(l.self, entered) == nil // its root and working directory are the host's again with that
 		result <- err

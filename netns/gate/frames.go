@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"forefend.dev/forefend/netns/enter"
 )
 
 // Frames of packet sockets are of their owner's making and pass no program of a cgroup. A program on what leaves each
@@ -63,12 +64,20 @@ func (g *Gate) watchInterfaces() error {
 	if g.pid == 0 {
 		return errors.New("the container's network namespace is not known")
 	}
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", g.pid))
+	ns, err := enter.Process(g.pid)
 	if err != nil {
-		return fmt.Errorf("network namespace of the container: %w", err)
+		return fmt.Errorf("of the container: %w", err)
 	}
 	defer ns.Close()
-	return within(ns, func() error {
+	own, err := enter.Process(os.Getpid())
+	if err != nil {
+		return fmt.Errorf("of this process: %w", err)
+	}
+	defer own.Close()
+	if own.ID() == ns.ID() {
+		return nil // the node's: its interfaces are not the container's
+	}
+	return ns.Do(func() error {
 		all, err := net.Interfaces()
 		if err != nil {
 			return fmt.Errorf("interfaces of the container: %w", err)
@@ -85,45 +94,6 @@ func (g *Gate) watchInterfaces() error {
 		}
 		return errors.Join(errs...)
 	})
-}
-
-// within runs f on a thread in another network namespace. In the node's own it does nothing: its interfaces are not the container's.
-func within(ns *os.File, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		own, err := os.Open("/proc/thread-self/ns/net")
-		if err != nil {
-			runtime.UnlockOSThread()
-			done <- fmt.Errorf("own network namespace: %w", err)
-			return
-		}
-		defer own.Close()
-		if sameFile(own, ns) {
-			runtime.UnlockOSThread()
-			done <- nil
-			return
-		}
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			runtime.UnlockOSThread()
-			done <- fmt.Errorf("enter the container's network namespace: %w", err)
-			return
-		}
-		err = f()
-		if back := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); back != nil {
-			done <- errors.Join(err, fmt.Errorf("leave the container's network namespace: %w", back))
-			select {} // the thread is of no use any more, but must not end: for the kernel it may be the parent of a runc that is under way
-		}
-		runtime.UnlockOSThread()
-		done <- err
-	}()
-	return <-done
-}
-
-func sameFile(a, b *os.File) bool {
-	x, err := a.Stat()
-	y, err2 := b.Stat()
-	return err == nil && err2 == nil && os.SameFile(x, y)
 }
 
 // Frames says why packet sockets of the container are not restricted although its rules restrict it; nil: they are, or need not be.

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"forefend.dev/forefend/netns/enter"
 	"forefend.dev/forefend/runtime/record"
 )
 
@@ -131,7 +132,7 @@ func (f *Files) Apply(ctx context.Context, c Change) (undo func(context.Context)
 		t.after[p] = l
 	}
 	done := make(chan error, 1)
-	onWorker(func() bool {
+	enter.Thread(func() bool {
 		fit, err := t.run()
 		f.layers = t.after // also after an error: what was taken away and put back is another mount
 		f.busy.Store(false)

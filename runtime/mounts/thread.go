@@ -4,59 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
-	"sync"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
-
-// worker is a thread of this package's own. It never goes back to Go's pool, because its working directory and root are not the
-// process's any more, and it does not end either: runc and others are started with a signal for the death of their parent,
-// and for the kernel their parent is the thread that started them, which any of the pool's may have done.
-type worker struct {
-	jobs chan func() (fit bool)
-}
-
-var idle struct {
-	sync.Mutex
-	workers []*worker // guarded by the mutex
-}
-
-// onWorker runs job on a thread of this package. job reports whether the thread is fit for another one: back in the mount
-// namespace that it came from.
-func onWorker(job func() (fit bool)) {
-	idle.Lock()
-	defer idle.Unlock()
-	var w *worker
-	if n := len(idle.workers); n > 0 {
-		w, idle.workers = idle.workers[n-1], idle.workers[:n-1]
-	} else {
-		w = &worker{jobs: make(chan func() bool, 1)}
-		go w.run()
-	}
-	w.jobs <- job
-}
-
-func (w *worker) run() {
-	runtime.LockOSThread()
-	if unix.Gettid() == os.Getpid() {
-		// What becomes of the main thread would be all of /proc/self. While it is held here, another one takes over.
-		done := make(chan struct{})
-		go func() { defer close(done); w.run() }()
-		<-done
-		return
-	}
-	for job := range w.jobs {
-		if !job() {
-			return // the thread ends, being locked
-		}
-		idle.Lock()
-		idle.workers = append(idle.workers, w)
-		idle.Unlock()
-	}
-}
 
 // view is a thread inside a container's mount namespace.
 type view struct {
@@ -65,9 +17,9 @@ type view struct {
 	table       []mount
 }
 
-// enter takes the calling thread, which must be a worker's, into the mount namespace of a process. leave is to be called also
+// inside takes the calling thread, which must be one of package enter's, into the mount namespace of a process. leave is to be called also
 // after an error.
-func enter(pid int) (*view, error) {
+func inside(pid int) (*view, error) {
 	v := &view{proc: -1, home: -1, space: -1, root: -1}
 	return v, v.enter(pid)
 }

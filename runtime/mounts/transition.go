@@ -53,9 +53,9 @@ func (t *transition) end() error {
 	return nil
 }
 
-// run makes the change, on a worker, and reports whether its thread is fit for another job.
+// run makes the change, on one of package enter's threads, and reports whether it is fit for another job.
 func (t *transition) run() (fit bool, err error) {
-	t.view, err = enter(t.pid)
+	t.view, err = inside(t.pid)
 	if err == nil {
 		err = t.make()
 	}
