@@ -92,6 +92,15 @@ func (n *Namespace) ID() uint64 { return n.id }
 // FD is a descriptor of the namespace, good until Close.
 func (n *Namespace) FD() int { return int(n.file.Fd()) }
 
+// Again holds the namespace a second time, independently.
+func (n *Namespace) Again() (*Namespace, error) {
+	fd, err := unix.FcntlInt(n.file.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("network namespace: %w", err)
+	}
+	return &Namespace{file: os.NewFile(uintptr(fd), n.file.Name()), id: n.id}, nil
+}
+
 // Close lets go of the namespace.
 func (n *Namespace) Close() error { return n.file.Close() }
 

@@ -3,7 +3,10 @@
 // and a mark does not survive the way between two.
 package marks
 
-import "fmt"
+import (
+	"strconv"
+	"strings"
+)
 
 // A packet's mark says by which way it is to leave. It is compared as a whole: a packet with any other one but 0 goes nowhere.
 const (
@@ -32,7 +35,15 @@ func Table(n int) int { return 0x0f0e_0010 + n }
 const Trap = 0x0f0e_0000
 
 // Device is the name of a tunnel's device. "ff" begins no name that a network plugin gives.
-func Device(n int) string { return fmt.Sprintf("ff%d", n) }
+func Device(n int) string { return prefix + strconv.Itoa(n) }
+
+const prefix = "ff"
+
+// IsDevice tells whether that is the name of a tunnel's device.
+func IsDevice(name string) bool {
+	n, err := strconv.Atoi(strings.TrimPrefix(name, prefix))
+	return err == nil && n >= 0 && n < Tunnels && name == Device(n)
+}
 
 // Priorities of routing rules: after that of the local table (0), before main (32766), which is not reached any more.
 const (

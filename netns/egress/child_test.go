@@ -1,0 +1,362 @@
+package egress
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// childMode makes this test binary a process in the container.
+const childMode = "FOREFEND_EGRESS_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childMode) != "" {
+		child()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// patience is how long an answer may take that will come. An emulated machine takes longer: FOREFEND_EGRESS_WAIT=30s.
+var patience = func() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("FOREFEND_EGRESS_WAIT")); err == nil {
+		return d
+	}
+	return 5 * time.Second
+}()
+
+// process is a child inside, in a cgroup.
+type process struct {
+	in  io.WriteCloser
+	out *bufio.Scanner
+	cmd *exec.Cmd
+}
+
+func (w *world) start(t testing.TB, cgroup string) *process {
+	t.Helper()
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	p := &process{cmd: exec.Command("/proc/self/exe")}
+	p.cmd.Env = append(os.Environ(), childMode+"=1")
+	p.cmd.Stderr = os.Stderr
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Pdeathsig: syscall.SIGKILL}
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.out = bufio.NewScanner(out)
+	started, gone := make(chan error), make(chan struct{})
+	go func() { // Pdeathsig is that of the thread, which lives as long as the child
+		defer close(gone)
+		runtime.LockOSThread()
+		err := unix.Setns(w.inside.FD(), unix.CLONE_NEWNET)
+		if err == nil {
+			err = p.cmd.Start()
+		}
+		started <- err
+		if err == nil {
+			_ = p.cmd.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = p.in.Close()
+		<-gone
+	})
+	return p
+}
+
+// ask has the child do something and returns what came of it.
+func (p *process) ask(t testing.TB, words ...string) (answer string, err error) {
+	t.Helper()
+	if _, err := fmt.Fprintln(p.in, strings.Join(words, " ")); err != nil {
+		t.Fatal(err)
+	}
+	if !p.out.Scan() {
+		t.Fatalf("the child ended: %v", p.out.Err())
+	}
+	if answer, ok := strings.CutPrefix(p.out.Text(), "ok "); ok {
+		return answer, nil
+	}
+	return "", errors.New(p.out.Text())
+}
+
+// wants has the child do something that somebody answers by this name.
+func (p *process) wants(t testing.TB, answer string, words ...string) {
+	t.Helper()
+	if got, err := p.ask(t, words...); err != nil || got != answer {
+		t.Errorf("%v: %q, %v; want %q", words, got, err, answer)
+	}
+}
+
+// fails has the child try something that must not work.
+func (p *process) fails(t testing.TB, words ...string) {
+	t.Helper()
+	if got, err := p.ask(t, append(words, "soon")...); err == nil {
+		t.Errorf("%v: went through, to %q", words, got)
+	}
+}
+
+// child does what it is told on its input, a line at a time.
+func child() {
+	lines := bufio.NewScanner(os.Stdin)
+	for lines.Scan() {
+		answer, err := obey(strings.Fields(lines.Text()))
+		if err != nil {
+			fmt.Println("failed:", strings.ReplaceAll(err.Error(), "\n", " "))
+			continue
+		}
+		fmt.Println("ok", answer)
+	}
+}
+
+func obey(words []string) (string, error) {
+	verb, arg := words[0], words[1]
+	options := map[string]string{}
+	for _, w := range words[2:] {
+		key, value, _ := strings.Cut(w, "=")
+		options[key] = value
+	}
+	switch verb {
+	case "listen": // address, as=NAME: answer everybody with a name
+		l, err := net.Listen("tcp", arg)
+		if err != nil {
+			return "", err
+		}
+		go answer(l, options["as"])
+		return "", nil
+	case "tcp":
+		c, err := dial("tcp", arg, options)
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		return hear(c)
+	case "fast": // TCP Fast Open
+		return fast(netip.MustParseAddrPort(arg))
+	case "bulk": // address n=BYTES: as many there and back
+		n, err := strconv.Atoi(options["n"])
+		if err != nil {
+			return "", err
+		}
+		c, err := dial("tcp", arg, options)
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		return bulk(c, n)
+	case "udp":
+		c, err := dial("udp", arg, options)
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		if _, err := c.Write([]byte("who")); err != nil {
+			return "", err
+		}
+		if _, ok := options["soon"]; ok {
+			return hearWithin(c, 200*time.Millisecond)
+		}
+		return hear(c)
+	case "syn": // address from=ADDRESS: a segment of one's own making, by a raw socket
+		return "", syn(netip.MustParseAddrPort(arg), options)
+	case "frame": // device: a frame by a packet socket, with or without a queue
+		return "", frame(arg, options)
+	}
+	return "", fmt.Errorf("unknown: %v", words)
+}
+
+// dial opens a socket with options: mark, dev (SO_BINDTODEVICE), mapped (an IPv6 socket for an IPv4 address).
+func dial(network, to string, options map[string]string) (net.Conn, error) {
+	_, mapped := options["mapped"]
+	if mapped {
+		a := netip.MustParseAddrPort(to)
+		return mappedConn(netip.AddrPortFrom(netip.AddrFrom16(a.Addr().As16()), a.Port()))
+	}
+	limit := patience / 3
+	if _, ok := options["soon"]; ok { // what it sends at first is all that a test looks for
+		limit = 200 * time.Millisecond
+	}
+	d := net.Dialer{Timeout: limit, Control: func(_, _ string, raw syscall.RawConn) (err error) {
+		if e := raw.Control(func(fd uintptr) { err = configure(int(fd), options) }); e != nil {
+			return e
+		}
+		return err
+	}}
+	return d.Dial(network, to)
+}
+
+func configure(fd int, options map[string]string) error {
+	if mark, ok := options["mark"]; ok {
+		n, err := strconv.ParseUint(mark, 0, 32)
+		if err != nil {
+			return err
+		}
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(n)); err != nil {
+			return err
+		}
+	}
+	if device, ok := options["dev"]; ok {
+		return unix.BindToDevice(fd, device)
+	}
+	return nil
+}
+
+// mappedConn connects an IPv6 socket to ::ffff:a.b.c.d, which package net would make an IPv4 socket for.
+func mappedConn(to netip.AddrPort) (net.Conn, error) {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "mapped")
+	defer f.Close()
+	limit := unix.NsecToTimeval(int64(patience / 3))
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit); err != nil {
+		return nil, err
+	}
+	if err := unix.Connect(fd, &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}); err != nil {
+		return nil, err
+	}
+	return net.FileConn(f)
+}
+
+// fast sends data with the SYN.
+func fast(to netip.AddrPort) (string, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	f := os.NewFile(uintptr(fd), "fast")
+	defer f.Close()
+	if err := unix.Sendto(fd, []byte("who"), unix.MSG_FASTOPEN, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}); err != nil {
+		return "", err
+	}
+	c, err := net.FileConn(f)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	return hear(c)
+}
+
+// hear reads a name.
+func hear(c net.Conn) (string, error) { return hearWithin(c, patience/3) }
+
+func hearWithin(c net.Conn, limit time.Duration) (string, error) {
+	if err := c.SetReadDeadline(time.Now().Add(limit)); err != nil {
+		return "", err
+	}
+	line, err := bufio.NewReader(c).ReadString('\n')
+	return strings.TrimSpace(line), err
+}
+
+// answer tells everybody its name, and sends back what they say.
+func answer(l net.Listener, name string) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			_, _ = fmt.Fprintln(c, name)
+			_, _ = io.Copy(c, c)
+		}()
+	}
+}
+
+// bulk sends n bytes and compares what comes back.
+func bulk(c net.Conn, n int) (string, error) {
+	if err := c.SetDeadline(time.Now().Add(6 * patience)); err != nil {
+		return "", err
+	}
+	r := bufio.NewReader(c)
+	name, err := r.ReadString('\n')
+	if err != nil {
+		return "", err
+	}
+	sent := make([]byte, n)
+	for i := range sent {
+		sent[i] = byte(i * 2654435761 >> 13)
+	}
+	go func() { _, _ = c.Write(sent) }() // an error is that of the reader, too
+	got := make([]byte, n)
+	if _, err := io.ReadFull(r, got); err != nil {
+		return "", err
+	}
+	if !bytes.Equal(sent, got) {
+		return "", errors.New("other bytes came back")
+	}
+	return strings.TrimSpace(name), nil
+}
+
+// syn sends a first segment that no TCP made.
+func syn(to netip.AddrPort, options map[string]string) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := configure(fd, options); err != nil {
+		return err
+	}
+	b := segment(to.Port())
+	return unix.Sendto(fd, b, 0, &unix.SockaddrInet4{Addr: to.Addr().As4()})
+}
+
+// segment is a TCP header with a flag: SYN. Whoever counts packets does not mind its sum.
+func segment(port uint16) []byte {
+	b := make([]byte, 20)
+	binary.BigEndian.PutUint16(b, 4242)
+	binary.BigEndian.PutUint16(b[2:], port)
+	b[12], b[13] = 5<<4, 2
+	return b
+}
+
+// frame sends a datagram to 198.51.100.1 that begins at the Ethernet header, or the IP header on a tunnel.
+func frame(device string, options map[string]string) error {
+	i, err := net.InterfaceByName(device)
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := configure(fd, options); err != nil {
+		return err
+	}
+	if _, ok := options["bypass"]; ok {
+		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1); err != nil {
+			return err
+		}
+	}
+	b := append([]byte{0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 10, 99, 0, 2, 198, 51, 100, 1}, segment(7777)...)
+	return unix.Sendto(fd, b, 0, &unix.SockaddrLinklayer{
+		Protocol: 0x0008, Ifindex: i.Index, Halen: 6, Addr: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff},
+	})
+}

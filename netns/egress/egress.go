@@ -1,0 +1,163 @@
+// Package egress is one container's (or pod's) network namespace as far as its ways out go: rules (package nft), routes (package
+// route) and the devices of its tunnels (package wg), put in force and taken away together (docs/decisions/0069).
+//
+// A Space opens nothing by itself: after Open all that leaves is what the interceptor marks Direct, and datagrams. Devices end with
+// this process; rules and routes stay, so that what went by them goes nowhere.
+package egress
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"forefend.dev/forefend/netns/enter"
+	"forefend.dev/forefend/netns/marks"
+	"forefend.dev/forefend/netns/nft"
+	"forefend.dev/forefend/netns/route"
+	"forefend.dev/forefend/netns/wg"
+)
+
+// Base is what holds in a namespace whatever tunnels it has.
+type Base struct {
+	Interceptor nft.Cgroup `json:"interceptor"`
+	Port        uint16     `json:"port"` // the interceptor's, on loopback
+	Web         bool       `json:"web"`  // requests must be readable: no UDP to port 443
+	Pass        nft.Pass   `json:"pass"`
+}
+
+// Space is one namespace. Its methods may be called from any goroutine.
+type Space struct {
+	ns   *enter.Namespace
+	base Base
+
+	mu   sync.Mutex
+	ways [marks.Tunnels]*Way // guarded by mu; nil: free
+}
+
+// Way is a tunnel of a Space.
+type Way struct {
+	Mark   uint32 // what the interceptor sets on its sockets
+	Device string
+	wire   wg.Device
+}
+
+// Stats reads how the tunnel fares.
+func (w *Way) Stats() (wg.Stats, error) { return w.wire.Stats() }
+
+// Move has the tunnel lead to another endpoint of its gateway.
+func (w *Way) Move(to netip.AddrPort) error { return w.wire.Move(to) }
+
+// Kind is whose WireGuard it is, "kernel" or "user".
+func (w *Way) Kind() string { return w.wire.Kind() }
+
+// Open closes a namespace: its rules and routes are in force when Open returns, whatever was there of ours before. The space keeps ns
+// until Close.
+func Open(ns *enter.Namespace, base Base) (*Space, error) {
+	err := ns.Do(func() error {
+		own, devices, err := route.Sources()
+		if err != nil {
+			return err
+		}
+		devices = slices.DeleteFunc(devices, marks.IsDevice) // of an earlier process, about to be gone
+		state := nft.State{Interceptor: base.Interceptor, Port: base.Port, Own: own, Uplinks: devices, Pass: base.Pass, Web: base.Web}
+		if err := nft.Set(state); err != nil {
+			return err
+		}
+		if err := route.Clear(); err != nil { // the rules of netfilter hold
+			return err
+		}
+		return route.Set(route.State{Sources: own, Web: base.Web})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("close a network namespace: %w", err)
+	}
+	return &Space{ns: ns, base: base}, nil
+}
+
+// Namespace is the number of the namespace.
+func (s *Space) Namespace() uint64 { return s.ns.ID() }
+
+// Attach makes a WireGuard device and leads a mark to it. c needs no name.
+func (s *Space) Attach(c wg.Config, addresses []netip.Prefix) (*Way, error) {
+	w := &Way{}
+	n, err := s.take(w)
+	if err != nil {
+		return nil, err
+	}
+	c.Name, w.Device, w.Mark = marks.Device(n), marks.Device(n), marks.Tunnel(n)
+	if w.wire, err = wg.New(s.ns, c); err == nil {
+		err = s.ns.Do(func() error {
+			if err := nft.Attach(s.base.Pass, nft.Tunnel{Mark: w.Mark, Device: w.Device}); err != nil {
+				return err
+			}
+			return route.Attach(route.Tunnel{N: n, Addresses: addresses, MTU: c.MTU})
+		})
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("attach a tunnel: %w", err), s.Detach(w))
+	}
+	return w, nil
+}
+
+// take finds a free number for w, which has it until Detach.
+func (s *Space) take(w *Way) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := slices.Index(s.ways[:], nil)
+	if n < 0 {
+		return 0, fmt.Errorf("the namespace has %d tunnels already, and cannot have more", marks.Tunnels)
+	}
+	s.ways[n] = w
+	return n, nil
+}
+
+// Detach takes a way away: first what leads there, then the device. What still has its mark goes nowhere.
+func (s *Space) Detach(w *Way) error {
+	n, ok := marks.Index(w.Mark)
+	if !ok {
+		return fmt.Errorf("mark %#x is no tunnel's", w.Mark)
+	}
+	err := s.ns.Do(func() error {
+		return errors.Join(route.Detach(n), nft.Detach(nft.Tunnel{Mark: w.Mark, Device: w.Device}))
+	})
+	if w.wire != nil {
+		err = errors.Join(err, w.wire.Close())
+	}
+	s.mu.Lock()
+	s.ways[n] = nil
+	s.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("detach a tunnel: %w", err)
+	}
+	return nil
+}
+
+// Counts reads how many packets were dropped, by cause.
+func (s *Space) Counts() (counts map[nft.Counter]uint64, err error) {
+	err = s.ns.Do(func() error {
+		counts, err = nft.Counts()
+		return err
+	})
+	return counts, err
+}
+
+// Close ends the devices and lets go of the namespace, which stays closed. The last one in it takes it along.
+func (s *Space) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for n, w := range s.ways {
+		if w != nil && w.wire != nil {
+			errs = append(errs, w.wire.Close())
+		}
+		s.ways[n] = nil
+	}
+	return errors.Join(append(errs, s.ns.Close())...)
+}
+
+// Reopen takes rules and routes away, of a namespace that lives on without egress policy.
+func (s *Space) Reopen() error {
+	return s.ns.Do(func() error { return errors.Join(route.Clear(), nft.Clear()) })
+}

@@ -1,0 +1,338 @@
+package egress
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"forefend.dev/forefend/netns/marks"
+	"forefend.dev/forefend/netns/nft"
+)
+
+func mark(m uint32) string { return fmt.Sprintf("mark=%#x", m) }
+
+func at(host, port string) string {
+	if strings.Contains(host, ":") {
+		return "[" + host + "]:" + port
+	}
+	return host + ":" + port
+}
+
+// counts tells whether a cause has dropped packets.
+func (w *world) counted(t testing.TB, c nft.Counter) {
+	t.Helper()
+	counts, err := w.space.Counts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if counts[c] == 0 {
+		t.Errorf("no packet was counted as %s: %v", c, counts)
+	}
+}
+
+func TestRootWays(t *testing.T) {
+	w := newWorld(t, true)
+	_, first := w.attach(t, "gateway-1", 1420)
+	second, other := w.attach(t, "gateway-2", 1420)
+	for _, server := range []string{server4, server6} {
+		to := at(server, port)
+		w.workload.wants(t, "interceptor", "tcp", to)
+		w.agent.wants(t, "direct", "tcp", to, mark(marks.Direct))
+		w.agent.wants(t, "gateway-1", "tcp", to, mark(first.Mark))
+		w.agent.wants(t, "gateway-2", "tcp", to, mark(other.Mark))
+		w.workload.wants(t, "direct", "udp", to)
+	}
+	w.workload.wants(t, "interceptor", "tcp", at(server4, port), "mapped")
+	w.workload.wants(t, "interceptor", "fast", at(server4, port))
+	w.workload.wants(t, "interceptor", "tcp", at("169.254.169.254", "80"))
+	w.workload.wants(t, "interceptor", "tcp", at(outside4, port)) // a neighbour on the link
+	if second.received(t) == 0 {
+		t.Error("the gateway has received nothing by its tunnel")
+	}
+	stats, err := first.Stats()
+	if err != nil || stats.Handshake.IsZero() || stats.Received == 0 || stats.Sent == 0 {
+		t.Errorf("the tunnel tells of itself %+v, %v", stats, err)
+	}
+
+	w.workload.wants(t, "", "listen", ":9000", "as=own") // what stays in the namespace is not the interceptor's
+	for _, own := range []string{"127.0.0.1", "::1", inside4, inside6} {
+		w.workload.wants(t, "own", "tcp", at(own, "9000"))
+	}
+	for _, own := range []string{inside4, inside6} { // and who comes from outside gets an answer
+		do(t, w.outside, func() error {
+			c, err := dial("tcp", at(own, "9000"), nil)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			name, err := hear(c)
+			if name != "own" {
+				t.Errorf("from outside, %s is %q: %v", own, name, err)
+			}
+			return nil
+		})
+	}
+}
+
+func TestRootForbidden(t *testing.T) {
+	w := newWorld(t, true)
+	_, way := w.attach(t, "gateway", 1420)
+	to4, to6 := at(server4, port), at(server6, port)
+	forged := []string{mark(way.Mark), mark(marks.Direct), mark(marks.Inbound), "mark=0x7"}
+	for _, to := range []string{to4, to6} {
+		for _, m := range forged {
+			w.workload.fails(t, "tcp", to, m)
+			w.workload.fails(t, "udp", to, m)
+		}
+		for _, device := range []string{"in0", way.Device} {
+			w.workload.fails(t, "tcp", to, "dev="+device)
+			w.workload.fails(t, "tcp", to, "dev="+device, mark(way.Mark))
+		}
+		w.workload.fails(t, "tcp", to, "dev=in0", mark(marks.Direct))
+		w.workload.fails(t, "udp", to, "dev="+way.Device)
+		w.agent.fails(t, "tcp", to, "dev=in0", mark(way.Mark))
+		w.agent.fails(t, "udp", to, "dev=in0", mark(way.Mark))
+		w.agent.wants(t, "direct", "udp", to) // its datagrams, its resolver's for one, are like everybody's
+	}
+	w.counted(t, nft.Forged)
+	for _, m := range append(forged, "mark=0") {
+		_, _ = w.workload.ask(t, "syn", to4, m)
+		for _, bypass := range []string{"queue", "bypass"} {
+			_, _ = w.workload.ask(t, "frame", "in0", m, bypass)
+			_, _ = w.workload.ask(t, "frame", way.Device, m, bypass)
+		}
+	}
+	w.counted(t, nft.Frames)
+	w.none(t, "tcp")
+
+	for _, server := range []string{server4, server6} {
+		w.workload.fails(t, "udp", at(server, "443"))
+	}
+	w.none(t, "udp "+at(server4, "443"), "udp "+at(server6, "443"))
+	for _, own := range []string{"127.0.0.1", "::1", inside4, inside6} {
+		w.workload.fails(t, "tcp", at(own, fmt.Sprint(interceptorPort)))
+	}
+	w.counted(t, nft.Door)
+	do(t, w.outside, func() error {
+		if c, err := dial("tcp", at(inside4, fmt.Sprint(interceptorPort)), nil); err == nil {
+			t.Error("the interceptor's port is open to the outside")
+			return c.Close()
+		}
+		return nil
+	})
+}
+
+// TestRootClosed breaks what holds a tunnel, one thing after the other, and has the interceptor and the workload try.
+func TestRootClosed(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		breakIt func(t *testing.T, w *world, g *gateway, way *Way)
+	}{
+		{"device down", func(t *testing.T, w *world, _ *gateway, way *Way) {
+			do(t, w.inside, func() error {
+				l, err := netlink.LinkByName(way.Device)
+				if err != nil {
+					return err
+				}
+				return netlink.LinkSetDown(l)
+			})
+		}},
+		{"route deleted", func(t *testing.T, w *world, _ *gateway, way *Way) {
+			do(t, w.inside, func() error { return deleteDefault(way) })
+		}},
+		{"device deleted", func(t *testing.T, w *world, _ *gateway, way *Way) {
+			do(t, w.inside, func() error {
+				l, err := netlink.LinkByName(way.Device)
+				if err != nil {
+					return err
+				}
+				return netlink.LinkDel(l)
+			})
+		}},
+		{"tunnel's process gone", func(t *testing.T, _ *world, _ *gateway, way *Way) {
+			if err := way.wire.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"gateway gone", func(_ *testing.T, _ *world, g *gateway, _ *Way) { g.device.Close() }},
+		{"netfilter flushed", func(t *testing.T, w *world, _ *gateway, _ *Way) { do(t, w.inside, nft.Clear) }},
+		{"rule leads to main", func(t *testing.T, w *world, _ *gateway, way *Way) {
+			do(t, w.inside, func() error { return leadToMain(way) })
+		}},
+		{"interceptor gone", func(t *testing.T, w *world, _ *gateway, _ *Way) {
+			if err := w.agent.in.Close(); err != nil {
+				t.Fatal(err)
+			}
+			_ = w.agent.out.Scan() // its end
+			w.agent = nil
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t, true)
+			g, way := w.attach(t, "gateway", 1420)
+			w.agent.wants(t, "gateway", "tcp", at(server4, port), mark(way.Mark))
+			w.workload.wants(t, "interceptor", "tcp", at(server4, port))
+			test.breakIt(t, w, g, way)
+			for _, server := range []string{server4, server6} {
+				if w.agent != nil {
+					if got, err := w.agent.ask(t, "tcp", at(server, port), mark(way.Mark)); err == nil && got != "gateway" {
+						t.Errorf("by the tunnel came %s", got)
+					} else if err == nil && test.name != "netfilter flushed" {
+						t.Errorf("the tunnel still works")
+					}
+				}
+				if got, err := w.workload.ask(t, "tcp", at(server, port)); err == nil && got != "interceptor" {
+					t.Errorf("the workload reached %s", got)
+				}
+				if test.name != "netfilter flushed" { // only those rules stop a socket that is bound to a device (docs/decisions/0069)
+					w.workload.fails(t, "tcp", at(server, port), mark(way.Mark), "dev=in0")
+				}
+				w.workload.fails(t, "udp", at(server, "443"))
+			}
+			w.none(t, "tcp", "udp "+at(server4, "443"), "udp "+at(server6, "443"))
+			if test.name == "rule leads to main" {
+				w.counted(t, nft.WrongDevice)
+			}
+		})
+	}
+}
+
+// deleteDefault deletes the routes by a tunnel's device.
+func deleteDefault(way *Way) error {
+	n, _ := marks.Index(way.Mark)
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: marks.Table(n)}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return err
+		}
+		for i := range routes {
+			if routes[i].Type == unix.RTN_BLACKHOLE {
+				continue
+			}
+			if err := netlink.RouteDel(&routes[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// leadToMain has a tunnel's mark look its way up where the container's own routes are, before it would look in its table.
+func leadToMain(way *Way) error {
+	mask := ^uint32(0)
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		r := netlink.NewRule()
+		r.Family, r.Priority, r.Table, r.Mark, r.Mask = family, 10, unix.RT_TABLE_MAIN, way.Mark, &mask
+		if err := netlink.RuleAdd(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestRootMTU moves bulk both ways by tunnels of several sizes. No ICMP is needed, since segments fit from the first.
+func TestRootMTU(t *testing.T) {
+	w := newWorld(t, false)
+	for _, mtu := range []int{1280, 1420, 9000} {
+		g, way := w.attach(t, fmt.Sprintf("gateway-%d", mtu), mtu)
+		for _, server := range []string{server4, server6} {
+			w.agent.wants(t, g.name, "bulk", at(server, port), mark(way.Mark), "n=1000000")
+		}
+	}
+}
+
+// TestRootCycles attaches and detaches, and looks for what is left.
+func TestRootCycles(t *testing.T) {
+	w := newWorld(t, true)
+	g := newGateway(t, "gateway", 1420)
+	c, addresses := g.slot(t, 1420)
+	inventory := func() (list string, files int) {
+		var b strings.Builder
+		do(t, w.inside, func() error {
+			links, err := netlink.LinkList()
+			if err != nil {
+				return err
+			}
+			for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+				rules, err := netlink.RuleList(family)
+				if err != nil {
+					return err
+				}
+				routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+				if err != nil {
+					return err
+				}
+				routes = slices.DeleteFunc(routes, func(r netlink.Route) bool { return r.Table == unix.RT_TABLE_LOCAL || r.Table == unix.RT_TABLE_MAIN })
+				fmt.Fprintln(&b, family, len(rules), "rules", len(routes), "routes")
+			}
+			fmt.Fprintln(&b, len(links), "devices")
+			return nil
+		})
+		open, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b.String(), len(open)
+	}
+	once := func() {
+		way, err := w.space.Attach(c, addresses)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if way.Mark != marks.Tunnel(0) {
+			t.Fatalf("the first number is not free again: mark %#x", way.Mark)
+		}
+		if err := w.space.Detach(way); err != nil {
+			t.Fatal(err)
+		}
+	}
+	once() // what is made once
+	before, files := inventory()
+	goroutines := runtime.NumGoroutine()
+	const threads = 8 // that package enter may have kept meanwhile
+	for range 200 {
+		once()
+	}
+	if after, open := inventory(); after != before || open > files {
+		t.Errorf("before:\n%s%d files\nafter:\n%s%d files", before, files, after, open)
+	}
+	for end := time.Now().Add(patience); runtime.NumGoroutine() > goroutines+threads; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d goroutines, %d before", runtime.NumGoroutine(), goroutines)
+		}
+	}
+	way, err := w.space.Attach(c, addresses)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.agent.wants(t, "gateway", "tcp", at(server4, port), mark(way.Mark))
+}
+
+// BenchmarkRootAttach is a tunnel to a running container, without the gateway's answer.
+func BenchmarkRootAttach(b *testing.B) {
+	w := newWorld(b, true)
+	g := newGateway(b, "gateway", 1420)
+	c, addresses := g.slot(b, 1420)
+	var took []time.Duration
+	for b.Loop() {
+		begun := time.Now()
+		way, err := w.space.Attach(c, addresses)
+		if err != nil {
+			b.Fatal(err)
+		}
+		took = append(took, time.Since(begun))
+		if err := w.space.Detach(way); err != nil {
+			b.Fatal(err)
+		}
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
+}

@@ -1,0 +1,489 @@
+package egress
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/tun"
+
+	"forefend.dev/forefend/netns/enter"
+	"forefend.dev/forefend/netns/nft"
+	"forefend.dev/forefend/netns/wg"
+)
+
+// Addresses: the container's, its router's, and those of a server that is reached both by the container's uplink, where it says
+// "direct", and by every gateway, where it says the gateway's name.
+const (
+	inside4, inside6   = "10.99.0.2", "fd99::2"
+	outside4, outside6 = "10.99.0.1", "fd99::1"
+	server4, server6   = "198.51.100.1", "2001:db8::1"
+	port               = "7777"
+	interceptorPort    = 15001
+)
+
+// world is a container's network namespace, the world behind its uplink, and gateways with a world of their own each.
+type world struct {
+	inside, outside *enter.Namespace
+	space           *Space
+	workload, agent *process // a container's process, and one where the interceptor is
+	seen            *capture // what leaves by the uplink
+}
+
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Getenv("FOREFEND_ROOT_TESTS") != "1" || os.Getuid() != 0 {
+		t.Skip("needs root and FOREFEND_ROOT_TESTS=1")
+	}
+}
+
+func newWorld(t testing.TB, web bool) *world {
+	t.Helper()
+	needRoot(t)
+	w := &world{inside: newNamespace(t), outside: newNamespace(t)}
+	w.link(t)
+	serve(t, w.outside, "direct")
+	w.seen = watch(t, w.outside, "out0")
+	group := newCgroup(t, "agent")
+	ns, err := w.inside.Again()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w.space, err = Open(ns, Base{Interceptor: group.id, Port: interceptorPort, Web: web, Pass: nft.NewPass()}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.space.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	w.workload, w.agent = w.start(t, newCgroup(t, "workload").dir), w.start(t, group.dir)
+	w.agent.wants(t, "", "listen", fmt.Sprintf(":%d", interceptorPort), "as=interceptor")
+	return w
+}
+
+// cgroup of the v2 hierarchy.
+type group struct {
+	dir string
+	id  nft.Cgroup
+}
+
+func newCgroup(t testing.TB, name string) group {
+	t.Helper()
+	for _, root := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
+		var fs unix.Statfs_t
+		if unix.Statfs(root, &fs) != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC {
+			continue
+		}
+		dir := filepath.Join(root, fmt.Sprintf("forefend-egress-%d-%s", os.Getpid(), name))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { removeSoon(t, dir) })
+		var st unix.Stat_t
+		if err := unix.Stat(dir, &st); err != nil {
+			t.Fatal(err)
+		}
+		return group{dir, nft.Cgroup{ID: st.Ino, Level: 1}}
+	}
+	t.Fatal("no cgroup v2 hierarchy is mounted")
+	return group{}
+}
+
+// removeSoon removes a cgroup whose processes are about to be gone.
+func removeSoon(t testing.TB, dir string) {
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		err := os.Remove(dir)
+		if err == nil || errors.Is(err, os.ErrNotExist) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Errorf("cgroup %s: %v", dir, err)
+			return
+		}
+	}
+}
+
+// newNamespace makes a network namespace that ends with the test.
+func newNamespace(t testing.TB) *enter.Namespace {
+	t.Helper()
+	type result struct {
+		ns  *enter.Namespace
+		err error
+	}
+	made := make(chan result)
+	go func() {
+		runtime.LockOSThread() // the thread ends with its namespace: it is not unlocked
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			made <- result{err: err}
+			return
+		}
+		ns, err := enter.Open("/proc/thread-self/ns/net")
+		made <- result{ns, err}
+	}()
+	r := <-made
+	if r.err != nil {
+		t.Fatal(r.err)
+	}
+	t.Cleanup(func() { _ = r.ns.Close() })
+	return r.ns
+}
+
+func do(t testing.TB, ns *enter.Namespace, f func() error) {
+	t.Helper()
+	if err := ns.Do(f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *world) link(t testing.TB) {
+	t.Helper()
+	do(t, w.outside, func() error {
+		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "out0"}, PeerName: "in0", PeerNamespace: netlink.NsFd(w.inside.FD())}
+		if err := netlink.LinkAdd(veth); err != nil {
+			return err
+		}
+		return up("out0", outside4+"/24", outside6+"/64", server4+"/32", server6+"/128")
+	})
+	do(t, w.inside, func() error {
+		if err := up("in0", inside4+"/24", inside6+"/64"); err != nil {
+			return err
+		}
+		for _, gw := range []string{outside4, outside6} {
+			if err := netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(gw)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// up brings loopback and a link up, with addresses.
+func up(name string, addrs ...string) error {
+	for _, n := range []string{"lo", name} {
+		l, err := netlink.LinkByName(n)
+		if err == nil {
+			err = netlink.LinkSetUp(l)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", n, err)
+		}
+		if n == "lo" {
+			continue
+		}
+		for _, a := range addrs {
+			addr, err := netlink.ParseAddr(a)
+			if err != nil {
+				return err
+			}
+			addr.Flags = unix.IFA_F_NODAD
+			if err := netlink.AddrAdd(l, addr); err != nil {
+				return fmt.Errorf("%s on %s: %w", a, n, err)
+			}
+		}
+	}
+	return nil
+}
+
+// serve answers with a name, on all addresses of a namespace.
+func serve(t testing.TB, ns *enter.Namespace, name string) {
+	t.Helper()
+	do(t, ns, func() error {
+		for _, at := range []string{port, "443"} {
+			l, err := net.Listen("tcp", ":"+at)
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { _ = l.Close() })
+			go answer(l, name)
+			addrs, err := net.InterfaceAddrs()
+			if err != nil {
+				return err
+			}
+			for _, a := range addrs {
+				p, err := net.ListenPacket("udp", net.JoinHostPort(netip.MustParsePrefix(a.String()).Addr().String(), at))
+				if errors.Is(err, unix.EINVAL) {
+					continue // an address of the link needs its name
+				}
+				if err != nil {
+					return err
+				}
+				t.Cleanup(func() { _ = p.Close() })
+				go tell(p, name)
+			}
+		}
+		return nil
+	})
+}
+
+// tell answers every datagram with a name.
+func tell(p net.PacketConn, name string) {
+	b := make([]byte, 2048)
+	for {
+		_, from, err := p.ReadFrom(b)
+		if err != nil {
+			return
+		}
+		_, _ = p.WriteTo([]byte(name+"\n"), from)
+	}
+}
+
+// gateway is a WireGuard peer with a world behind it, in a namespace. Its UDP socket is on this machine's loopback.
+type gateway struct {
+	ns      *enter.Namespace
+	name    string
+	device  *device.Device
+	private wg.Key
+	at      netip.AddrPort
+	peers   int
+}
+
+// mtuTUN is a TUN in another namespace than ours.
+type mtuTUN struct {
+	tun.Device
+	mtu int
+}
+
+func (m mtuTUN) MTU() (int, error) { return m.mtu, nil }
+
+func newKey(t testing.TB) wg.Key {
+	t.Helper()
+	var k wg.Key
+	if _, err := rand.Read(k[:]); err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func newGateway(t testing.TB, name string, mtu int) *gateway {
+	t.Helper()
+	g := &gateway{ns: newNamespace(t), name: name, private: newKey(t)}
+	fd := -1
+	do(t, g.ns, func() (err error) {
+		request, err := unix.NewIfreq("gw0")
+		if err != nil {
+			return err
+		}
+		request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		if fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+			return err
+		}
+		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
+			return err
+		}
+		link, err := netlink.LinkByName("gw0")
+		if err != nil {
+			return err
+		}
+		if err := netlink.LinkSetMTU(link, mtu); err != nil {
+			return err
+		}
+		if err := up("gw0", server4+"/32", server6+"/128"); err != nil {
+			return err
+		}
+		for _, family := range []*net.IPNet{{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}, {IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}} {
+			if err := netlink.RouteAdd(&netlink.Route{Dst: family, LinkIndex: link.Attrs().Index, Scope: unix.RT_SCOPE_LINK}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	file, _, err := tun.CreateUnmonitoredTUNFromFD(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.device = device.NewDevice(mtuTUN{file, mtu}, conn.NewDefaultBind(), &device.Logger{Verbosef: device.DiscardLogf, Errorf: device.DiscardLogf})
+	t.Cleanup(g.device.Close)
+	if err := g.device.IpcSet(fmt.Sprintf("private_key=%x\nlisten_port=0\n", g.private[:])); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.device.Up(); err != nil {
+		t.Fatal(err)
+	}
+	text, err := g.device.IpcGet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(text) {
+		if p, ok := strings.CutPrefix(strings.TrimSpace(line), "listen_port="); ok {
+			n, err := strconv.ParseUint(p, 10, 16)
+			if err != nil {
+				t.Fatal(err)
+			}
+			g.at = netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(n))
+		}
+	}
+	serve(t, g.ns, name)
+	return g
+}
+
+// slot makes a peer of the gateway: what a container's end of a tunnel is configured with.
+func (g *gateway) slot(t testing.TB, mtu int) (wg.Config, []netip.Prefix) {
+	t.Helper()
+	g.peers++
+	c := wg.Config{MTU: mtu, Private: newKey(t), Peer: g.private.Public(), Shared: newKey(t), Endpoint: g.at}
+	public := c.Private.Public()
+	addresses := []netip.Prefix{
+		netip.MustParsePrefix(fmt.Sprintf("10.8.0.%d/32", g.peers+1)), netip.MustParsePrefix(fmt.Sprintf("fd08::%d/128", g.peers+1)),
+	}
+	if err := g.device.IpcSet(fmt.Sprintf("public_key=%x\npreshared_key=%x\nallowed_ip=%s\nallowed_ip=%s\n",
+		public[:], c.Shared[:], addresses[0], addresses[1])); err != nil {
+		t.Fatal(err)
+	}
+	return c, addresses
+}
+
+// attach makes a gateway and a tunnel to it.
+func (w *world) attach(t testing.TB, name string, mtu int) (*gateway, *Way) {
+	t.Helper()
+	g := newGateway(t, name, mtu)
+	way, err := w.space.Attach(g.slot(t, mtu))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g, way
+}
+
+// received is how much came through the gateway's tunnels, in bytes.
+func (g *gateway) received(t testing.TB) (n int64) {
+	t.Helper()
+	text, err := g.device.IpcGet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(text) {
+		if b, ok := strings.CutPrefix(strings.TrimSpace(line), "rx_bytes="); ok {
+			m, _ := strconv.ParseInt(b, 10, 64)
+			n += m
+		}
+	}
+	return n
+}
+
+// capture records what arrives by a device, from the other end of the container's uplink.
+type capture struct {
+	mu     sync.Mutex
+	frames []string // guarded by mu
+}
+
+func watch(t testing.TB, ns *enter.Namespace, device string) *capture {
+	t.Helper()
+	c := &capture{}
+	fd := -1
+	do(t, ns, func() (err error) {
+		i, err := net.InterfaceByName(device)
+		if err != nil {
+			return err
+		}
+		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0x0300); err != nil { // ETH_P_ALL
+			return err
+		}
+		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: 0x0300, Ifindex: i.Index})
+	})
+	limit := unix.Timeval{Usec: 50_000}
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
+		t.Fatal(err)
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() {
+		close(stop)
+		<-stopped
+	})
+	go func() {
+		defer close(stopped)
+		defer unix.Close(fd)
+		b := make([]byte, 65536)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			n, from, err := unix.Recvfrom(fd, b, 0)
+			if err != nil {
+				continue
+			}
+			if l, ok := from.(*unix.SockaddrLinklayer); !ok || l.Pkttype == unix.PACKET_OUTGOING {
+				continue
+			}
+			c.mu.Lock()
+			c.frames = append(c.frames, describe(b[:n]))
+			c.mu.Unlock()
+		}
+	}()
+	return c
+}
+
+// describe is a packet in words: protocol and destination.
+func describe(b []byte) string {
+	var proto byte
+	var to netip.Addr
+	var rest []byte
+	switch {
+	case len(b) >= 20 && b[0]>>4 == 4:
+		proto, to, rest = b[9], netip.AddrFrom4([4]byte(b[16:20])), b[int(b[0]&15)*4:]
+	case len(b) >= 40 && b[0]>>4 == 6:
+		proto, to, rest = b[6], netip.AddrFrom16([16]byte(b[24:40])), b[40:]
+	default:
+		return "other"
+	}
+	switch proto {
+	case unix.IPPROTO_TCP, unix.IPPROTO_UDP:
+		if len(rest) >= 4 {
+			name := map[byte]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp"}[proto]
+			return name + " " + netip.AddrPortFrom(to, binary.BigEndian.Uint16(rest[2:])).String()
+		}
+	}
+	return fmt.Sprintf("protocol %d %s", proto, to)
+}
+
+// of are the packets seen that begin with one of the words; none are forgotten.
+func (c *capture) of(words ...string) (found []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range c.frames {
+		for _, w := range words {
+			if strings.HasPrefix(f, w) {
+				found = append(found, f)
+			}
+		}
+	}
+	return found
+}
+
+// settle waits until the capture has all that was sent: a datagram that may pass is seen after them.
+func (w *world) settle(t testing.TB) {
+	t.Helper()
+	before := len(w.seen.of("udp " + outside4 + ":" + port))
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		_, _ = w.workload.ask(t, "udp", outside4+":"+port)
+		if len(w.seen.of("udp "+outside4+":"+port)) > before {
+			return
+		}
+	}
+	t.Fatal("the capture sees nothing, not even what may pass")
+}
+
+// none fails the test where the uplink has seen such packets.
+func (w *world) none(t testing.TB, words ...string) {
+	t.Helper()
+	w.settle(t)
+	if leaked := w.seen.of(words...); len(leaked) > 0 {
+		t.Errorf("leaked by the uplink: %q", leaked)
+	}
+}
