@@ -46,7 +46,12 @@ require (
 	pgregory.net/rapid v1.3.0
 )
 
-require golang.org/x/arch v0.33.0
+require (
+	github.com/google/nftables v0.3.0
+	golang.org/x/arch v0.33.0
+	golang.zx2c4.com/wireguard v0.0.0-20260522210424-ecfc5a8d5446
+	golang.zx2c4.com/wireguard/wgctrl v0.0.0-20241231184526-a9ab2273dd10
+)
 
 require (
 	github.com/golang-jwt/jwt/v5 v5.3.1

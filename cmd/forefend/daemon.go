@@ -86,59 +86,65 @@ func detachDaemon(ctx context.Context, cfg *config.Config, timeout time.Duration
 
 // startDetached starts the daemon in a session of its own and waits for its word.
 func startDetached(ctx context.Context, cfg *config.Config, takeover bool) error {
+	args := []string{"daemon", "--ready-fd", "3"}
+	if takeover {
+		args = append(args, "--takeover")
+	}
+	pipe, err := spawn(cfg, cfg.Log(), args...)
+	if err != nil {
+		return err
+	}
+	defer pipe.Close()
+	return awaitReady(ctx, cfg, pipe)
+}
+
+// spawn starts a process of this program in a session of its own, with a log. It says a word on descriptor 3 once it serves, which
+// comes by the pipe.
+func spawn(cfg *config.Config, logPath string, args ...string) (*os.File, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return fmt.Errorf("find my own binary: %w", err)
+		return nil, fmt.Errorf("find my own binary: %w", err)
 	}
 	if err := os.MkdirAll(cfg.Root, 0o700); err != nil {
-		return fmt.Errorf("create the root directory: %w", err)
+		return nil, fmt.Errorf("create the root directory: %w", err)
 	}
-	if info, err := os.Stat(cfg.Log()); err == nil && info.Size() > maxLog {
-		_ = os.Rename(cfg.Log(), cfg.Log()+".1") // a log that cannot be turned grows on
+	if info, err := os.Stat(logPath); err == nil && info.Size() > maxLog {
+		_ = os.Rename(logPath, logPath+".1") // a log that cannot be turned grows on
 	}
-	logFile, err := os.OpenFile(cfg.Log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	logFile, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		return fmt.Errorf("open the daemon's log: %w", err)
+		return nil, fmt.Errorf("open the log of forefend %s: %w", args[0], err)
 	}
 	defer logFile.Close()
 	mine, theirs, err := os.Pipe()
 	if err != nil {
-		return fmt.Errorf("ready pipe: %w", err)
+		return nil, fmt.Errorf("ready pipe: %w", err)
 	}
-	defer mine.Close()
-	cmd := exec.Command(self, "daemon", "--ready-fd", "3")
-	if takeover {
-		cmd.Args = append(cmd.Args, "--takeover")
-	}
+	cmd := exec.Command(self, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", logFile, logFile
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/"}
 	if cfg.Path != "" {
 		cmd.Env = append(cmd.Env, "FOREFEND_CONFIG="+cfg.Path)
 	}
 	cmd.ExtraFiles = []*os.File{theirs}
-	// Whatever containerd was started with and did not mark, the daemon must not keep open.
-	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return fmt.Errorf("leave inherited descriptors behind: %w", err)
+	// Whatever containerd was started with and did not mark, what we start must not keep open.
+	err = unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
+	if err == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		err = cmd.Start()
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = cmd.Start()
 	theirs.Close()
 	if err != nil {
-		return fmt.Errorf("start the daemon: %w", err)
+		return nil, errors.Join(fmt.Errorf("start forefend %s: %w", args[0], err), mine.Close())
 	}
-	_ = cmd.Process.Release() // it outlives us
-	return awaitReady(ctx, cfg, mine)
+	go func() { _ = cmd.Wait() }() // it outlives us, or ends before
+	return mine, nil
 }
 
 // awaitReady reads the daemon's word from its ready pipe. It returns errBusy when
 // another daemon holds the lock.
 func awaitReady(ctx context.Context, cfg *config.Config, pipe *os.File) error {
-	if deadline, ok := ctx.Deadline(); ok {
-		_ = pipe.SetReadDeadline(deadline) // pipes support deadlines
-	}
-	line := make([]byte, 1024)
-	n, err := pipe.Read(line)
-	said := strings.TrimSpace(string(line[:n]))
+	said, err := hear(ctx, pipe)
 	switch {
 	case said == "ready":
 		return nil
@@ -149,6 +155,32 @@ func awaitReady(ctx context.Context, cfg *config.Config, pipe *os.File) error {
 	}
 	return fmt.Errorf("the daemon ended or hung before it served (%w); see %s", err, cfg.Log())
 }
+
+// hear reads the word of a process that starts.
+func hear(ctx context.Context, pipe *os.File) (string, error) {
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = pipe.SetReadDeadline(deadline) // pipes support deadlines
+	}
+	line := make([]byte, 1024)
+	n, err := pipe.Read(line)
+	return strings.TrimSpace(string(line[:n])), err
+}
+
+// readySayer is how a process tells the one that started it that it serves, or why it does not.
+func readySayer(fd int) func(string) {
+	if fd <= 2 {
+		return func(string) {}
+	}
+	pipe := os.NewFile(uintptr(fd), "ready")
+	unix.CloseOnExec(fd)
+	return func(s string) {
+		_, _ = pipe.WriteString(s + "\n") // nobody may be listening any more
+		_ = pipe.Close()
+	}
+}
+
+// oneLine is an error for a ready pipe.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 // awaitOther waits, for a while, until the daemon that holds the lock answers. A
 // connection alone proves nothing: the socket of a dying daemon takes them still.
@@ -183,15 +215,7 @@ func answers(ctx context.Context, socket string) error {
 // serve, goes to the ready descriptor when there is one, and its readiness to the
 // service manager that started it.
 func runDaemon(ctx context.Context, cfg *config.Config, readyFD int, takeover bool) error {
-	say := func(string) {}
-	if readyFD > 2 {
-		pipe := os.NewFile(uintptr(readyFD), "ready")
-		unix.CloseOnExec(readyFD)
-		say = func(s string) {
-			_, _ = pipe.WriteString(s + "\n") // nobody may be listening any more
-			_ = pipe.Close()
-		}
-	}
+	say := readySayer(readyFD)
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	if err := setLogging(cfg); err != nil {
@@ -199,7 +223,7 @@ func runDaemon(ctx context.Context, cfg *config.Config, readyFD int, takeover bo
 	}
 	d, err := openDaemon(ctx, cfg, takeover)
 	if err != nil {
-		say(strings.ReplaceAll(err.Error(), "\n", "; "))
+		say(oneLine(err))
 		if errors.Is(err, errBusy) && readyFD > 2 {
 			return nil // the one who asked is told; no news for the log
 		}

@@ -108,22 +108,25 @@ func openDaemon(ctx context.Context, cfg *config.Config, takeover bool) (_ *daem
 }
 
 // takeLock makes this the one daemon of its configuration.
-func takeLock(cfg *config.Config) (*os.File, error) {
+func takeLock(cfg *config.Config) (*os.File, error) { return lockFile(cfg, cfg.Lock()) }
+
+// lockFile locks a file for as long as it is open, or returns errBusy.
+func lockFile(cfg *config.Config, path string) (*os.File, error) {
 	for _, dir := range []string{cfg.Root, cfg.State} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("create a directory of the daemon: %w", err)
 		}
 	}
-	f, err := os.OpenFile(cfg.Lock(), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("open the daemon's lock: %w", err)
+		return nil, fmt.Errorf("open a lock: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, errBusy
 		}
-		return nil, fmt.Errorf("lock %s: %w", cfg.Lock(), err)
+		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	_ = f.Truncate(0) // the process id is for people
 	_, _ = fmt.Fprintln(f, os.Getpid())
@@ -149,10 +152,12 @@ func (d *daemon) settle(ctx context.Context) {
 	degrade("no protection from the OOM killer", os.WriteFile("/proc/self/oom_score_adj", fmt.Appendf(nil, "%d", daemonOOMScore), 0))
 }
 
-// cgroup is that of a part of the daemon: one for each configuration, like all its paths. They are not below a common one,
+func (d *daemon) cgroup(part string) string { return groupOf(d.cfg, part) }
+
+// groupOf is the cgroup of a part of the daemon: one for each configuration, like all its paths. They are not below a common one,
 // which would have to have the daemon's share of the CPU as well.
-func (d *daemon) cgroup(part string) string {
-	sum := sha256.Sum256([]byte(d.cfg.State))
+func groupOf(cfg *config.Config, part string) string {
+	sum := sha256.Sum256([]byte(cfg.State))
 	return "forefend-" + part + "-" + hex.EncodeToString(sum[:4])
 }
 
@@ -206,6 +211,7 @@ func (d *daemon) run(ctx context.Context) error {
 	go func() { kept <- d.service.Run(background) }()
 	var beside sync.WaitGroup
 	beside.Go(func() { d.keepLog(background) })
+	beside.Go(func() { d.keepTunnels(background) })
 	d.runSources(background, &beside)
 	if d.scrapes != nil {
 		beside.Go(func() {

@@ -67,6 +67,7 @@ func serveFake(t testing.TB, fake api.Orchestrator) string {
 		t.Fatal(err)
 	}
 	api.Register(server, fake)
+	serveTunnels(t, dir)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -66,8 +66,8 @@ func newRoot(a *app) *cobra.Command {
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.PersistentFlags().StringVar(&a.configPath, "config", "", "config `file` (default: FOREFEND_CONFIG, else "+config.DefaultPath+")")
 	root.AddCommand(newPsCommand(a), newExplainCommand(a), newHistoryCommand(a), newEventsCommand(a), newSetCommand(a), newUnsetCommand(a), newResetCommand(a), newRollbackCommand(a), newAgentCommand(a),
-		newScanCommand(a), newProfileCommand(a), newPolicyCommand(a), newThreatCommand(a), newReplayCommand(a),
-		newDoctorCommand(a), newDaemonCommand(a), eval.Command(), newVersionCommand(a), newCompletionCommand(a))
+		newScanCommand(a), newProfileCommand(a), newPolicyCommand(a), newThreatCommand(a), newTunnelCommand(a), newReplayCommand(a),
+		newDoctorCommand(a), newDaemonCommand(a), newTunneldCommand(a), eval.Command(), newVersionCommand(a), newCompletionCommand(a))
 	root.AddCommand(newActionCommands(a)...)
 	asUsage(root)
 	fitHelp(root)

@@ -29,10 +29,10 @@ type Base struct {
 
 // Space is one namespace. Its methods may be called from any goroutine.
 type Space struct {
-	ns   *enter.Namespace
-	base Base
+	ns *enter.Namespace
 
-	mu   sync.Mutex
+	mu   sync.Mutex          // held while something changes
+	base Base                // guarded by mu
 	ways [marks.Tunnels]*Way // guarded by mu; nil: free
 }
 
@@ -53,27 +53,70 @@ func (w *Way) Move(to netip.AddrPort) error { return w.wire.Move(to) }
 func (w *Way) Kind() string { return w.wire.Kind() }
 
 // Open closes a namespace: its rules and routes are in force when Open returns, whatever was there of ours before. The space keeps ns
-// until Close.
+// until Close, also after an error.
 func Open(ns *enter.Namespace, base Base) (*Space, error) {
+	s := &Space{ns: ns, base: base}
 	err := ns.Do(func() error {
-		own, devices, err := route.Sources()
-		if err != nil {
+		if err := s.guard(base); err != nil {
 			return err
 		}
-		devices = slices.DeleteFunc(devices, marks.IsDevice) // of an earlier process, about to be gone
-		state := nft.State{Interceptor: base.Interceptor, Port: base.Port, Own: own, Uplinks: devices, Pass: base.Pass, Web: base.Web}
-		if err := nft.Set(state); err != nil {
-			return err
-		}
-		if err := route.Clear(); err != nil { // the rules of netfilter hold
-			return err
-		}
-		return route.Set(route.State{Sources: own, Web: base.Web})
+		return route.Clear() // of an earlier process; the rules of netfilter hold
 	})
-	if err != nil {
-		return nil, fmt.Errorf("close a network namespace: %w", err)
+	if err == nil {
+		err = ns.Do(func() error { return s.lead(base) })
 	}
-	return &Space{ns: ns, base: base}, nil
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("close a network namespace: %w", err), ns.Close())
+	}
+	return s, nil
+}
+
+// Rebase changes the base under the tunnels that there are.
+func (s *Space) Rebase(base Base) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if base == s.base {
+		return nil
+	}
+	err := s.ns.Do(func() error { return errors.Join(s.guard(base), s.lead(base)) })
+	if err != nil {
+		return fmt.Errorf("change the base of a network namespace: %w", err)
+	}
+	s.base = base
+	return nil
+}
+
+// Base is what holds.
+func (s *Space) Base() Base {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.base
+}
+
+// guard puts the rules in force, with those of the tunnels. It is called inside, with mu held or before anybody else has s.
+func (s *Space) guard(base Base) error {
+	own, devices, err := route.Sources()
+	if err != nil {
+		return err
+	}
+	state := nft.State{Interceptor: base.Interceptor, Port: base.Port, Pass: base.Pass, Web: base.Web}
+	state.Own = own
+	state.Uplinks = slices.DeleteFunc(devices, marks.IsDevice)
+	for _, w := range s.ways {
+		if w != nil && w.wire != nil {
+			state.Tunnels = append(state.Tunnels, nft.Tunnel{Mark: w.Mark, Device: w.Device})
+		}
+	}
+	return nft.Set(state)
+}
+
+// lead puts the routes in force that do not depend on tunnels.
+func (s *Space) lead(base Base) error {
+	own, _, err := route.Sources()
+	if err != nil {
+		return err
+	}
+	return route.Set(route.State{Sources: own, Web: base.Web})
 }
 
 // Namespace is the number of the namespace.
@@ -81,12 +124,30 @@ func (s *Space) Namespace() uint64 { return s.ns.ID() }
 
 // Attach makes a WireGuard device and leads a mark to it. c needs no name.
 func (s *Space) Attach(c wg.Config, addresses []netip.Prefix) (*Way, error) {
-	w := &Way{}
-	n, err := s.take(w)
-	if err != nil {
-		return nil, err
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := slices.Index(s.ways[:], nil)
+	if n < 0 {
+		return nil, fmt.Errorf("the namespace has %d tunnels already, and cannot have more", marks.Tunnels)
 	}
-	c.Name, w.Device, w.Mark = marks.Device(n), marks.Device(n), marks.Tunnel(n)
+	return s.attachLocked(n, c, addresses)
+}
+
+// AttachAs is Attach with the mark that the tunnel had before, in an earlier process.
+func (s *Space) AttachAs(mark uint32, c wg.Config, addresses []netip.Prefix) (*Way, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, ok := marks.Index(mark)
+	if !ok || s.ways[n] != nil {
+		return nil, fmt.Errorf("mark %#x is no tunnel's, or another one's", mark)
+	}
+	return s.attachLocked(n, c, addresses)
+}
+
+func (s *Space) attachLocked(n int, c wg.Config, addresses []netip.Prefix) (*Way, error) {
+	w := &Way{Mark: marks.Tunnel(n), Device: marks.Device(n)}
+	c.Name = w.Device
+	var err error
 	if w.wire, err = wg.New(s.ns, c); err == nil {
 		err = s.ns.Do(func() error {
 			if err := nft.Attach(s.base.Pass, nft.Tunnel{Mark: w.Mark, Device: w.Device}); err != nil {
@@ -96,38 +157,31 @@ func (s *Space) Attach(c wg.Config, addresses []netip.Prefix) (*Way, error) {
 		})
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("attach a tunnel: %w", err), s.Detach(w))
-	}
-	return w, nil
-}
-
-// take finds a free number for w, which has it until Detach.
-func (s *Space) take(w *Way) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := slices.Index(s.ways[:], nil)
-	if n < 0 {
-		return 0, fmt.Errorf("the namespace has %d tunnels already, and cannot have more", marks.Tunnels)
+		return nil, errors.Join(fmt.Errorf("attach a tunnel: %w", err), s.detachLocked(w))
 	}
 	s.ways[n] = w
-	return n, nil
+	return w, nil
 }
 
 // Detach takes a way away: first what leads there, then the device. What still has its mark goes nowhere.
 func (s *Space) Detach(w *Way) error {
-	n, ok := marks.Index(w.Mark)
-	if !ok {
-		return fmt.Errorf("mark %#x is no tunnel's", w.Mark)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n, ok := marks.Index(w.Mark); !ok || s.ways[n] != w {
+		return fmt.Errorf("mark %#x is no tunnel's of this namespace", w.Mark)
 	}
+	return s.detachLocked(w)
+}
+
+func (s *Space) detachLocked(w *Way) error {
+	n, _ := marks.Index(w.Mark) // it is one
 	err := s.ns.Do(func() error {
 		return errors.Join(route.Detach(n), nft.Detach(nft.Tunnel{Mark: w.Mark, Device: w.Device}))
 	})
 	if w.wire != nil {
 		err = errors.Join(err, w.wire.Close())
 	}
-	s.mu.Lock()
 	s.ways[n] = nil
-	s.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("detach a tunnel: %w", err)
 	}

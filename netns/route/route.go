@@ -45,6 +45,13 @@ func Set(s State) error {
 		return fmt.Errorf("open routing: %w", err)
 	}
 	defer h.Close()
+	lo, err := h.LinkByIndex(loopback)
+	if err == nil {
+		err = h.LinkSetUp(lo) // as runc would: a route by it has to
+	}
+	if err != nil {
+		return fmt.Errorf("bring loopback up: %w", err)
+	}
 	for _, family := range families {
 		if err := base(h, family, s); err != nil {
 			if family == unix.AF_INET6 && (errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP)) {

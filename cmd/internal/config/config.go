@@ -48,6 +48,7 @@ type Config struct {
 	Threats    Threats
 	Safeguards Safeguards
 	Metrics    Metrics
+	Tunnels    []Tunnel
 
 	Site policy.Site // mode, [defaults], [guardrails], [conflicts], [[profile]]
 }

@@ -130,6 +130,7 @@ func (c *Config) readTables(top *table) {
 	c.readScan(top.sub("scan"))
 	c.readThreats(top.sub("threats"))
 	c.readSafeguards(top.sub("safeguards"))
+	c.readTunnels(top)
 
 	t = top.sub("metrics")
 	t.listen("listen", &c.Metrics.Listen)

@@ -42,3 +42,15 @@ func (c *Config) StartLock() string { return filepath.Join(c.State, "start.lock"
 
 // GatesDir holds the numbers of the BPF programs and maps that all containers of the node share.
 func (c *Config) GatesDir() string { return filepath.Join(c.State, "gates") }
+
+// TunnelsSocket is the unix socket on which tunneld listens.
+func (c *Config) TunnelsSocket() string { return filepath.Join(c.State, "tunneld.sock") }
+
+// TunnelsLock is the file that the one running tunneld holds locked.
+func (c *Config) TunnelsLock() string { return filepath.Join(c.State, "tunneld.lock") }
+
+// TunnelsLog is tunneld's log file.
+func (c *Config) TunnelsLog() string { return filepath.Join(c.Root, "tunneld.log") }
+
+// TunnelsDir is where tunneld writes down which network namespaces it guards.
+func (c *Config) TunnelsDir() string { return filepath.Join(c.State, "tunnels") }

@@ -1,0 +1,396 @@
+package tunnel
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/tun/tuntest"
+
+	"forefend.dev/forefend/netns/flow"
+	"forefend.dev/forefend/netns/marks"
+	"forefend.dev/forefend/netns/wg"
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/record"
+)
+
+// sleeperMode makes this test binary a container's process: it ends with its input.
+const sleeperMode = "FOREFEND_TUNNEL_TEST_SLEEPER"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(sleeperMode) != "" {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+const patience = 10 * time.Second
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("still not: %s", what)
+		}
+	}
+}
+
+// container is a process with a network namespace of its own.
+type container struct {
+	pid   int
+	start uint64
+	end   func()
+}
+
+func newContainer(t testing.TB) container {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), sleeperMode+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := false
+	c := container{pid: cmd.Process.Pid, end: func() {
+		if !ended {
+			ended = true
+			_ = in.Close()
+			_ = cmd.Wait()
+		}
+	}}
+	t.Cleanup(c.end)
+	if c.start, err = record.Start(c.pid); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func (c container) guard() api.GuardRequest {
+	return api.GuardRequest{Container: "default/test", PID: c.pid, PIDStart: c.start, Cgroup: 1, CgroupLevel: 1, Port: 15001, Web: true}
+}
+
+// gateway is a WireGuard peer on loopback with nothing behind it.
+type gateway struct {
+	device  *device.Device
+	private wg.Key
+	at      string
+}
+
+func newGateway(t testing.TB) *gateway {
+	t.Helper()
+	g := &gateway{device: device.NewDevice(tuntest.NewChannelTUN().TUN(), conn.NewDefaultBind(), &device.Logger{Verbosef: device.DiscardLogf, Errorf: device.DiscardLogf})}
+	t.Cleanup(g.device.Close)
+	if _, err := rand.Read(g.private[:]); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.device.IpcSet(fmt.Sprintf("private_key=%x\nlisten_port=0\n", g.private[:])); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.device.Up(); err != nil {
+		t.Fatal(err)
+	}
+	text, err := g.device.IpcGet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(text) {
+		if p, ok := strings.CutPrefix(strings.TrimSpace(line), "listen_port="); ok {
+			g.at = "127.0.0.1:" + p
+		}
+	}
+	return g
+}
+
+// tunnel configures one to the gateway, whose keys are in files.
+func (g *gateway) tunnel(t testing.TB, name string, slots int) Tunnel {
+	t.Helper()
+	dir := t.TempDir()
+	r := Tunnel{Name: name, Kind: WireGuard, Class: "test", Encryption: flow.Standard, Endpoints: []string{g.at}, PublicKey: g.private.Public(),
+		MTU: 1420, Keepalive: time.Second, DeadAfter: 2 * time.Second}
+	for n := range slots {
+		var k wg.Key
+		if _, err := rand.Read(k[:]); err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(dir, strconv.Itoa(n))
+		if err := os.WriteFile(file, []byte(base64.StdEncoding.EncodeToString(k[:])), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r.Slots = append(r.Slots, Slot{file, []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.8.0.%d/32", n+2))}})
+		public := k.Public()
+		if err := g.device.IpcSet(fmt.Sprintf("public_key=%x\nallowed_ip=10.8.0.%d/32\n", public[:], n+2)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return r
+}
+
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Getenv("FOREFEND_ROOT_TESTS") != "1" || os.Getuid() != 0 {
+		t.Skip("needs root and FOREFEND_ROOT_TESTS=1")
+	}
+}
+
+// serve runs a service until stop.
+func serve(t testing.TB, dir string, tunnels ...Tunnel) (s *Service, stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	s, err := Open(ctx, NewPool(tunnels), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	stopped := false
+	stop = func() {
+		if !stopped {
+			stopped = true
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	t.Cleanup(stop)
+	return s, stop
+}
+
+// devices are those of a container, besides loopback.
+func devices(t testing.TB, c container) []string {
+	t.Helper()
+	body, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", c.pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for line := range strings.Lines(string(body)) {
+		if name, _, ok := strings.Cut(strings.TrimSpace(line), ":"); ok && name != "lo" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func TestRootService(t *testing.T) {
+	needRoot(t)
+	ctx, dir := t.Context(), t.TempDir()
+	g := newGateway(t)
+	tunnels := []Tunnel{{Name: "direct", Kind: Direct}, g.tunnel(t, "one", 2)}
+	s, stop := serve(t, dir, tunnels...)
+	c := newContainer(t)
+	guarded, err := s.Guard(ctx, c.guard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := c.guard()
+	again.Cgroup = 2 // of an agent that was started anew
+	if repeated, err := s.Guard(ctx, again); err != nil || repeated != guarded {
+		t.Fatalf("guarded again: %+v, %v", repeated, err)
+	}
+	ask := api.AttachRequest{Namespace: guarded.Namespace, Profile: flow.Profile{Encryption: flow.Standard}}
+	first, err := s.Attach(ctx, ask)
+	if err != nil || first.Mark != marks.Tunnel(0) || first.Tunnel != "one" || first.Valid <= 0 {
+		t.Fatalf("attached: %+v, %v", first, err)
+	}
+	mine, err := s.Attach(ctx, api.AttachRequest{Namespace: guarded.Namespace, Workload: "web", User: "alice", Profile: flow.Profile{Encryption: flow.Standard, Dedicated: true}})
+	if err != nil || mine.Mark != marks.Tunnel(1) || mine.Device != marks.Device(1) {
+		t.Fatalf("a dedicated one: %+v, %v", mine, err)
+	}
+	if same, err := s.Attach(ctx, ask); err != nil || same != first {
+		t.Errorf("asked again: %+v, %v", same, err)
+	}
+	if plain, err := s.Attach(ctx, api.AttachRequest{Namespace: guarded.Namespace}); err != nil || plain.Mark != marks.Direct || plain.Device != "" {
+		t.Errorf("without encryption: %+v, %v", plain, err)
+	}
+	if got := devices(t, c); len(got) != 2 {
+		t.Errorf("devices in the namespace: %v", got)
+	}
+	eventually(t, "a handshake", func() bool {
+		list, err := s.Tunnels(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		uses := list.Tunnels[1].Uses
+		return len(uses) == 2 && !uses[0].Handshake.IsZero() && list.Tunnels[1].Health == string(Up)
+	})
+	if _, err := s.Try(ctx, api.TryRequest{Tunnel: "one"}); !errors.Is(err, errdefs.ErrUnavailable) {
+		t.Errorf("a trial without a free slot: %v", err)
+	}
+
+	// The process ends and another one comes: the same marks lead to the same tunnels again.
+	stop()
+	if got := devices(t, c); len(got) != 0 {
+		t.Errorf("devices without their process: %v", got)
+	}
+	s, _ = serve(t, dir, tunnels...)
+	if same, err := s.Attach(ctx, ask); err != nil || same != first {
+		t.Errorf("after a restart: %+v, %v", same, err)
+	}
+	if got := devices(t, c); len(got) != 2 {
+		t.Errorf("devices after a restart: %v", got)
+	}
+
+	// The container ends, and nobody says so.
+	c.end()
+	eventually(t, "everything of the container's released", func() bool {
+		list, err := s.Tunnels(ctx)
+		left, unread := os.ReadDir(dir)
+		return err == nil && len(list.Guarded) == 0 && len(list.Tunnels[1].Uses) == 0 && unread == nil && len(left) == 0
+	})
+	if _, err := s.Attach(ctx, ask); !errors.Is(err, errdefs.ErrNotFound) {
+		t.Errorf("a namespace that is gone: %v", err)
+	}
+	if r, err := s.Try(ctx, api.TryRequest{Tunnel: "one"}); err != nil || r.Handshake <= 0 || r.Endpoint != g.at {
+		t.Errorf("a trial: %+v, %v", r, err)
+	}
+}
+
+func TestRootServiceRefuses(t *testing.T) {
+	needRoot(t)
+	ctx, dir := t.Context(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "1.json"), []byte("{"), 0o600); err != nil { // a damaged record
+		t.Fatal(err)
+	}
+	s, _ := serve(t, dir, Tunnel{Name: "direct", Kind: Direct})
+	c := newContainer(t)
+	host := c.guard()
+	host.PID = os.Getpid()
+	var err error
+	if host.PIDStart, err = record.Start(host.PID); err != nil {
+		t.Fatal(err)
+	}
+	other := c.guard()
+	other.PIDStart++
+	for _, test := range []struct {
+		request api.GuardRequest
+		want    error
+	}{{host, errdefs.ErrFailedPrecondition}, {other, errdefs.ErrNotFound}, {api.GuardRequest{PID: c.pid}, errdefs.ErrInvalidArgument}} {
+		if _, err := s.Guard(ctx, test.request); !errors.Is(err, test.want) {
+			t.Errorf("%+v: %v", test.request, err)
+		}
+	}
+	guarded, err := s.Guard(ctx, c.guard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []flow.Profile{{Encryption: flow.Standard}, {Dedicated: true}, {Endpoint: "nowhere"}} {
+		if got, err := s.Attach(ctx, api.AttachRequest{Namespace: guarded.Namespace, Profile: p}); !errors.Is(err, errdefs.ErrUnavailable) {
+			t.Errorf("%+v: %+v, %v", p, got, err)
+		}
+	}
+	if _, err := s.Attach(ctx, api.AttachRequest{Namespace: guarded.Namespace, Profile: flow.Profile{Deny: true}}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		t.Errorf("a denial: %v", err)
+	}
+}
+
+// TestRootFailOver: a gateway that falls silent is passed over for another one of its class, and for none that is weaker.
+func TestRootFailOver(t *testing.T) {
+	needRoot(t)
+	ctx := t.Context()
+	dead, live := newGateway(t), newGateway(t)
+	s, _ := serve(t, t.TempDir(), Tunnel{Name: "direct", Kind: Direct}, dead.tunnel(t, "a", 1), live.tunnel(t, "b", 1))
+	c := newContainer(t)
+	guarded, err := s.Guard(ctx, c.guard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := api.AttachRequest{Namespace: guarded.Namespace, Profile: flow.Profile{Encryption: flow.Standard}}
+	if got, err := s.Attach(ctx, ask); err != nil || got.Tunnel != "a" {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	dead.device.Close()
+	eventually(t, "another tunnel", func() bool {
+		got, err := s.Attach(ctx, ask)
+		return err == nil && got.Tunnel == "b"
+	})
+	live.device.Close()
+	eventually(t, "no tunnel", func() bool {
+		_, err := s.Attach(ctx, ask)
+		return errors.Is(err, errdefs.ErrUnavailable)
+	})
+}
+
+// TestRootContainers: two hundred containers that come and go leave nothing.
+func TestRootContainers(t *testing.T) {
+	needRoot(t)
+	ctx, dir := t.Context(), t.TempDir()
+	g := newGateway(t)
+	s, _ := serve(t, dir, g.tunnel(t, "one", 1))
+	once := func() {
+		c := newContainer(t)
+		guarded, err := s.Guard(ctx, c.guard())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Attach(ctx, api.AttachRequest{Namespace: guarded.Namespace, Profile: flow.Profile{Encryption: flow.Standard}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Release(ctx, api.ReleaseRequest{Namespace: guarded.Namespace}); err != nil {
+			t.Fatal(err)
+		}
+		c.end()
+	}
+	count := func() int {
+		files, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(files)
+	}
+	once()
+	files, goroutines := count(), runtime.NumGoroutine()
+	for range 200 {
+		once()
+	}
+	const threads = 8 // that package enter may have kept meanwhile
+	eventually(t, "files and goroutines as before", func() bool { return count() <= files && runtime.NumGoroutine() <= goroutines+threads })
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("records left: %v, %v", left, err)
+	}
+	list, err := s.Tunnels(ctx)
+	if err != nil || len(list.Guarded) != 0 || len(list.Tunnels[0].Uses) != 0 {
+		t.Errorf("left: %+v, %v", list, err)
+	}
+}
+
+// FuzzRecord: what is in a record's file is data.
+func FuzzRecord(f *testing.F) {
+	f.Add([]byte(`{"version":1,"container":"a","pid":1,"start":2,"namespace":3,"base":{"interceptor":{"ID":1,"Level":1}},"leases":[{"tunnel":"x","slot":1,"mark":5}]}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		path := filepath.Join(t.TempDir(), "3"+suffix)
+		if err := os.WriteFile(path, body, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r, err := parseRecord(path)
+		if err != nil {
+			return
+		}
+		p := NewPool([]Tunnel{{Name: "x", Kind: WireGuard, Slots: make([]Slot, 2)}})
+		for _, l := range r.Leases {
+			_, _ = p.Restore(l.Lease) // must not end the process
+		}
+	})
+}

@@ -1,0 +1,240 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"forefend.dev/forefend/netns/enter"
+	"forefend.dev/forefend/netns/wg"
+	"forefend.dev/forefend/runtime/orchestrator/api"
+)
+
+// Run looks after namespaces and devices until ctx ends. Then all devices end: what went through them goes nowhere. Records stay.
+func (s *Service) Run(ctx context.Context) error {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			s.look(ctx)
+		case <-ctx.Done():
+			var errs []error
+			for _, sp := range s.all() {
+				errs = append(errs, s.end(sp))
+			}
+			return errors.Join(errs...)
+		}
+	}
+}
+
+// look finds what has ended, what nobody asks for, and which gateways do not answer.
+func (s *Service) look(ctx context.Context) {
+	for _, sp := range s.all() {
+		if ended(sp.pidfd) {
+			if err := s.Release(ctx, api.ReleaseRequest{Namespace: sp.Namespace()}); err != nil {
+				log.G(ctx).WithError(err).Warn("forefend tunneld: release a namespace whose container has ended")
+			}
+			continue
+		}
+		sp.mu.Lock()
+		for _, u := range slices.Clone(sp.uses) {
+			if err := s.check(ctx, sp, u); err != nil {
+				log.G(ctx).WithError(err).WithField("tunnel", u.lease.Tunnel).Warn("forefend tunneld: tunnel of " + sp.saved.Container)
+			}
+		}
+		sp.mu.Unlock()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, at := range s.downAt {
+		if s.now().Sub(at) > retry {
+			delete(s.downAt, name)
+			s.pool.Report(name, Unknown, "")
+		}
+	}
+}
+
+// ended tells whether a process has.
+func ended(pidfd int) bool {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n == 1
+}
+
+// check looks at one tunnel of a namespace. sp.mu is held.
+func (s *Service) check(ctx context.Context, sp *space, u *use) error {
+	if u.way == nil {
+		return s.settle(sp, u, false)
+	}
+	stats, err := u.way.Stats()
+	if err != nil {
+		return err
+	}
+	sends, hears := stats.Sent > u.sent, stats.Received > u.got
+	u.sent, u.got = stats.Sent, stats.Received
+	switch {
+	case hears:
+		u.silent, u.tried = time.Time{}, 0
+		s.pool.Report(u.lease.Tunnel, Up, "")
+	case sends && u.silent.IsZero():
+		u.silent = s.now()
+	case sends && s.now().Sub(u.silent) > u.tunnel.DeadAfter:
+		return s.unanswered(ctx, u)
+	}
+	return s.settle(sp, u, sends || hears)
+}
+
+// settle takes a tunnel away that nobody uses or asks for. sp.mu is held.
+func (s *Service) settle(sp *space, u *use, busy bool) error {
+	if busy && u.way != nil && u.tunnel.Keepalive == 0 { // a keepalive alone is no use
+		u.asked = s.now()
+	}
+	if s.now().Sub(u.asked) < idle {
+		return nil
+	}
+	sp.uses = slices.DeleteFunc(sp.uses, func(o *use) bool { return o == u })
+	var err error
+	if u.way != nil {
+		err = sp.Detach(u.way)
+	}
+	s.pool.Release(u.lease)
+	return errors.Join(err, s.save(sp))
+}
+
+// unanswered has a tunnel lead to the next of its endpoints. With none left it is down, and those who ask get another one.
+func (s *Service) unanswered(ctx context.Context, u *use) error {
+	u.silent = time.Time{}
+	if u.tried++; u.tried >= len(u.tunnel.Endpoints) {
+		u.tried = 0
+		s.pool.Report(u.lease.Tunnel, Down, fmt.Sprintf("nothing has come back for %s", u.tunnel.DeadAfter))
+		s.mu.Lock()
+		s.downAt[u.lease.Tunnel] = s.now()
+		s.mu.Unlock()
+		return fmt.Errorf("its gateway does not answer: %w", errdefs.ErrUnavailable)
+	}
+	u.endpoint = (u.endpoint + 1) % len(u.tunnel.Endpoints)
+	to, err := resolve(ctx, u.tunnel.Endpoints[u.endpoint])
+	if err != nil {
+		return err
+	}
+	return u.way.Move(to)
+}
+
+// tryDeadline bounds Try.
+const tryDeadline = 10 * time.Second
+
+// Try implements api.Tunnels.
+func (s *Service) Try(ctx context.Context, r api.TryRequest) (api.TryResponse, error) {
+	lease, t, err := s.pool.borrow(r.Tunnel)
+	if err != nil {
+		return api.TryResponse{}, err
+	}
+	defer s.pool.Release(lease)
+	ctx, cancel := context.WithTimeout(ctx, tryDeadline)
+	defer cancel()
+	ns, err := fresh()
+	if err != nil {
+		return api.TryResponse{}, err
+	}
+	defer ns.Close()
+	var errs []error
+	for _, endpoint := range t.Endpoints {
+		to, err := resolve(ctx, endpoint)
+		if err == nil {
+			var out api.TryResponse
+			if out, err = handshake(ctx, ns, t, lease.Slot, to); err == nil {
+				out.Endpoint = endpoint
+				return out, nil
+			}
+		}
+		errs = append(errs, fmt.Errorf("endpoint %s: %w", endpoint, err))
+	}
+	return api.TryResponse{}, fmt.Errorf("tunnel %s: %w", t.Name, errors.Join(errs...))
+}
+
+// borrow is a lease of a certain tunnel, whatever its health, for a trial.
+func (p *Pool) borrow(name string) (Lease, Tunnel, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := p.find(name)
+	switch {
+	case m == nil:
+		return Lease{}, Tunnel{}, fmt.Errorf("no tunnel is called %q, forefend tunnel ls lists them: %w", name, errdefs.ErrNotFound)
+	case m.Kind == Direct:
+		return Lease{}, Tunnel{}, fmt.Errorf("tunnel %s is the containers' own uplink, there is no gateway to answer: %w", name, errdefs.ErrFailedPrecondition)
+	}
+	slot := m.free(true)
+	if slot < 0 {
+		return Lease{}, Tunnel{}, fmt.Errorf("all %d slots of tunnel %s are in use, which forefend tunnel show tells more of: %w", len(m.Slots), name, errdefs.ErrUnavailable)
+	}
+	l := Lease{Tunnel: name, Slot: slot, Holder: Holder{Workload: "forefend tunnel test"}}
+	m.leases = append(m.leases, l)
+	return l, m.Tunnel, nil
+}
+
+// handshake opens a device and waits for the gateway's answer. A keepalive has it speak first.
+func handshake(ctx context.Context, ns *enter.Namespace, t Tunnel, slot int, to netip.AddrPort) (api.TryResponse, error) {
+	c, err := t.device(slot, to)
+	if err != nil {
+		return api.TryResponse{}, err
+	}
+	c.Name, c.Keepalive = "try0", time.Second
+	begun := time.Now()
+	d, err := wg.NewUser(ns, c) // it speaks without being brought up, which the kernel's does not
+	if err != nil {
+		return api.TryResponse{}, err
+	}
+	out := api.TryResponse{Engine: d.Kind()}
+	for ctx, cancel := context.WithTimeout(ctx, tryDeadline/2); ; {
+		stats, err := d.Stats()
+		if err == nil && !stats.Handshake.IsZero() {
+			out.Handshake = time.Since(begun)
+		}
+		if err == nil && out.Handshake == 0 {
+			select {
+			case <-ctx.Done():
+				err = fmt.Errorf("the gateway does not answer, or does not know this key: %w", errdefs.ErrUnavailable)
+			case <-time.After(time.Millisecond):
+				continue
+			}
+		}
+		cancel()
+		return out, errors.Join(err, d.Close())
+	}
+}
+
+// fresh makes a network namespace that ends with its last descriptor.
+func fresh() (*enter.Namespace, error) {
+	type result struct {
+		ns  *enter.Namespace
+		err error
+	}
+	made := make(chan result, 1)
+	enter.Thread(func() (back bool) {
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			made <- result{err: fmt.Errorf("own network namespace: %w", err)}
+			return true
+		}
+		defer home.Close()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			made <- result{err: fmt.Errorf("make a network namespace: %w", err)}
+			return true
+		}
+		ns, err := enter.Open("/proc/thread-self/ns/net")
+		back = unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil
+		made <- result{ns, err}
+		return back
+	})
+	r := <-made
+	return r.ns, r.err
+}
