@@ -13,7 +13,7 @@ const (
 	exitOK       = 0
 	exitFailed   = 1 // it did not work, or what was checked is not in order
 	exitUsage    = 2 // the command line is wrong
-	exitNoDaemon = 3 // no daemon is running
+	exitNoDaemon = 3 // no daemon is running, or no tunneld
 	exitNotFound = 4 // the daemon runs and knows no such container, workload or image
 )
 
@@ -56,7 +56,7 @@ func exitCode(err error) int {
 		return exitOK
 	case errors.As(err, &u):
 		return exitUsage
-	case errors.Is(err, errNoDaemon):
+	case errors.Is(err, errNoDaemon), errors.Is(err, errNoTunnels):
 		return exitNoDaemon
 	case errdefs.IsNotFound(err):
 		return exitNotFound

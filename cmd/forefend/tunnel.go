@@ -29,7 +29,7 @@ func newTunnelCommand(a *app) *cobra.Command {
 }
 
 // errNoTunnels is returned when nobody listens on tunneld's socket.
-var errNoTunnels = errors.New("forefend tunneld does not run; the daemon starts it where the configuration has a [[tunnel]]")
+var errNoTunnels = errors.New("forefend tunneld does not run; the daemon starts it where a [[tunnel]] is configured")
 
 // withTunnels calls do with a connection to tunneld.
 func (a *app) withTunnels(ctx context.Context, do func(context.Context, api.Tunnels) error) error {
@@ -42,7 +42,7 @@ func (a *app) withTunnels(ctx context.Context, do func(context.Context, api.Tunn
 	client, err := api.DialTunnels(ctx, c.TunnelsSocket())
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%w\n(nobody listens on %s): %w", errNoTunnels, c.TunnelsSocket(), errNoDaemon)
+		return fmt.Errorf("%w\n(nobody listens on %s)", errNoTunnels, c.TunnelsSocket())
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("%w\nThe socket is for root only: run forefend as root", err)
 	case err != nil:

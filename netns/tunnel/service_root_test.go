@@ -348,7 +348,7 @@ func TestRootContainers(t *testing.T) {
 		if _, err := s.Attach(ctx, api.AttachRequest{Namespace: guarded.Namespace, Profile: flow.Profile{Encryption: flow.Standard}}); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Release(ctx, api.ReleaseRequest{Namespace: guarded.Namespace}); err != nil {
+		if err := s.Release(ctx, api.ReleaseRequest(guarded)); err != nil {
 			t.Fatal(err)
 		}
 		c.end()
