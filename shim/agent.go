@@ -172,7 +172,7 @@ func ownNetwork(spec *specs.Spec) (own bool, why string) {
 		switch {
 		case pod && kind != criSandbox:
 			return false, "the agent of its pod is the sandbox's"
-		case n.Path != "" && sameFile(n.Path, "/proc/self/ns/net"):
+		case n.Path != "" && sameFile(n.Path, "/proc/thread-self/ns/net"):
 			return false, "it has the host's network"
 		case n.Path != "" && !pod:
 			return false, "it shares the network namespace " + n.Path + ", whose agent is that of who made it"

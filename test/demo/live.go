@@ -231,7 +231,7 @@ func connect(ctx context.Context, pid uint32) (hangUp func(), err error) {
 		_ = far.Wait()
 	}
 	apart := func() error {
-		a, err := os.Readlink("/proc/self/ns/net")
+		a, err := os.Readlink("/proc/thread-self/ns/net")
 		b, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", far.Process.Pid))
 		if err == nil && err2 == nil && a == b {
 			err = errors.New("unshare has not made its namespace yet")

@@ -87,7 +87,7 @@ func (o owner) held(found []process) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	ours, err := os.Readlink("/proc/self/ns/net")
+	ours, err := os.Readlink("/proc/thread-self/ns/net")
 	if err != nil {
 		return nil, err
 	}
