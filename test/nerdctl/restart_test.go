@@ -58,9 +58,8 @@ func TestRestartPolicies(t *testing.T) {
 	}
 	for _, c := range failing {
 		eventually(t, c.name+" was restarted twice and given up", func() bool { return inspect(c, "{{.RestartCount}} {{.State.ExitCode}}") == "2 3" })
-		if r := h.Nerdctl("logs", c.name); strings.Count(r.Stdout, "x") != 3 {
-			t.Errorf("%s: %+v", c.name, r)
-		}
+		// Its logger is a process of its own, which may be behind.
+		eventually(t, c.name+" has logged three lives", func() bool { return strings.Count(h.Nerdctl("logs", c.name).Stdout, "x") == 3 })
 	}
 	for _, c := range never {
 		if got := inspect(c, "{{.RestartCount}} {{.State.Status}}"); got != "0 exited" {
