@@ -74,9 +74,11 @@ func newSite(t *testing.T) *site {
 			_ = unix.Kill(pid, unix.SIGKILL)
 			s.gone(t, pid)
 		}
-		if group, err := cgroup.Named((&daemon{cfg: cfg}).cgroup(daemonGroup)); err == nil {
-			// A daemon that was killed leaves one, empty once its last thread has ended.
-			eventually(t, "the end of the daemon's cgroup", func() bool { return group.Remove() == nil })
+		for _, part := range []string{daemonGroup, scanGroup} {
+			if group, err := cgroup.Named((&daemon{cfg: cfg}).cgroup(part)); err == nil {
+				// A daemon that was killed leaves them, empty once its last thread has ended.
+				eventually(t, "the end of the cgroup of the "+part, func() bool { return group.Remove() == nil })
+			}
 		}
 		_ = os.RemoveAll(dir)
 	})
