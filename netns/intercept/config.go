@@ -30,13 +30,13 @@ type Upstream struct {
 // Limits bound an Engine. Zero fields take the default.
 type Limits struct {
 	// Connections is how many clients may have open at once; those beyond it are reset. Default 4096.
-	Connections int
+	Connections int `json:"connections,omitempty"`
 	// FirstByte is how long a client that says nothing is waited for before the server may speak. Default 100 ms.
-	FirstByte time.Duration
+	FirstByte time.Duration `json:"first_byte,omitempty"`
 	// Head is how long the head of a request or a ClientHello may take from its first byte. Default 30 s.
-	Head time.Duration
+	Head time.Duration `json:"head,omitempty"`
 	// Dial is how long a connection to the server may take. Default 10 s.
-	Dial time.Duration
+	Dial time.Duration `json:"dial,omitempty"`
 }
 
 func (l Limits) orDefault() Limits {
@@ -72,15 +72,18 @@ type Settings struct {
 	Originate []Origination
 	// ServerFirst are ports on which servers speak first, beside the well-known ones.
 	ServerFirst []uint16
+	// Limits replace the engine's; nil: they stay.
+	Limits *Limits
 }
 
 // Mapping says what requests to a host mean. Empty fields match everything, or set nothing.
 type Mapping struct {
-	Host   string // in lower case; "*.example.com" is every host below example.com
-	Path   string // the beginning of the path
-	Method string // in upper case
+	Host   string `json:"host,omitempty"`   // in lower case; "*.example.com" is every host below example.com
+	Path   string `json:"path,omitempty"`   // the beginning of the path
+	Method string `json:"method,omitempty"` // in upper case
 
-	Operation, Data string
+	Operation string `json:"operation,omitempty"`
+	Data      string `json:"data,omitempty"`
 }
 
 // Origination has requests that came in plain HTTP leave in TLS, the certificate checked for the host's name.

@@ -31,6 +31,13 @@ func (s *Settings) ofHello(h hello.Hello, to netip.AddrPort) flow.Context {
 	return c
 }
 
+// Bounds of what a Context holds, in bytes: it is kept for each connection.
+const (
+	maxPath = 8 << 10
+	maxUser = 256
+	maxData = 64
+)
+
 // memo keeps the last texts of a connection, which are mostly those of its next request too.
 type memo struct {
 	host, path, user, data string
@@ -54,7 +61,9 @@ func (s *Settings) ofRequest(h *http1.Head, to netip.AddrPort, m *memo) (flow.Co
 	}
 	m.scratch = appendLower(m.scratch[:0], host)
 	c.Host = intern(&m.host, m.scratch)
-	m.scratch = h.AppendPath(m.scratch[:0])
+	if m.scratch = h.AppendPath(m.scratch[:0]); len(m.scratch) > maxPath {
+		return c, &http1.Fault{Kind: http1.TooLarge}
+	}
 	c.Path = intern(&m.path, m.scratch)
 	c.Method = method(h.Method)
 	c.Operation = operation(c.Method)
@@ -83,10 +92,15 @@ func (s *Settings) identify(c *flow.Context, h *http1.Head, m *memo) error {
 		}
 	}
 	value, err := header(h, s.UserHeaders)
-	if err == nil && len(value) > 0 {
+	switch {
+	case err != nil:
+		return err
+	case len(value) > maxUser:
+		return &http1.Fault{Kind: http1.BadValue}
+	case len(value) > 0:
 		c.User, c.UserProof = intern(&m.user, value), flow.Claimed
 	}
-	return err
+	return nil
 }
 
 // classify finds the class of data: of a header, else of a mapping, else the workload's.
@@ -94,6 +108,9 @@ func (s *Settings) classify(c *flow.Context, h *http1.Head, m *memo) error {
 	value, err := header(h, s.DataHeaders)
 	if err != nil {
 		return err
+	}
+	if len(value) > maxData {
+		return &http1.Fault{Kind: http1.BadValue}
 	}
 	if len(value) > 0 {
 		m.scratch = appendLower(m.scratch[:0], value)

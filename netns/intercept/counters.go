@@ -17,18 +17,18 @@ type counters struct {
 
 // Counters are the numbers of an Engine since it was made.
 type Counters struct {
-	Connections int64 // taken
-	Open        int64 // now
-	Requests    int64 // of HTTP
-	Denied      int64 // requests and connections, by a decision or for want of one
-	Refused     int64 // connections beyond the quota
-	Direct      int64 // connections to the interceptor's own port
-	Failed      int64 // no connection to the server
-	Replayed    int64 // requests that were sent again, the first time had no answer
-	Cut         int64 // connections ended by a new epoch, or for what they became
+	Connections int64 `json:"connections"` // taken
+	Open        int64 `json:"open"`        // now
+	Requests    int64 `json:"requests"`    // of HTTP
+	Denied      int64 `json:"denied"`      // requests and connections, by a decision or for want of one
+	Refused     int64 `json:"refused"`     // connections beyond the quota
+	Direct      int64 `json:"direct"`      // connections to the interceptor's own port
+	Failed      int64 `json:"failed"`      // no connection to the server
+	Replayed    int64 `json:"replayed"`    // requests that were sent again, the first time had no answer
+	Cut         int64 `json:"cut"`         // connections ended by a new epoch, or for what they became
 	// Malformed are messages with no single interpretation, by kind; MalformedHello those of TLS.
-	Malformed      map[http1.Kind]int64
-	MalformedHello int64
+	Malformed      map[http1.Kind]int64 `json:"malformed,omitempty"`
+	MalformedHello int64                `json:"malformed_hello"`
 }
 
 func (c *counters) fault(k http1.Kind) {

@@ -17,7 +17,7 @@ import (
 type Engine struct {
 	decider  Decider
 	dialer   Dialer
-	limits   Limits
+	limits   atomic.Pointer[Limits]
 	settings atomic.Pointer[Settings]
 	watch    *watcher
 	ctx      context.Context // of decisions and dials; ends with Close
@@ -41,15 +41,23 @@ func New(d Decider, t Dialer, l Limits) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{decider: d, dialer: t, limits: l.orDefault(), watch: w, sessions: make(map[*session]struct{})}
+	e := &Engine{decider: d, dialer: t, watch: w, sessions: make(map[*session]struct{})}
 	e.ctx, e.stop = context.WithCancel(context.Background())
 	e.settings.Store(&Settings{})
+	l = l.orDefault()
+	e.limits.Store(&l)
 	e.running.Go(w.run)
 	return e, nil
 }
 
 // Set has requests understood by s from the next one on. s belongs to the engine then.
-func (e *Engine) Set(s *Settings) { e.settings.Store(s) }
+func (e *Engine) Set(s *Settings) {
+	if s.Limits != nil {
+		l := s.Limits.orDefault()
+		e.limits.Store(&l)
+	}
+	e.settings.Store(s)
+}
 
 // Listen makes the two listeners that nft's redirect leads to, on one port of 127.0.0.1 and ::1; port 0 is any that is
 // free on both. Where there is no IPv6, there is one.
@@ -114,7 +122,7 @@ func (e *Engine) ServeConn(conn *net.TCPConn, to netip.AddrPort) { e.start(conn,
 func (e *Engine) start(conn *net.TCPConn, to netip.AddrPort) {
 	s := &session{e: e, to: netip.AddrPortFrom(to.Addr().Unmap(), to.Port()), gone: make(chan struct{})}
 	e.mu.Lock()
-	if full := len(e.sessions) >= e.limits.Connections; full || e.closed {
+	if full := len(e.sessions) >= e.limits.Load().Connections; full || e.closed {
 		e.mu.Unlock()
 		if full {
 			e.count.refused.Add(1)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"forefend.dev/forefend/netns/intercept/http1"
 )
@@ -121,11 +122,7 @@ func (s *session) upstream(x *exchange, key routeKey, o *Origination, fresh bool
 	if len(all) >= maxUpstreams {
 		s.drop(all[0], false)
 	}
-	up, err := s.open(&x.context, &x.decision, key, o)
-	if err == nil {
-		s.watch(&up.side, func(bool) { s.serverHung(up) })
-	}
-	return up, err
+	return s.open(&x.context, &x.decision, key, o)
 }
 
 // attempt sends the request to the server and passes its response on.
@@ -143,6 +140,8 @@ func (s *session) attempt(x *exchange, up *upstream) outcome {
 		return s.respond(x, up)
 	}
 	s.client.buf.consume(x.sent)
+	s.watchServer(up)
+	s.watchClient()
 	upload := make(chan error, 1)
 	go func() { upload <- s.upload(x, up) }()
 	out := s.respond(x, up)
@@ -188,12 +187,18 @@ func (s *session) upload(x *exchange, up *upstream) error {
 	} else {
 		err = d.pumpChunks(&up.side, &s.client, &x.chunks)
 	}
-	switch {
+	switch read := errors.As(err, new(errRead)); {
 	case err == nil:
+		s.mu.Lock()
+		s.alone = s.client.buf.empty()
+		s.mu.Unlock()
+		s.enter(waiting)
 	case errors.As(err, new(*http1.Fault)):
 		up.end(s.e.watch, true) // the server has to learn that this is no body
-	case errors.As(err, new(errRead)) && errors.Is(err, io.EOF):
+	case read && errors.Is(err, io.EOF):
 		up.closeWrite() // as the client did, in the middle
+	case read && !isTimeout(err), !read && s.client.ended(): // the client reset it; of splicing only the client can tell
+		s.abort()
 	}
 	return err
 }
@@ -232,7 +237,7 @@ func (d direction) pumpChunks(dst, src *side, c *http1.Chunks) error {
 func (s *session) respond(x *exchange, up *upstream) outcome {
 	d := direction{s, &up.flow, false}
 	for answered := false; ; answered = true {
-		size, err := readHead(&up.side, 0)
+		size, err := s.awaitAnswer(up)
 		var f *http1.Fault
 		switch {
 		case errors.As(err, &f):
@@ -257,6 +262,21 @@ func (s *session) respond(x *exchange, up *upstream) outcome {
 		}
 		up.buf.consume(size)
 	}
+}
+
+// awaitAnswer reads the head of a response. A client that waits for long is watched.
+func (s *session) awaitAnswer(up *upstream) (size int, err error) {
+	if s.client.watch.Load() != 0 {
+		return readHead(&up.side, 0)
+	}
+	_ = up.tcp.SetReadDeadline(time.Now().Add(watchAfter))
+	size, err = readHead(&up.side, 0)
+	up.resume()
+	if isTimeout(err) {
+		s.watchClient()
+		return readHead(&up.side, 0)
+	}
+	return size, err
 }
 
 func (s *session) fault(f *http1.Fault, answered bool) outcome {
@@ -300,6 +320,9 @@ func (s *session) final(x *exchange, up *upstream, answered bool) outcome {
 		return s.failed(err, cut)
 	}
 	up.buf.consume(size)
+	if !done || left != 0 {
+		s.watchClient()
+	}
 	if !done {
 		err = d.pumpChunks(&s.client, &up.side, &chunks)
 	} else if left != 0 {

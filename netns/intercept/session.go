@@ -178,8 +178,12 @@ func (s *session) finishLocked() {
 	}
 }
 
-// watch has hung called when the side's peer hangs up.
+// watch has hung called when the side's peer hangs up. A connection that ends after one quick answer is not watched: that
+// would be a good part of what it costs.
 func (s *session) watch(side *side, hung func(broken bool)) {
+	if side.watch.Load() != 0 {
+		return
+	}
 	id := s.e.watch.add(side.raw, hung)
 	side.watch.Store(id)
 	select {
@@ -188,6 +192,12 @@ func (s *session) watch(side *side, hung func(broken bool)) {
 	default:
 	}
 }
+
+func (s *session) watchClient()             { s.watch(&s.client, s.clientHung) }
+func (s *session) watchServer(up *upstream) { s.watch(&up.side, func(bool) { s.serverHung(up) }) }
+
+// watchAfter is how long an answer may take before the client is watched while it waits.
+const watchAfter = 20 * time.Millisecond
 
 // serverHung is called once a server sends no more, or is gone.
 func (s *session) serverHung(up *upstream) {
@@ -214,7 +224,7 @@ func (s *session) first() (p flow.Protocol, known bool) {
 		if s.speaksFirst() {
 			return flow.Opaque, false
 		}
-		if err := s.fillWithin(s.e.limits.FirstByte); err != nil {
+		if err := s.fillWithin(s.e.limits.Load().FirstByte); err != nil {
 			return s.nothing(err)
 		}
 	}
@@ -274,7 +284,7 @@ func (s *session) decide(c *flow.Context) (flow.Decision, error) {
 
 // open connects to the server by the tunnel that the decision demands.
 func (s *session) open(c *flow.Context, d *flow.Decision, key routeKey, o *Origination) (*upstream, error) {
-	ctx, cancel := context.WithTimeout(s.e.ctx, s.e.limits.Dial)
+	ctx, cancel := context.WithTimeout(s.e.ctx, s.e.limits.Load().Dial)
 	defer cancel()
 	s.setDialing(cancel)
 	defer s.setDialing(nil)
@@ -345,7 +355,7 @@ func isTemporary(err error) bool {
 func (s *session) serveTLS() {
 	var h hello.Hello
 	var err error
-	for end := time.Now().Add(s.e.limits.Head); ; {
+	for end := time.Now().Add(s.e.limits.Load().Head); ; {
 		if h, err = hello.Parse(s.client.buf.bytes()); err == nil {
 			break
 		}
@@ -388,12 +398,17 @@ func (s *session) openWhole(c *flow.Context) *upstream {
 		s.abort()
 		return nil
 	}
-	up, err := s.open(c, &d, route(c, &d), nil)
+	return s.openDecided(c, &d)
+}
+
+// openDecided connects a connection that may pass as one flow; nil: it was cut.
+func (s *session) openDecided(c *flow.Context, d *flow.Decision) *upstream {
+	up, err := s.open(c, d, route(c, d), nil)
 	if err != nil {
 		s.abort()
 		return nil
 	}
-	up.flow.limits.Store(s.limitsOf(&d, c.User))
-	up.flow.serve(c, &d, true)
+	up.flow.limits.Store(s.limitsOf(d, c.User))
+	up.flow.serve(c, d, true)
 	return up
 }

@@ -40,6 +40,13 @@ func inside(args []string) int {
 	if len(args) == 2 && args[0] == "spin" {
 		return spin(args[1])
 	}
+	if len(args) > 1 && args[0] == "egress" {
+		if err := insideEgress(args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			return 1
+		}
+		return 0
+	}
 	runtime.LockOSThread()
 	var t timings
 	for i := range nativeBatches + 5 {

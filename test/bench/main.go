@@ -62,6 +62,7 @@ var measurements = []measurement{
 	{"servers", "requests per CPU second of redis and nginx", measureServers},
 	{"network", "networks switched, destinations blocked, threat feeds loaded", measureNetwork},
 	{"agent", "agents injected, replaced and at rest", measureAgent},
+	{"egress", "requests through the interceptor, against haproxy and nginx", measureEgress},
 	{"daemon", "a fresh daemon; Admit and the daemon at 10,000 known workloads", measureDaemon},
 }
 
