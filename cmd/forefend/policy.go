@@ -23,17 +23,18 @@ func newPolicyCommand(a *app) *cobra.Command {
 		Args:  noCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newPolicyCheckCommand(a))
+	cmd.AddCommand(newPolicyCheckCommand(a), newPolicyTestCommand(a))
 	return cmd
 }
 
 func newPolicyCheckCommand(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "check [FILE]",
-		Short: "Check a config.toml: every problem with its line and how to mend it",
-		Long:  "Checks FILE, or the configuration in use. Exits with 1 when there is any problem.",
-		Args:  cobra.MaximumNArgs(1),
+		Use:   "check [FILE|DIR]",
+		Short: "Check config.toml or egress rules: every problem with its line and how to mend it",
+		Long: "Checks a config file together with the rules it names, a file of egress rules, or a directory of\n" +
+			"them; without an argument the configuration in use. Exits with 1 when there is any problem.",
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			file := a.configFile()
 			if len(args) == 1 {
@@ -47,7 +48,7 @@ func newPolicyCheckCommand(a *app) *cobra.Command {
 }
 
 func (a *app) checkPolicy(file string, asJSON bool) error {
-	found, err := config.Check(file)
+	found, err := a.findProblems(file)
 	if err != nil {
 		return err
 	}
@@ -70,15 +71,11 @@ func (a *app) printProblems(result checkResult) error {
 		return page.Err()
 	}
 	for _, p := range result.Problems {
-		where := p.File
-		if p.Line > 0 {
-			where = fmt.Sprintf("%s:%d", p.File, p.Line)
-		}
 		message := p.Message
 		if p.Key != "" {
 			message = p.Key + ": " + message
 		}
-		page.Item(0, "", 0, where+": "+message)
+		page.Item(0, "", 0, p.Where()+": "+message)
 		if p.Fix != "" {
 			page.Item(4, "fix:", 9, p.Fix)
 		}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/runtime/policy"
 )
 
@@ -47,6 +48,7 @@ type Config struct {
 	Agent      Agent
 	Threats    Threats
 	Safeguards Safeguards
+	Egress     Egress
 	Metrics    Metrics
 	Tunnels    []Tunnel
 
@@ -146,6 +148,7 @@ func Default() *Config {
 		Agent:         Agent{Delay: time.Second},
 		Threats:       Threats{HalfLife: 30 * day, Feeds: []string{"/etc/forefend/feeds"}},
 		Safeguards:    defaultSafeguards(),
+		Egress:        Egress{Default: flow.Profile{Deny: true}, Grace: 30 * time.Second},
 		Metrics:       Metrics{Listen: metricsUnix},
 		Site: policy.Site{
 			Claims: []policy.Claim{modeClaim(policy.ModeAdaptive, "forefend")},
@@ -219,18 +222,20 @@ func Check(path string) ([]Problem, error) {
 	return problems, nil
 }
 
-func read(path string) ([]byte, error) {
+func read(path string) ([]byte, error) { return readAtMost(path, maxFile) }
+
+func readAtMost(path string, most int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("config file: %w", err)
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	data, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err != nil {
 		return nil, fmt.Errorf("config file: %w", err)
 	}
-	if len(data) > maxFile {
-		return nil, fmt.Errorf("config file %s has more than %d KiB", path, maxFile>>10)
+	if int64(len(data)) > most {
+		return nil, fmt.Errorf("config file %s has more than %d KiB", path, most>>10)
 	}
 	return data, nil
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/runtime/policy"
 )
@@ -117,6 +118,11 @@ log_level = "debug"
 log_format = "json"
 [metrics]
 listen = "127.0.0.1:9469"
+[egress]
+rules = "/srv/rules/"
+default = { tunnel = { encryption = "strong", dedicated = true, endpoint = "eu-1", rate = "50mbit", requests = "600/m", scope = "user" }, qos = "bulk" }
+default_data = "secret"
+pdp_grace = "1m"
 [deadlines]
 admit = "200ms"
 cold_start = "5s"
@@ -204,6 +210,9 @@ groups = ["*"]
 	want := &Config{
 		Path: c.Path, Root: "/srv/ff/data", State: "/tmp/ff", OnUnavailable: Closed, Privileged: Govern, ReadonlyRoot: true,
 		LogLevel: "debug", LogFormat: "json", Metrics: Metrics{"127.0.0.1:9469"},
+		Egress: Egress{Rules: "/srv/rules", Data: "secret", Grace: time.Minute, Default: flow.Profile{
+			Encryption: flow.Strong, Dedicated: true, Endpoint: "eu-1", QoS: flow.QoSBulk,
+			Rates: []flow.Rate{{Bytes: 6_250_000, Requests: 10, Scope: flow.PerUser}}}},
 		Deadlines: Deadlines{200 * time.Millisecond, 5 * time.Second, 200 * time.Millisecond},
 		Sample:    500 * time.Millisecond, Checkpoint: time.Minute, Collect: 2 * time.Minute,
 		History:    History{8, 36 * time.Hour, 64 << 20},

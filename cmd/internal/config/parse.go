@@ -131,6 +131,7 @@ func (c *Config) readTables(top *table) {
 	c.readThreats(top.sub("threats"))
 	c.readSafeguards(top.sub("safeguards"))
 	c.readTunnels(top)
+	c.readEgress(top.sub("egress"))
 
 	t = top.sub("metrics")
 	t.listen("listen", &c.Metrics.Listen)

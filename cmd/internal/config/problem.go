@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,19 +10,28 @@ import (
 // Problem is one thing that is wrong with a config file.
 type Problem struct {
 	File    string `json:"file"`
-	Line    int    `json:"line"` // 0 when it is not about one line
+	Line    int    `json:"line"`             // 0 when it is not about one line
+	Column  int    `json:"column,omitempty"` // in bytes, from 1; 0 when it is not about one place of the line
 	Key     string `json:"key,omitempty"`
 	Message string `json:"message"`
 	Fix     string `json:"fix,omitempty"`
 }
 
+// Where is its place: "FILE:LINE:COLUMN", as far as it has one.
+func (p Problem) Where() string {
+	switch {
+	case p.Line == 0:
+		return p.File
+	case p.Column == 0:
+		return fmt.Sprintf("%s:%d", p.File, p.Line)
+	}
+	return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
+}
+
 // String is the problem on one line: "FILE:LINE: KEY: MESSAGE; FIX".
 func (p Problem) String() string {
 	var b strings.Builder
-	b.WriteString(p.File)
-	if p.Line > 0 {
-		fmt.Fprintf(&b, ":%d", p.Line)
-	}
+	b.WriteString(p.Where())
 	b.WriteString(": ")
 	if p.Key != "" {
 		b.WriteString(p.Key + ": ")
@@ -83,5 +93,5 @@ func distance(a, b string) int {
 }
 
 func sortProblems(p Problems) {
-	slices.SortStableFunc(p, func(a, b Problem) int { return a.Line - b.Line })
+	slices.SortStableFunc(p, func(a, b Problem) int { return cmp.Or(a.Line-b.Line, a.Column-b.Column) })
 }

@@ -19,6 +19,7 @@ const day = 24 * time.Hour
 type reader struct {
 	file     string
 	lines    *lines
+	columns  bool // problems tell their column too
 	problems Problems
 }
 
@@ -42,7 +43,11 @@ func (t *table) at(key string) []string { return append(t.path[:len(t.path):len(
 
 // problem reports what is wrong at path.
 func (r *reader) problem(path []string, fix, format string, args ...any) {
-	r.problems = append(r.problems, Problem{File: r.file, Line: r.lines.find(path), Key: name(path),
+	at := r.lines.find(path)
+	if !r.columns {
+		at.column = 0
+	}
+	r.problems = append(r.problems, Problem{File: r.file, Line: at.line, Column: at.column, Key: name(path),
 		Message: fmt.Sprintf(format, args...), Fix: fix})
 }
 
