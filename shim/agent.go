@@ -94,13 +94,14 @@ type seat struct {
 	ctx    context.Context // of injections; ends with close
 
 	mu     sync.Mutex
-	begun  bool          // guarded by mu
-	agent  Agent         // guarded by mu
-	failed error         // why there is no agent; guarded by mu
-	proc   *record.Agent // for the record on disk; guarded by mu
-	timer  *time.Timer   // of an injection that waits; guarded by mu
-	closed bool          // guarded by mu
-	status string        // of the application, by its own word; guarded by mu
+	begun  bool              // guarded by mu
+	agent  Agent             // guarded by mu
+	failed error             // why there is no agent; guarded by mu
+	proc   *record.Agent     // for the record on disk; guarded by mu
+	timer  *time.Timer       // of an injection that waits; guarded by mu
+	closed bool              // guarded by mu
+	status string            // of the application, by its own word; guarded by mu
+	faults map[string]uint64 // of the channel, by kind; guarded by mu
 }
 
 // newSeat decides whether a container that was created gets an agent, and when (docs/decisions/0053).
@@ -305,6 +306,12 @@ func (a *seat) changed(ch AgentChange) {
 		a.proc = &record.Agent{PID: ch.PID, Start: ch.Start, Cgroup: agentCgroup(a.c.id)}
 	}
 	closed := a.closed
+	if ch.Fault != "" && !closed {
+		if a.faults == nil {
+			a.faults = make(map[string]uint64)
+		}
+		a.faults[ch.Fault]++
+	}
 	a.mu.Unlock()
 	if closed {
 		return
@@ -319,7 +326,18 @@ func (a *seat) changed(ch AgentChange) {
 		a.report(api.EventAgent, fmt.Sprintf("its agent was replaced within %s: %s", ch.Outage.Round(time.Millisecond), ch.Reason), nil)
 	case ch.Fault != "":
 		a.report(api.EventAgent, "the channel to its agent was closed: "+ch.Reason, map[string]string{"fault": ch.Fault})
+		a.c.urgent.call()
 	}
+}
+
+// describe adds what an observation says of the agent.
+func (a *seat) describe(o *workload.Observation) {
+	if a == nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o.Faults = maps.Clone(a.faults)
 }
 
 func (a *seat) report(kind, message string, fields map[string]string) {

@@ -27,7 +27,12 @@ func (s *Service) Start(ctx context.Context, r *taskv3.StartRequest) (*taskv3.St
 	if err != nil || c == nil {
 		return resp, err
 	}
-	if r.ExecID == "" && c.watch != nil {
+	switch {
+	case r.ExecID != "":
+		if err := scoreExecuted(c); err != nil {
+			log.G(ctx).WithError(err).WithField("id", r.ID).Warn("forefend: an executed process keeps the OOM score of the container's creation")
+		}
+	case c.watch != nil:
 		c.watch.begin()
 		c.agent.started()
 	}

@@ -114,6 +114,27 @@ func createdRlimit(spec *specs.Spec, name string) (found *unix.Rlimit) {
 	return found
 }
 
+// scoreExecuted gives what was executed in a container the OOM score in force, where that is another than at the creation: runc
+// knows no other. It changes all of the container's processes, as a child of the executed one may have been quicker.
+func scoreExecuted(c *container) error {
+	const again = 3 // a change may come between
+	for range again {
+		f, decided := c.current().Effective.Lookup(policy.KeyOOMScore)
+		created, err := createdScore(&c.spec)
+		if err != nil || !decided || policy.FromOOMScore(f.Value) == created {
+			return err
+		}
+		score := policy.FromOOMScore(f.Value)
+		if err := (processPlan{score: &score}).apply(cgroup.FromMap(c.cgroup), new(undoing)); err != nil {
+			return ended(err)
+		}
+		if now, _ := c.current().Effective.Lookup(policy.KeyOOMScore); now.Value == f.Value {
+			return nil
+		}
+	}
+	return errors.New("it is changed over and over")
+}
+
 // createdScore is the OOM score that a container began with: the spec's, else the shim's own, which is inherited.
 func createdScore(spec *specs.Spec) (int, error) {
 	if spec.Process != nil && spec.Process.OOMScoreAdj != nil {

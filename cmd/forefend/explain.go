@@ -38,10 +38,14 @@ func newExplainCommand(a *app) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if asJSON {
-					return output.JSON(a.stdout, forPrograms(decision))
+				var agent *api.Agent
+				if image.ref == "" {
+					agent = agentOf(ctx, daemon, decision)
 				}
-				return a.printDecision(decision, all)
+				if asJSON {
+					return output.JSON(a.stdout, explanation{forPrograms(decision), agent})
+				}
+				return a.printDecision(decision, agent, all)
 			})
 		},
 	}
@@ -78,4 +82,17 @@ func (a *app) decision(ctx context.Context, daemon api.Orchestrator, image image
 	return ask(ctx, func(ctx context.Context) (api.Decision, error) {
 		return daemon.Explain(ctx, api.ExplainRequest{ID: id})
 	})
+}
+
+// agentOf says how it stands with the agent of a container that runs; nil: it does not, or nobody can tell. The sockets that
+// it sees are left to `forefend agent`.
+func agentOf(ctx context.Context, daemon api.Orchestrator, d api.Decision) *api.Agent {
+	agent, err := ask(ctx, func(ctx context.Context) (api.Agent, error) {
+		return daemon.Agent(ctx, api.AgentRequest{Version: api.Version, ID: d.Facts.ID})
+	})
+	if err != nil {
+		return nil
+	}
+	agent.Listening, agent.Connections, agent.Left = nil, nil, 0
+	return &agent
 }

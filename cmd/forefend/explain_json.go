@@ -13,6 +13,12 @@ type decisionForPrograms struct {
 	Table     *struct{}            `json:"table,omitempty"`
 }
 
+// explanation is what explain prints for programs.
+type explanation struct {
+	decisionForPrograms
+	Agent *api.Agent `json:"agent,omitempty"` // of one that runs
+}
+
 type effectiveForPrograms struct {
 	Version int                `json:"version"`
 	Fields  []fieldForPrograms `json:"fields"`

@@ -25,9 +25,9 @@ const (
 	folded   = 8 // names of a list that are shown without --all
 )
 
-func (a *app) printDecision(d api.Decision, all bool) error {
+func (a *app) printDecision(d api.Decision, agent *api.Agent, all bool) error {
 	page := output.NewPage(a.stdout)
-	printFacts(page, d)
+	printFacts(page, d, agent)
 	if len(d.Notes) > 0 {
 		page.Heading("Notes")
 		for _, n := range d.Notes {
@@ -50,7 +50,7 @@ func (a *app) printDecision(d api.Decision, all bool) error {
 	return page.Err()
 }
 
-func printFacts(page *output.Page, d api.Decision) {
+func printFacts(page *output.Page, d api.Decision, agent *api.Agent) {
 	f := d.Facts
 	fact := func(lead, text string) {
 		if text != "" {
@@ -66,6 +66,25 @@ func printFacts(page *output.Page, d api.Decision) {
 	fact("Run as", runAs(f, d.Profile))
 	fact("Decided", fmt.Sprintf("%s by %s, revision %d", output.Time(d.Time), decider(d.Availability), d.Revision))
 	fact("Mode", fmt.Sprintf("%s, %s", policy.KeyMode.Format(d.Effective.Mode()), sealed(d.Effective.Sealed())))
+	fact("Agent", inBrief(agent))
+}
+
+// inBrief says how it stands with an agent; "" where there is none to speak of.
+func inBrief(agent *api.Agent) string {
+	switch {
+	case agent == nil:
+		return ""
+	case agent.Status != api.AgentRunning:
+		return strings.TrimSuffix(agent.Status+": "+agent.Reason, ": ")
+	}
+	text := fmt.Sprintf("%s, process %d", agent.Status, agent.PID)
+	if agent.Restarts > 0 {
+		text += fmt.Sprintf(", replaced %d×, the last time because %s", agent.Restarts, agent.Reason)
+	}
+	for _, kind := range slices.Sorted(maps.Keys(agent.Faults)) {
+		text += fmt.Sprintf("; fault of its channel: %s, %d×", kind, agent.Faults[kind])
+	}
+	return text
 }
 
 // printAirbag says how a predicted memory limit follows what the container needs.

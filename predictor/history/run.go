@@ -53,6 +53,8 @@ func validate(o *workload.Observation) error {
 		return fmt.Errorf("%w: %d destinations, %d points", ErrInvalid, len(o.Destinations), len(o.Usage.Series))
 	case len(o.Serving) > workload.MaxSyscalls || len(o.Stopping) > workload.MaxSyscalls:
 		return fmt.Errorf("%w: %d system calls by phase", ErrInvalid, len(o.Serving)+len(o.Stopping))
+	case len(o.Faults) > workload.MaxFaults:
+		return fmt.Errorf("%w: %d kinds of faults of an agent's channel", ErrInvalid, len(o.Faults))
 	case len(o.Programs) > workload.MaxPrograms:
 		return fmt.Errorf("%w: %d programs", ErrInvalid, len(o.Programs))
 	}
@@ -72,7 +74,8 @@ func validate(o *workload.Observation) error {
 		}
 	}
 	return errors.Join(shortKeys(o.Syscalls, maxName), shortKeys(o.Denied, maxName), shortKeys(o.Destinations, maxDestination),
-		shortKeys(o.Refused, maxDestination), shortKeys(o.Programs, maxProgram), shortKeys(o.Serving, maxName), shortKeys(o.Stopping, maxName))
+		shortKeys(o.Refused, maxDestination), shortKeys(o.Programs, maxProgram), shortKeys(o.Serving, maxName), shortKeys(o.Stopping, maxName),
+		shortKeys(o.Faults, maxName))
 }
 
 // shortKeys refuses counts of names that nothing honest has.

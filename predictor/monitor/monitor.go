@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -70,6 +71,7 @@ type run struct {
 	syscalls map[string]uint64 // as of the last report
 	denied   map[string]uint64
 	programs map[string]uint64
+	faults   map[string]uint64 // of the agent's channel
 	found    evidence.Findings
 }
 
@@ -99,6 +101,7 @@ func (m *Monitor) Observe(o *workload.Observation, s Subject, now time.Time) (fo
 	if m.threats != nil {
 		fresh.Techniques = m.techniques(r, o, s.Program, now)
 	}
+	fresh.Techniques = append(fresh.Techniques, r.broken(o, now)...)
 	m.contacts(r, o, now, &fresh)
 	fresh.Forecasts = r.tracks.observe(o, s.Limits, now)
 	fresh = fresh.Bounded()
@@ -164,6 +167,25 @@ func (m *Monitor) techniques(r *run, o *workload.Observation, p Program, now tim
 	}
 	r.found.Techniques = known
 	return fresh
+}
+
+// broken is what it means that a container's agent breaks the rules of its channel, as it did since the last report. Forefend's
+// own program does not: somebody speaks in its place. One that is killed leaves half a record, so that counts for less.
+func (r *run) broken(o *workload.Observation, now time.Time) []evidence.Technique {
+	news := more(r.faults, o.Faults)
+	r.faults = o.Faults
+	if len(news) == 0 {
+		return nil
+	}
+	slices.Sort(news)
+	t := evidence.Technique{
+		ID: "T1562.001", Name: "Impair Defenses: Disable or Modify Tools", Confidence: 0.3, Severity: 0.8, Seen: now,
+		Why: "the container's agent broke the rules of its channel: " + strings.Join(news, ", "),
+	}
+	if slices.ContainsFunc(news, func(kind string) bool { return kind != "truncated" && kind != "stalled" }) {
+		t.Confidence = 0.9
+	}
+	return []evidence.Technique{t}
 }
 
 // since is what was counted since the counts before.

@@ -198,3 +198,30 @@ func FuzzLoad(f *testing.F) {
 		m.Observe(report("r", time.Second, func(o *workload.Observation) { o.Keys[0].Value = "aa" }), Subject{}, clock.Add(time.Second))
 	})
 }
+
+// An agent that breaks the rules of its channel is found out each time it does, and half a record counts for less.
+func TestAgentThatBreaksItsChannel(t *testing.T) {
+	m := New(Limits{}, nil)
+	broke := func(faults map[string]uint64) func(*workload.Observation) {
+		return func(o *workload.Observation) { o.Faults = faults }
+	}
+	if found, _ := m.Observe(report("r", 10*time.Second, nil), Subject{}, clock); !found.Empty() {
+		t.Errorf("an honest report: %+v", found)
+	}
+	for i, step := range []struct {
+		faults     map[string]uint64
+		confidence float64 // 0: nothing new is found
+	}{
+		{map[string]uint64{"truncated": 1}, 0.3}, {map[string]uint64{"truncated": 1}, 0},
+		{map[string]uint64{"truncated": 1, "tampered": 1}, 0.9}, {map[string]uint64{"truncated": 1, "tampered": 2}, 0.9},
+	} {
+		now := clock.Add(time.Duration(i+2) * time.Minute)
+		found, fresh := m.Observe(report("r", now.Sub(clock), broke(step.faults)), Subject{}, now)
+		if (len(fresh.Techniques) == 1) != (step.confidence > 0) || len(found.Techniques) != 1 {
+			t.Fatalf("%v: fresh %+v, found %+v", step.faults, fresh.Techniques, found.Techniques)
+		}
+		if step.confidence > 0 && (fresh.Techniques[0].Confidence != step.confidence || !found.Techniques[0].Seen.Equal(now)) {
+			t.Errorf("%v: %+v", step.faults, fresh.Techniques[0])
+		}
+	}
+}

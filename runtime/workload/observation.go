@@ -17,6 +17,7 @@ const (
 	MaxDestinations = 256
 	MaxSeries       = 64
 	MaxPrograms     = 256
+	MaxFaults       = 16
 )
 
 // Observation is what was seen of one run, cumulative since its start. The
@@ -73,6 +74,9 @@ type Observation struct {
 	ProgramsLost uint64            `json:"programs_lost,omitempty"`
 	// Trace is not cumulative: it begins where the observation before ended.
 	Trace *Trace `json:"trace,omitempty"`
+
+	// Faults counts what the run's agent did against the rules of its channel, by the word for it.
+	Faults map[string]uint64 `json:"faults,omitempty"`
 
 	RootfsWrites Tristate `json:"rootfs_writes,omitempty"`
 
