@@ -90,20 +90,26 @@ func TestPhases(t *testing.T) {
 	})
 }
 
-// TestAttacksByPhase makes every attack of the probe from a serving server. What is denied before is denied then.
+// TestAttacksByPhase makes every attack of the probe from a server, when it starts and when it serves, and those of matrix from
+// a client's exec too. What is denied before is denied then.
 func TestAttacksByPhase(t *testing.T) {
-	h := newHost(t, harness.WithConfig(quickPhases))
+	// What code was caught at, its next runs are told: without safeguards only the phase makes a difference.
+	h := newHost(t, harness.WithConfig(quickPhases+early+"[safeguards]\nlive = false\nhigh = []\ncritical = []\n"))
 	for user, flags := range map[string][]string{"root": nil, "uid 33": {"--user=33:33"}} {
 		t.Run(user, func(t *testing.T) {
 			c := server(h, flags...)
 			id := h.start(t, c)
+			h.accompany(t, id)
 			before := h.attacked(t, id)
+			h.attackedAs(t, id, func(e expected) string { return e.start })
 			h.remove(id)
-			c.args = append(c.args, "-addr", "127.0.0.1:8080")
+			c.args = append(c.args, "-addr", "127.0.0.1:8080") // another workload, by its command
 			h.learn(t, c, 5)
 			id = h.start(t, c)
 			eventually(t, "the policy of a serving workload", func() bool { return h.saw(t, id, "phase", "refused from now on") })
+			h.accompany(t, id)
 			serving := h.attacked(t, id)
+			h.attackedAs(t, id, func(e expected) string { return e.serving })
 			for _, name := range mustBeDenied {
 				if !denied(before[name]) || !denied(serving[name]) {
 					t.Errorf("%s: %s at first, %s while serving", name, before[name], serving[name])

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"runtime/debug"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -10,24 +9,24 @@ import (
 // int80 makes a 32-bit system call without arguments: a filter that knows only 64-bit numbers misreads it.
 func int80(nr uint32) (r int32)
 
-// int80Attempt answers ENOSYS on a machine whose kernel takes no 32-bit calls: there the instruction itself faults.
-func int80Attempt() (pid uintptr, errno syscall.Errno) {
-	const getpid32 = 20
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if recover() != nil {
-			pid, errno = 0, syscall.ENOSYS
-		}
-	}()
-	if r := int80(getpid32); r < 0 {
-		return 0, syscall.Errno(-r)
-	} else {
-		return uintptr(r), 0
+// int80Attempt makes a 32-bit call, all of whose arguments are zero, in a copy of this process: on a machine whose kernel
+// takes no 32-bit calls the instruction itself kills who makes it.
+func int80Attempt(nr uint32) func() (uintptr, syscall.Errno) {
+	return func() (uintptr, syscall.Errno) {
+		return inCopy(func() syscall.Errno { return syscall.Errno(max(-int80(nr), 0)) })
 	}
 }
 
-// x32Attempt makes a call with the number space of the x32 ABI.
-func x32Attempt() (uintptr, syscall.Errno) {
+// x32Attempt makes a call with the number space of the x32 ABI, in a copy of this process.
+func x32Attempt(nr, argument uintptr) func() (uintptr, syscall.Errno) {
 	const x32Bit = 0x40000000
-	return raw(x32Bit | unix.SYS_GETPID)()
+	return func() (uintptr, syscall.Errno) {
+		return inCopy(func() syscall.Errno {
+			_, _, errno := syscall.RawSyscall(x32Bit|nr, argument, 0, 0)
+			return errno
+		})
+	}
 }
+
+// modifyLDT reads the local descriptor table, which has nothing in it.
+func modifyLDT() (uintptr, syscall.Errno) { return raw(unix.SYS_MODIFY_LDT, 0, text(""), 0)() }

@@ -24,7 +24,13 @@ func verdictOf(name string, value uintptr, errno syscall.Errno) verdict {
 	return verdict{Name: name, Result: "ok", Value: int64(value)}
 }
 
+// killedBy is added to the signal by which a call killed its caller, where that is no reason to end: no errno is so high.
+const killedBy = 1 << 12
+
 func errnoName(errno syscall.Errno) string {
+	if errno > killedBy {
+		return "killed by " + signalName(syscall.Signal(errno-killedBy))
+	}
 	if s := unix.ErrnoName(errno); s != "" {
 		return s
 	}
