@@ -27,22 +27,36 @@ func harden(keep int) error {
 
 // limits are what a process that is taken over may use at most, beside what the filter leaves it.
 var limits = map[int]uint64{
-	unix.RLIMIT_NOFILE: 128,
-	unix.RLIMIT_CORE:   0,
-	unix.RLIMIT_FSIZE:  0,
+	unix.RLIMIT_CORE:  0,
+	unix.RLIMIT_FSIZE: 0,
 }
 
+// Files that an agent may have open. An interceptor has two sockets for each connection, and pipes between them for bodies.
+const (
+	mostFiles             = 128
+	mostInterceptingFiles = 32 << 10
+)
+
 // confine goes to the root directory, which is empty, limits the process, and lets it make only those system calls from here on that an agent needs.
-func confine() error {
+func confine(calls []uint32, files uint64) error {
 	if err := os.Chdir("/"); err != nil {
 		return err
+	}
+	// Who lowers its own limit needs no privilege; the hard one may be lower already.
+	var have unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &have); err != nil {
+		return fmt.Errorf("limit of open files: %w", err)
+	}
+	files = min(files, have.Max)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: files, Max: files}); err != nil {
+		return fmt.Errorf("limit of open files: %w", err)
 	}
 	for resource, most := range limits {
 		if err := unix.Setrlimit(resource, &unix.Rlimit{Cur: most, Max: most}); err != nil {
 			return fmt.Errorf("limit %d: %w", resource, err)
 		}
 	}
-	return install(filter(native, allowed))
+	return install(filter(native, calls))
 }
 
 // install puts all threads under the program, for good.
@@ -72,6 +86,11 @@ var allowed = []uint32{
 	unix.SYS_NANOSLEEP, unix.SYS_CLOCK_GETTIME, unix.SYS_CLOCK_NANOSLEEP, unix.SYS_RESTART_SYSCALL, unix.SYS_GETRANDOM,
 	unix.SYS_TIMER_CREATE, unix.SYS_TIMER_SETTIME, unix.SYS_TIMER_DELETE, unix.SYS_SETITIMER,
 	unix.SYS_GETRUSAGE, unix.SYS_CAPGET, unix.SYS_GETEUID, unix.SYS_PRLIMIT64, unix.SYS_EXIT, unix.SYS_EXIT_GROUP,
+}
+
+// intercepting are the system calls that an interceptor needs besides: it accepts connections, makes others, and moves bytes.
+var intercepting = []uint32{
+	unix.SYS_LISTEN, unix.SYS_ACCEPT4, unix.SYS_CONNECT, unix.SYS_GETPEERNAME, unix.SYS_SPLICE, unix.SYS_READV, unix.SYS_WRITEV,
 }
 
 // threadFlags are the flags of clone with which the Go runtime makes a thread (runtime/os_linux.go), and the only ones

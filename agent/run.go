@@ -20,17 +20,24 @@ import (
 const (
 	collectAt  = 25      // percent, GOGC
 	mostMemory = 4 << 20 // bytes from which on the collector works harder
+	// An interceptor has 24 KiB at most for each of its connections, of which there may be 4096.
+	mostIntercepting = 128 << 20
 )
 
 // Run is the agent's whole life: it becomes what the package says, serves the shim on the descriptors it was started
-// with, and returns when the channel ends. It changes its process for good and is called once, from main.
-func Run(build string) error {
+// with, and returns when the channel ends. It changes its process for good and is called once, from main. intercept makes the
+// interceptor of an agent that is to be one; nil: it is not.
+func Run(build string, intercept func(Asker) (Interceptor, error)) error {
 	runtime.LockOSThread() // no_new_privs is one thread's, until the filter gives it to all
 	if err := harden(api.KeyFD + 1); err != nil {
 		return err
 	}
 	debug.SetGCPercent(collectAt)
 	debug.SetMemoryLimit(mostMemory)
+	if intercept != nil {
+		debug.SetMemoryLimit(mostIntercepting)
+		debug.SetGCPercent(100)
+	}
 	key, err := readKey(api.KeyFD)
 	if err != nil {
 		return err
@@ -46,11 +53,20 @@ func Run(build string) error {
 	if err != nil {
 		return err
 	}
-	if err := confine(); err != nil {
+	allow, files := allowed, uint64(mostFiles)
+	if intercept != nil {
+		allow, files = append(allow[:len(allow):len(allow)], intercepting...), mostInterceptingFiles
+	}
+	if err := confine(allow, files); err != nil {
 		return err
 	}
 	runtime.UnlockOSThread()
 	s := newServer(build, kernel)
+	if intercept != nil {
+		if s.interceptor, err = intercept(s.asks); err != nil {
+			return err
+		}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	err = calls.Serve(ctx, conn, api.ServiceName, s.methods())
 	cancel()

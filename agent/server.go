@@ -26,6 +26,8 @@ type server struct {
 	running       sync.WaitGroup
 	ctx           context.Context // of what runs beside calls; ends with close
 	stop          context.CancelFunc
+	asks          *asks
+	interceptor   Interceptor // nil: none
 
 	mu       sync.Mutex
 	shaken   bool           // the handshake was made; guarded by mu
@@ -37,7 +39,7 @@ type server struct {
 }
 
 func newServer(build, kernel string) *server {
-	s := &server{build: build, kernel: kernel, started: time.Now(), queue: newQueue(), watching: maxWatch}
+	s := &server{build: build, kernel: kernel, started: time.Now(), queue: newQueue(), asks: newAsks(), watching: maxWatch}
 	s.watcher = newWatcher(s.queue)
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s
@@ -46,6 +48,9 @@ func newServer(build, kernel string) *server {
 // close ends what runs beside calls and waits for it.
 func (s *server) close() {
 	s.stop()
+	if s.interceptor != nil {
+		s.interceptor.Close()
+	}
 	s.mu.Lock()
 	if s.notify != nil {
 		_ = s.notify.Close() // nobody is left to be told
@@ -64,6 +69,11 @@ func (s *server) methods() map[string]calls.Method {
 		"Dump":      method(s.dump),
 		"Events":    method(s.events),
 		"Health":    method(s.health),
+		"Intercept": method(s.intercept),
+		"Forget":    method(s.forget),
+		"Flows":     method(s.flows),
+		"Asks":      method(s.fetchAsks),
+		"Answer":    method(s.answerAsk),
 	}
 }
 
@@ -253,7 +263,11 @@ func (s *server) health(context.Context, none) (api.HealthResponse, error) {
 	sample := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
 	metrics.Read(sample)
 	out.Memory = int64(sample[0].Value.Uint64() - sample[1].Value.Uint64())
-	for fd := range int(limits[unix.RLIMIT_NOFILE]) {
+	files := mostFiles
+	if s.interceptor != nil {
+		files = 4096 // low numbers are taken first: beyond that it is a lot anyway
+	}
+	for fd := range files {
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil {
 			out.Files++
 		}

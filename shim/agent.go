@@ -44,6 +44,8 @@ type AgentTarget struct {
 
 	Changed func(AgentChange) // a process of the agent's started or ended
 	Event   func(AgentEvent)  // what the agent reports: claims
+
+	Intercept *AgentIntercept // nil: it takes no connections
 }
 
 // AgentChange is the start of an agent's process, or its end.
@@ -84,7 +86,9 @@ type seat struct {
 	// needed says that the container must not run without an agent; early that it is injected before the container
 	// starts; empty says why there is none.
 	needed, early bool
-	pod           bool // the network namespace is that of a pod
+	egress        bool  // it leads the container's outbound connections
+	refused       error // why the container must not be started whatever its agent does
+	pod           bool  // the network namespace is that of a pod
 	empty         string
 	notify        string
 
@@ -102,6 +106,9 @@ type seat struct {
 	closed bool              // guarded by mu
 	status string            // of the application, by its own word; guarded by mu
 	faults map[string]uint64 // of the channel, by kind; guarded by mu
+
+	port    uint16 // where the agent takes outbound connections; guarded by mu
+	guarded uint64 // the network namespace that was closed around it; guarded by mu
 }
 
 // newSeat decides whether a container that was created gets an agent, and when (docs/decisions/0053).
@@ -114,6 +121,8 @@ func newSeat(s *Service, c *container, spec *specs.Spec) *seat {
 	for _, g := range s.cfg.Site.Guards { // a guardrail that nothing tried to cross leaves no mark on the decision
 		a.needed = a.needed || g.Key == policy.KeyAgent && g.Ceiling != nil && *g.Ceiling == policy.Tight
 	}
+	a.egress, a.refused = a.egressNeeded(spec)
+	a.needed = a.needed || a.egress
 	_, a.pod = spec.Annotations[criKind]
 	notified := spec.Annotations[policy.AnnotationNotify] == "on"
 	a.early = a.needed || notified || s.cfg.AgentDelay == 0
@@ -202,9 +211,12 @@ func (a *seat) created() {
 
 // ready waits until an early injection is done. Its error says that the container must not be started.
 func (a *seat) ready(ctx context.Context) error {
+	if a != nil && a.refused != nil {
+		return a.refused
+	}
 	if a == nil || a.empty != "" || !a.early {
 		if a != nil && a.needed && a.empty != "" {
-			return fmt.Errorf("a guardrail wants an agent, and there is none: %s", a.empty)
+			return fmt.Errorf("%s wants an agent, and there is none: %s", a.wants(), a.empty)
 		}
 		return nil
 	}
@@ -214,11 +226,23 @@ func (a *seat) ready(ctx context.Context) error {
 		return ctx.Err()
 	}
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.needed && a.failed != nil {
-		return fmt.Errorf("a guardrail wants an agent, and there is none: %w", a.failed)
+	failed := a.failed
+	a.mu.Unlock()
+	if a.needed && failed != nil {
+		return fmt.Errorf("%s wants an agent, and there is none: %w", a.wants(), failed)
+	}
+	if a.egress {
+		return a.guard(ctx) // by now the namespace has the addresses that it is going to have
 	}
 	return nil
+}
+
+// wants is who wants that there is an agent.
+func (a *seat) wants() string {
+	if a.egress {
+		return "the node's egress policy"
+	}
+	return "a guardrail"
 }
 
 // started lets an injection that was not early come when the container has lived for a while.
@@ -281,7 +305,7 @@ func (a *seat) inject() (done bool) {
 	defer cancel()
 	agent, err := a.s.cfg.Agents.Inject(ctx, AgentTarget{
 		Name: a.c.id.String(), PID: a.c.pid, PIDStart: a.c.pidStart, Cgroup: agentCgroup(a.c.id), Notify: a.notify,
-		Changed: a.changed, Event: a.event,
+		Changed: a.changed, Event: a.event, Intercept: a.intercepting(),
 	})
 	a.mu.Lock()
 	closed, again := a.closed, a.failed != nil
@@ -452,6 +476,7 @@ func (a *seat) close() {
 	if agent != nil {
 		agent.Close()
 	}
+	a.release()
 }
 
 // state is what is known of the agent, for people.

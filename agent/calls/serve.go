@@ -33,8 +33,8 @@ func Errorf(code uint32, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
-// maxCalls is how many calls run at once: the client makes a few, and one that waits for events.
-const maxCalls = 16
+// maxCalls is how many calls run at once: the client makes a few, two that wait, and answers to what the agent asks (api.MaxAsks).
+const maxCalls = 16 + 64
 
 // Method answers one call. An error that is no *Error is of the code Unknown.
 type Method func(ctx context.Context, body []byte) ([]byte, error)

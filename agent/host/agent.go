@@ -52,7 +52,13 @@ func (h *Host) start(ctx context.Context, t Target) (*session, error) {
 		return nil, err
 	}
 	s, err := h.greet(ctx, p, t)
+	if err == nil && t.Intercept != nil {
+		err = s.intercept(ctx, t.Intercept)
+	}
 	if err != nil {
+		if s != nil {
+			s.close()
+		}
 		p.end()
 		return nil, err
 	}
@@ -104,6 +110,15 @@ func (a *Agent) follow(ctx context.Context, s *session) (reason string, fault ch
 	type answer struct {
 		events api.EventsResponse
 		err    error
+	}
+	if a.target.Intercept != nil {
+		asked := make(chan struct{})
+		go func() {
+			defer close(asked)
+			s.serveAsks(a.target.Intercept)
+		}()
+		defer func() { <-asked }()
+		defer s.close() // it ends what serves
 	}
 	var after uint64
 	for {

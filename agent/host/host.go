@@ -1,6 +1,8 @@
 package host
 
 import (
+	"context"
+	"encoding/json"
 	"os/exec"
 	"time"
 
@@ -30,6 +32,18 @@ type Target struct {
 	// goroutine at a time, of the Agent's own. Nil: nobody is told.
 	Event   func(api.Event)
 	Changed func(Change)
+
+	Intercept *Intercept // nil: the agent takes no connections
+}
+
+// Intercept has agents take the outbound connections of their network namespace. Its functions may be called from several goroutines.
+type Intercept struct {
+	// Settings are those of an agent that starts.
+	Settings func() json.RawMessage
+	// Ready is told of each agent's port, once it takes connections there, and leads them to it. Its error is that of the agent's start.
+	Ready func(ctx context.Context, port uint16) error
+	// Ask answers what an agent asks. It is a claim of whoever may have taken the agent over.
+	Ask func(ctx context.Context, method string, body []byte) ([]byte, error)
 }
 
 // Change is the start or the end of an agent's process.
@@ -50,7 +64,9 @@ const (
 	callDeadline  = 2 * time.Second
 	// pollWait is how long a call for events waits. Its answer is also the sign of life: one that is overdue by grace ends the agent.
 	pollWait = 30 * time.Second
-	grace    = 3 * time.Second
+	// askDeadline is how long an answer to an agent may take: a tunnel may have to be attached for it.
+	askDeadline = 10 * time.Second
+	grace       = 3 * time.Second
 	// pace is the least time from one call for events to the next.
 	pace = 20 * time.Millisecond
 	// dyingDeadline is how long a killed process may take to be gone.

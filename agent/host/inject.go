@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	api "forefend.dev/forefend/agent/api/v1"
 	"forefend.dev/forefend/agent/channel"
 	"forefend.dev/forefend/netns/enter"
 	"forefend.dev/forefend/runtime/record"
@@ -182,9 +183,13 @@ func (l *launcher) enterAndStart() error {
 	}
 	uid := chooseUID()
 	name := filepath.Base(l.host.cfg.Binary)
+	args, env := []string{name}, []string{"GOMAXPROCS=1", "GOTRACEBACK=none"}
+	if l.target.Intercept != nil {
+		args, env = append(args, api.InterceptArg), []string{"GOTRACEBACK=none"}
+	}
 	l.cmd = &exec.Cmd{
-		Path: "./" + name, Args: []string{name},
-		Env:        []string{"GOMAXPROCS=1", "GOTRACEBACK=none"},
+		Path: "./" + name, Args: args,
+		Env:        env,
 		Stdin:      l.null,
 		Stdout:     l.null,
 		Stderr:     l.null,

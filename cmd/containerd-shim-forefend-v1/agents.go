@@ -67,8 +67,13 @@ func (i injector) Inject(ctx context.Context, t shim.AgentTarget) (shim.Agent, e
 	if !filepath.IsAbs(i.binary()) {
 		return nil, errors.New("forefend-agent is neither beside the shim nor in PATH: install it")
 	}
+	var intercept *host.Intercept
+	if t.Intercept != nil {
+		intercept = &host.Intercept{Settings: t.Intercept.Settings, Ready: t.Intercept.Ready, Ask: t.Intercept.Ask}
+	}
 	a, err := i.host.Inject(ctx, host.Target{
-		Name: t.Name, PID: t.PID, PIDStart: t.PIDStart, Cgroup: t.Cgroup, Notify: t.Notify,
+		Intercept: intercept,
+		Name:      t.Name, PID: t.PID, PIDStart: t.PIDStart, Cgroup: t.Cgroup, Notify: t.Notify,
 		Changed: func(c host.Change) {
 			t.Changed(shim.AgentChange{
 				PID: c.PID, Start: c.Start, Reason: c.Reason, Fault: c.Fault, Outage: c.Outage, Again: c.PID != 0 && c.Restart > 0,

@@ -33,6 +33,7 @@ func configure() (shim.Config, error) {
 		RuncOptions:   config.RuntimeOptions,
 		Agents:        agents(c.State),
 		AgentDelay:    c.Agent.Delay,
+		Egress:        newEgress(c),
 		Airbag:        c.Airbag.Enabled,
 		Reserve:       c.Airbag.Reserve,
 		AdmitDeadline: c.Deadlines.Admit,

@@ -18,7 +18,11 @@ func main() {
 		fmt.Printf("forefend-agent %s (api %d)\n", version, api.Version)
 		return
 	}
-	if err := agent.Run(version); err != nil {
+	var intercepting func(agent.Asker) (agent.Interceptor, error)
+	if len(os.Args) == 2 && os.Args[1] == api.InterceptArg {
+		intercepting = newInterceptor
+	}
+	if err := agent.Run(version, intercepting); err != nil {
 		fmt.Fprintln(os.Stderr, "forefend-agent:", err)
 		os.Exit(1)
 	}

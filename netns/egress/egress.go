@@ -71,13 +71,10 @@ func Open(ns *enter.Namespace, base Base) (*Space, error) {
 	return s, nil
 }
 
-// Rebase changes the base under the tunnels that there are.
+// Rebase changes the base under the tunnels that there are, and knows the devices and addresses that there are by now.
 func (s *Space) Rebase(base Base) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if base == s.base {
-		return nil
-	}
 	err := s.ns.Do(func() error { return errors.Join(s.guard(base), s.lead(base)) })
 	if err != nil {
 		return fmt.Errorf("change the base of a network namespace: %w", err)

@@ -2,6 +2,7 @@ package egress
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"runtime"
 	"slices"
@@ -14,6 +15,7 @@ import (
 
 	"forefend.dev/forefend/netns/marks"
 	"forefend.dev/forefend/netns/nft"
+	"forefend.dev/forefend/netns/wg"
 )
 
 func mark(m uint32) string { return fmt.Sprintf("mark=%#x", m) }
@@ -336,4 +338,49 @@ func BenchmarkRootAttach(b *testing.B) {
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
+}
+
+// BenchmarkRootThroughput moves bulk by the whole path (rules, marks, tables, pass) and by the same WireGuard library without any of
+// it, in turns, and reports the ratio of the medians.
+func BenchmarkRootThroughput(b *testing.B) {
+	const size, mtu = 64 << 20, 1420
+	w := newWorld(b, true)
+	g, way := w.attach(b, "gateway", mtu)
+	raw := &world{inside: newNamespace(b)}
+	c, addresses := g.slot(b, mtu)
+	c.Name = "raw0"
+	device, err := wg.NewUser(raw.inside, c)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = device.Close() })
+	do(b, raw.inside, func() error {
+		if err := up("raw0", addresses[0].String()); err != nil {
+			return err
+		}
+		link, err := netlink.LinkByName("raw0")
+		if err == nil {
+			err = netlink.LinkSetMTU(link, mtu)
+		}
+		if err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}, LinkIndex: link.Attrs().Index, Scope: unix.RT_SCOPE_LINK})
+	})
+	bare := raw.start(b, newCgroup(b, "bare").dir)
+	measure := func(p *process, options ...string) float64 {
+		begun := time.Now()
+		p.wants(b, "gateway", append([]string{"bulk", at(server4, port), fmt.Sprintf("n=%d", size)}, options...)...)
+		return 2 * size / time.Since(begun).Seconds() / 1e6 // both ways
+	}
+	var ours, theirs []float64
+	for b.Loop() {
+		ours = append(ours, measure(w.agent, mark(way.Mark)))
+		theirs = append(theirs, measure(bare))
+	}
+	slices.Sort(ours)
+	slices.Sort(theirs)
+	b.ReportMetric(ours[len(ours)/2], "MB/s")
+	b.ReportMetric(theirs[len(theirs)/2], "raw-MB/s")
+	b.ReportMetric(ours[len(ours)/2]/theirs[len(theirs)/2], "ratio")
 }

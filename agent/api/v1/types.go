@@ -1,6 +1,9 @@
 package v1
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // ServiceName is the ttrpc service an agent serves.
 const ServiceName = "forefend.agent.v1.Agent"
@@ -164,4 +167,64 @@ type HealthResponse struct {
 	CPU        time.Duration `json:"cpu"`
 	Watch      string        `json:"watch"` // how often sockets are looked at now
 	Events     uint64        `json:"events"`
+}
+
+// InterceptArg is the argument with which an agent is started that is to intercept.
+const InterceptArg = "intercept"
+
+// InterceptRequest has the agent take the outbound connections of its network namespace. Asked again, it changes how requests are
+// understood. The settings are the interceptor's own, not this contract's.
+type InterceptRequest struct {
+	Settings json.RawMessage `json:"settings,omitempty"`
+}
+
+// InterceptResponse says where connections are to be led.
+type InterceptResponse struct {
+	Port uint16 `json:"port"` // on loopback, of IPv4 and IPv6
+}
+
+// ForgetRequest has decisions of before an epoch count no more.
+type ForgetRequest struct {
+	Epoch uint64 `json:"epoch"`
+}
+
+// FlowsResponse are the connections that are intercepted now, in the interceptor's own words.
+type FlowsResponse struct {
+	Flows json.RawMessage `json:"flows,omitempty"`
+}
+
+// AsksRequest waits until the agent has something to ask, for at most so long.
+type AsksRequest struct {
+	Wait time.Duration `json:"wait,omitempty"`
+}
+
+// AsksResponse is what it asks, at most MaxAsks.
+type AsksResponse struct {
+	Asks []Ask `json:"asks,omitempty"`
+}
+
+// MaxAsks is how many questions of an agent may be open at once, and MaxAsk how long one may be, in bytes.
+const (
+	MaxAsks = 64
+	MaxAsk  = 16 << 10
+)
+
+// Ask is one question of the agent's, to be answered by its number. Who asks has waited for a request of a container's: it is a claim.
+type Ask struct {
+	ID     uint64          `json:"id"`
+	Method string          `json:"method"`
+	Body   json.RawMessage `json:"body"`
+}
+
+// The questions.
+const (
+	AskDecide = "decide" // flow.Context, answered by flow.Decision
+	AskWay    = "way"    // flow.Profile and a user, answered by a tunnel
+)
+
+// AnswerRequest answers a question. One that nobody waits for any more is forgotten.
+type AnswerRequest struct {
+	ID    uint64          `json:"id"`
+	Body  json.RawMessage `json:"body,omitempty"`
+	Error string          `json:"error,omitempty"` // why there is no answer
 }

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"forefend.dev/forefend/cmd/internal/config"
+	"forefend.dev/forefend/cmd/internal/egress"
+	"forefend.dev/forefend/netns/flow"
+	"forefend.dev/forefend/runtime/cgroup"
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/shim"
+)
+
+// tunnels are tunneld and the node's configuration as the shim knows them. It implements shim.Egress.
+type tunnels struct{ cfg *config.Config }
+
+// newEgress is the node's egress; nil where no tunnel is configured.
+func newEgress(c *config.Config) shim.Egress {
+	if len(c.Tunnels) == 0 {
+		return nil
+	}
+	return tunnels{c}
+}
+
+// tunneldWait is how long a tunneld may take to serve that the daemon starts, beside its own deadline: a container is not started without.
+const tunneldWait = 8 * time.Second
+
+// call calls tunneld, and waits for one to come up.
+func (t tunnels) call(ctx context.Context, do func(context.Context, api.Tunnels) error) error {
+	ctx, cancel := context.WithTimeout(ctx, tunneldWait)
+	defer cancel()
+	for {
+		client, err := api.DialTunnels(ctx, t.cfg.TunnelsSocket())
+		if err == nil {
+			err = do(ctx, client)
+			return errors.Join(err, client.Close())
+		}
+		if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
+			return err
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("forefend tunneld does not serve: %w: %w", err, errdefs.ErrUnavailable)
+		}
+	}
+}
+
+// Settings implements shim.Egress.
+func (t tunnels) Settings(base flow.Context) json.RawMessage {
+	body, _ := json.Marshal(egress.Settings{Base: base, UserHeaders: []string{"x-forefend-user"}, DataHeaders: []string{"x-forefend-data"}}) // plain values
+	return body
+}
+
+// Guard implements shim.Egress.
+func (t tunnels) Guard(ctx context.Context, target shim.EgressTarget) (namespace uint64, err error) {
+	group, err := cgroup.Named(target.Cgroup)
+	if err != nil {
+		return 0, err
+	}
+	info, err := os.Stat(group.Unified)
+	if err != nil || group.Unified == "" {
+		return 0, fmt.Errorf("the agent has no cgroup of the v2 hierarchy, by which its sockets are known: %w", errors.Join(err, errdefs.ErrFailedPrecondition))
+	}
+	request := api.GuardRequest{
+		Container: target.Container, PID: target.PID, PIDStart: target.PIDStart, Port: target.Port, Web: true,
+		Cgroup: info.Sys().(*syscall.Stat_t).Ino, CgroupLevel: uint32(strings.Count(target.Cgroup, "/") + 1),
+	}
+	err = t.call(ctx, func(ctx context.Context, c api.Tunnels) error {
+		r, err := c.Guard(ctx, request)
+		namespace = r.Namespace
+		return err
+	})
+	return namespace, err
+}
+
+// Way implements shim.Egress.
+func (t tunnels) Way(ctx context.Context, namespace uint64, workload string, question []byte) ([]byte, error) {
+	var q egress.WayQuestion
+	if err := json.Unmarshal(question, &q); err != nil {
+		return nil, fmt.Errorf("question for a tunnel: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	var w egress.Way
+	err := t.call(ctx, func(ctx context.Context, c api.Tunnels) error {
+		a, err := c.Attach(ctx, api.AttachRequest{Namespace: namespace, Profile: q.Profile, Workload: workload, User: q.User})
+		w = egress.Way{Tunnel: a.Tunnel, Mark: a.Mark, Device: a.Device, Valid: a.Valid}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(w)
+}
+
+// Release implements shim.Egress.
+func (t tunnels) Release(ctx context.Context, namespace uint64) error {
+	return t.call(ctx, func(ctx context.Context, c api.Tunnels) error {
+		return c.Release(ctx, api.ReleaseRequest{Namespace: namespace})
+	})
+}
