@@ -1,0 +1,138 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"golang.org/x/sys/unix"
+
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/test/e2e/harness"
+)
+
+// webPort is where the world serves HTTP.
+const webPort = "8080"
+
+// web serves HTTP in a network namespace, where it tells its name, and counts who came.
+func web(t testing.TB, in func(testing.TB, func() error), name string) *atomic.Int64 {
+	t.Helper()
+	var asked atomic.Int64
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		fmt.Fprintln(w, name)
+	})}
+	var listener net.Listener
+	in(t, func() (err error) {
+		listener, err = net.Listen("tcp", ":"+webPort)
+		return err
+	})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = server.Serve(listener) // until Close
+	}()
+	t.Cleanup(func() {
+		_ = server.Close()
+		<-done
+	})
+	return &asked
+}
+
+// linked starts a container whose network namespace has its link to the world before its first process, as CNI would have it.
+func (h *host) linked(t *testing.T, o *outside, c container) (id string, err error) {
+	t.Helper()
+	c.id = h.newID("egress")
+	if err := h.Ctr(append([]string{"container", "create"}, c.command(h)[1:]...)...).Check(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.remove(c.id) })
+	made, err := h.Client().LoadContainer(h.context(t), c.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	task, err := made.NewTask(h.context(t), cio.NullIO)
+	if err != nil {
+		return c.id, err
+	}
+	o.link(t, int(task.Pid()))
+	return c.id, task.Start(h.context(t))
+}
+
+// fetch has a container make a request and returns what it was answered.
+func (h *host) fetch(id, host string, headers ...string) string {
+	command := "timeout 10 wget -q -O - "
+	for _, header := range headers {
+		command += "--header '" + header + "' "
+	}
+	r := h.exec(id, "sh", "-c", command+"http://"+net.JoinHostPort(host, webPort)+"/ 2>&1")
+	return strings.TrimSpace(r.Stdout)
+}
+
+func (h *host) tunnels(t testing.TB) api.TunnelsResponse {
+	t.Helper()
+	r := h.Forefend("tunnel", "ls", "--json")
+	if err := r.Check(); err != nil {
+		t.Fatal(err)
+	}
+	var list api.TunnelsResponse
+	if err := json.Unmarshal([]byte(r.Stdout), &list); err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// TestEgress runs containers on a node with tunnels.
+func TestEgress(t *testing.T) {
+	h := newHost(t, harness.WithConfig("[[tunnel]]\nname = \"uplink\"\nkind = \"direct\"\n"))
+	o := newOutside(t)
+	reached := web(t, o.in, "direct")
+	t.Run("closed", func(t *testing.T) {
+		id, err := h.linked(t, o, sh("wget -q -O - http://198.51.100.1:"+webPort+"/; sleep 1000")) // its first instruction, so to speak
+		if err != nil {
+			t.Fatal(err)
+		}
+		// No rule, no decision: what the container asks for is refused by its interceptor, which says so.
+		for _, host := range []string{"198.51.100.1", "2001:db8::1"} {
+			if got := h.fetch(id, host); !strings.Contains(got, "50") && !strings.Contains(got, "403") {
+				t.Errorf("a request without a decision: %q", got)
+			}
+		}
+		if n := reached.Load(); n != 0 {
+			t.Errorf("the world was reached %d times", n)
+		}
+		if list := h.tunnels(t); len(list.Guarded) != 1 || !strings.HasSuffix(list.Guarded[0].Container, "/"+id) {
+			t.Errorf("guarded: %+v", list.Guarded)
+		}
+		// Without its agent nothing is answered, and nothing leaves; the next agent takes its place.
+		var shown api.Agent
+		if r := h.Forefend("agent", id, "--json"); r.Check() != nil || json.Unmarshal([]byte(r.Stdout), &shown) != nil || shown.PID == 0 {
+			t.Fatalf("the agent: %+v", r)
+		}
+		if err := unix.Kill(shown.PID, unix.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			t.Fatal(err)
+		}
+		eventually(t, "another agent answers", func() bool {
+			got := h.fetch(id, "198.51.100.1")
+			return strings.Contains(got, "50") || strings.Contains(got, "403")
+		})
+		if n := reached.Load(); n != 0 {
+			t.Errorf("without the agent the world was reached %d times", n)
+		}
+		h.remove(id)
+		eventually(t, "the namespace released", func() bool { return len(h.tunnels(t).Guarded) == 0 })
+	})
+	t.Run("net_admin", func(t *testing.T) {
+		_, err := h.linked(t, o, sh("sleep 1000", "--cap-add", "CAP_NET_ADMIN"))
+		if err == nil || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
+			t.Errorf("a container that can undo the policy was started: %v", err)
+		}
+	})
+}
