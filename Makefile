@@ -196,6 +196,10 @@ oracle: ## A thousand random changes of a running container against an oracle (O
 kills: ## Kill the daemon over and over under load and changes (KILLS=5m; after: setup build images)
 	FOREFEND_ROOT_TESTS=1 KILLS='$(KILLS)' $(GO) test -v -count=1 -timeout 24h -run 'TestDaemonKilledInFlight$$' ./test/e2e
 
+.PHONY: figures-airbag
+figures-airbag: ## Containers that grow to four times their predicted memory limit: docs/live.md's table (half an hour; after: setup build images)
+	FOREFEND_ROOT_TESTS=1 FOREFEND_AIRBAG_TRIES='$(or $(COUNT),50)' $(GO) test -v -count=1 -timeout 3h -run '^TestAirbagFigures$$' ./test/e2e
+
 .PHONY: race
 race: ## Unit tests under the race detector
 	CGO_ENABLED=1 FOREFEND_ROOT_TESTS= $(GO) test -short -race -timeout 20m ./...

@@ -16,6 +16,8 @@ import (
 	"time"
 )
 
+func init() { runtime.LockOSThread() } // main runs on the thread whose id is the process's: others may set its priority
+
 func main() {
 	if len(os.Args) != 2 {
 		fmt.Fprintln(os.Stderr, "usage: grower DIRECTORY")
@@ -28,7 +30,6 @@ func main() {
 }
 
 func run(dir string) error {
-	runtime.LockOSThread()
 	var all [][]byte
 	for n := 1; ; n++ {
 		path := filepath.Join(dir, strconv.Itoa(n))
