@@ -18,13 +18,14 @@ import (
 // How the airbag looks at a group. While nothing happens it sleeps until the group's bell rings; then it looks by the clock until
 // the group has been calm for a while: marks can be set anew only slowly (see cgroup.Memory), and the clock tells how fast need grows.
 const (
-	fastGrowth   = 1 << 30                // bytes/s that a container may grow by before anybody has seen it
+	fastGrowth   = 2 << 30                // bytes/s that a container may grow by before anybody has seen it
 	shortestLook = time.Millisecond       // between two looks
 	longestLook  = 100 * time.Millisecond // while it is awake
 	calmAfter    = time.Second            // without growth it goes to sleep
 	calmGrowth   = 1 << 20                // bytes that are no growth
 	slowLook     = time.Second            // where the bell cannot tell all, or room may come of itself
 	rateMemory   = 250 * time.Millisecond // how long a rate that was seen counts
+	sparePs      = 4                      // slots of Go's scheduler beyond the processors
 )
 
 // airbags raises the predicted memory limits of one shim's containers before they are reached (docs/decisions/0057). One goroutine on a thread
@@ -218,6 +219,7 @@ func (a *airbags) start() (err error) {
 		return fmt.Errorf("airbag: %w", err)
 	}
 	a.running = true
+	spareProcessors()
 	go a.loop()
 	return nil
 }
@@ -302,6 +304,15 @@ func (a *airbags) loop() {
 	}
 }
 
+// spareProcessors lets more goroutines run than there are processors. The loop's thread is woken at once, but goes on only with a
+// slot of Go's scheduler, and where both processors are busy an ordinary thread of the shim can hold one for long while it does
+// not run itself: with as many slots as processors one healthy container in some tens was killed that way (docs/live.md).
+func spareProcessors() {
+	if n := runtime.NumCPU() + sparePs; n > runtime.GOMAXPROCS(0) {
+		runtime.GOMAXPROCS(n)
+	}
+}
+
 // hurry lets the thread run before all others of its kind: where both processors are busy, an ordinary thread would
 // wait for milliseconds in which a container grows by as many megabytes. Where nothing of it is allowed, it runs as others do.
 func hurry() {
@@ -345,7 +356,7 @@ func (a *airbags) add(b *bag) {
 	a.last++
 	b.number = a.last
 	a.bags[b.number] = b
-	b.grew, b.next = time.Now(), time.Now()
+	b.next = time.Now()
 }
 
 func (a *airbags) drop(b *bag) {
@@ -389,6 +400,7 @@ func (b *bag) measure(need int64, now time.Time) {
 	d := now.Sub(b.seen)
 	switch {
 	case b.seen.IsZero():
+		b.high = need
 	case d > calmAfter:
 		b.rate = 0 // since it slept: a mean that says nothing of now
 	default:
@@ -440,18 +452,17 @@ func (a *airbags) rest(b *bag, state cgroup.MemoryState, now time.Time) {
 		b.next = time.Time{}
 		return
 	}
-	if now.Sub(b.grew) < calmAfter {
+	calm := now.Sub(b.grew) >= calmAfter
+	if calm && b.stale {
+		a.rearm(b)
+	}
+	if !calm || b.stale {
 		room := float64(max(0, b.limit-b.need))
 		wait := time.Duration(room / 4 / max(b.rate, fastGrowth) * float64(time.Second))
 		if b.held != "" {
 			wait = longestLook / 4
 		}
 		b.next = now.Add(min(max(wait, shortestLook), longestLook))
-		return
-	}
-	if b.stale {
-		a.rearm(b)
-		b.next = now.Add(longestLook)
 		return
 	}
 	if !b.bell {

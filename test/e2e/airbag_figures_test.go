@@ -92,8 +92,10 @@ func (h *host) fourfold(t *testing.T, perSecond float64) (g growth) {
 	p := h.inflater(t)
 	defer h.remove(p.id)
 	g.predicted = h.limit(t, p.id, "memory") >> 20
-	if f, ok := h.explain(t, p.id).find("memory"); !ok || f.Author != "prediction" {
-		t.Fatalf("memory is %+v", f)
+	d := h.explain(t, p.id)
+	if f, ok := d.find("memory"); !ok || f.Author != "prediction" { // the scan was late
+		t.Logf("no hard limit: %q", d.Notes)
+		return h.fourfold(t, perSecond)
 	}
 	hasten(t, int(h.task(t, p.id).Pid()))
 	p.tell(t, fmt.Sprintf("%d %g", 4*g.predicted<<20, perSecond))
