@@ -18,7 +18,7 @@ func TestHeadroom(t *testing.T) {
 		rate float64
 		want int64
 	}{
-		{0, 0, 64 * mib}, {256 * mib, 0, 64 * mib}, {1024 * mib, 0, 256 * mib}, {100 * mib, 1000 * mib, 100 * mib},
+		{0, 0, 64 * mib}, {256 * mib, 0, 64 * mib}, {1024 * mib, 0, 256 * mib}, {100 * mib, 1000 * mib, 200 * mib},
 		{4096 * mib, 1000 * mib, 1024 * mib}, {0, -5, 64 * mib}, {0, math.Inf(1), 1 << 60},
 	} {
 		if got := headroom(c.need, c.rate); got != c.want {
@@ -54,7 +54,7 @@ func TestJudge(t *testing.T) {
 		last        bool
 	}{
 		"slow":                     {table, 64 * mib, 33 * mib, 0, plenty, 97 * mib, "", false},
-		"fast":                     {table, 64 * mib, 33 * mib, 1000 * mib, plenty, 133 * mib, "", false},
+		"fast":                     {table, 64 * mib, 33 * mib, 1000 * mib, plenty, 233 * mib, "", false},
 		"odd sizes":                {table, 64 * mib, 33*mib + 5, 0, plenty, 98 * mib, "", false},
 		"to the ceiling":           {table, 1000 * mib, 990 * mib, 0, plenty, 1024 * mib, "ceiling is 1 GiB (guardrail)", true},
 		"at the ceiling":           {table, 1024 * mib, 1020 * mib, 0, plenty, 0, "ceiling is 1 GiB", true},

@@ -104,7 +104,11 @@ func (d *demo) learn(ctx context.Context, s server) error {
 	d.claim(c.Sealed, "run %d is sealed", d.runs)
 	d.claim(last.used.MemoryPeak > 0 && last.used.CPUPeak > 0 && last.used.PIDsPeak > 0, "what it used was measured")
 	d.claim(float64(last.used.MemoryPeak) <= c.Prediction.Memory.Value, "its memory peak stayed under the predicted %s", output.Bytes(int64(c.Prediction.Memory.Value)))
-	d.claim(c.Limits.MemorySoft > 0 && c.Limits.Memory == 0, "a memory limit is enforced (soft: nothing is killed by a mere prediction)")
+	if hard := c.Limits.Memory; hard > 0 {
+		d.claim(float64(hard) > c.Prediction.Memory.Value, "a memory limit of %s is enforced (raised before it is reached: nothing is killed by a mere prediction)", output.Bytes(hard))
+	} else {
+		d.claim(c.Limits.MemorySoft > 0, "a memory limit is enforced (soft: nothing is killed by a mere prediction)")
+	}
 	d.claim(c.Limits.PIDs > 0, "a limit of %d processes is enforced", c.Limits.PIDs)
 	d.claim(last.exit == 0, "it served its load under the sealed policy and ended in order")
 	return nil

@@ -114,7 +114,9 @@ func (h *host) fourfold(t *testing.T, perSecond float64) (g growth) {
 		}
 		g.rate = bytes / seconds / 1e6
 	}
-	eventually(t, "events of raises", func() bool { return len(h.said(t, p.id, "raised"))+len(h.said(t, p.id, "oom")) > 0 })
+	if !within(15*time.Second, func() bool { return len(h.said(t, p.id, "raised"))+len(h.said(t, p.id, "oom")) > 0 }) {
+		t.Errorf("nothing is told of %+v: %+v", g, h.events(t, p.id))
+	}
 	time.Sleep(200 * time.Millisecond) // for the last of them
 	for _, e := range h.events(t, p.id) {
 		switch e.Kind {
