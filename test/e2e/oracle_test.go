@@ -277,15 +277,20 @@ func (a holdings) more(before holdings) bool {
 
 func (w *witness) held() (h holdings) {
 	w.t.Helper()
-	lines := func(pid int, name string) int {
-		return strings.Count(w.file(filepath.Join("/proc", strconv.Itoa(pid)), name), "\n") + 1
+	mounts := func(pid int, word string) (n int) {
+		for line := range strings.Lines(w.file(filepath.Join("/proc", strconv.Itoa(pid)), "mountinfo")) {
+			if strings.Contains(line, word) {
+				n++
+			}
+		}
+		return n
 	}
 	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", w.shim))
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	h.fds, h.goroutines = len(fds), w.goroutines()
-	h.mounts, h.mountsInside = lines(w.shim, "mountinfo"), lines(w.pid, "mountinfo")
+	h.mounts, h.mountsInside = mounts(w.shim, w.Dir), mounts(w.pid, "") // others share the machine
 	for _, controller := range []string{"memory", "pids", "cpu", "freezer"} {
 		if dir, version := cgroupOf(w.t, w.pid, controller); version == 1 || controller == "memory" {
 			under, _ := filepath.Glob(filepath.Join(filepath.Dir(dir), "*", "cgroup.procs"))
