@@ -62,7 +62,14 @@ func (a adapter) Agent(ctx context.Context, req api.AgentRequest) (api.Agent, er
 	if req.Now {
 		c.agent.now(ctx)
 	}
-	return c.agent.state(ctx), nil
+	state := c.agent.state(ctx)
+	if req.Flows && state.Status == api.AgentRunning {
+		var err error
+		if state.Flows, err = c.agent.flows(ctx); err != nil {
+			state.Reason = err.Error()
+		}
+	}
+	return state, nil
 }
 
 // adapt moves a running container from one decision to the next with each lever that has something to move, and puts in

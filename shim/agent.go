@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -30,6 +31,8 @@ type Agents interface {
 type Agent interface {
 	// State asks the agent how it is and what it sees.
 	State(context.Context) (api.Agent, error)
+	// Flows asks for the outbound connections that it takes, in the words of netns/intercept.
+	Flows(context.Context) (json.RawMessage, error)
 	// Close kills the agent, however it is, and returns once it and its cgroup are gone.
 	Close()
 }
@@ -502,4 +505,15 @@ func (a *seat) state(ctx context.Context) api.Agent {
 		out.Status, out.Reason = api.AgentFailed, err.Error()
 	}
 	return out
+}
+
+// flows are the outbound connections that the agent takes; nil: it takes none.
+func (a *seat) flows(ctx context.Context) (json.RawMessage, error) {
+	a.mu.Lock()
+	agent := a.agent
+	a.mu.Unlock()
+	if agent == nil || !a.egress {
+		return nil, nil
+	}
+	return agent.Flows(ctx)
 }

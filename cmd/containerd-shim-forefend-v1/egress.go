@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 
 	"forefend.dev/forefend/cmd/internal/config"
 	"forefend.dev/forefend/cmd/internal/egress"
@@ -57,7 +58,11 @@ func (t tunnels) call(ctx context.Context, do func(context.Context, api.Tunnels)
 
 // Settings implements shim.Egress.
 func (t tunnels) Settings(base flow.Context) json.RawMessage {
-	body, _ := json.Marshal(egress.Settings{Base: base, UserHeaders: []string{"x-forefend-user"}, DataHeaders: []string{"x-forefend-data"}}) // plain values
+	settings, err := newSettings(t.cfg.Egress.Interception, base)
+	if err != nil {
+		log.L.WithError(err).WithField("id", base.Container).Warn("forefend: part of how outbound requests are understood is left out")
+	}
+	body, _ := json.Marshal(settings) // plain values
 	return body
 }
 

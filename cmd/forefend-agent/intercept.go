@@ -22,6 +22,9 @@ const (
 	cached = 4096
 	// decideWait is how long a decision may take that is not kept here, its way through shim and daemon included: then the request is denied.
 	decideWait = 500 * time.Millisecond
+	// maxFlows is how many connections are told of, the youngest, and maxPath how much of a path: a message has its bound.
+	maxFlows = 300
+	maxPath  = 256
 	// wayWait is how long a tunnel may take to be attached.
 	wayWait = 8 * time.Second
 )
@@ -63,13 +66,13 @@ func newInterceptor(asker agent.Asker) (agent.Interceptor, error) {
 
 // Set implements agent.Interceptor.
 func (i *interceptor) Set(r api.InterceptRequest) (api.InterceptResponse, error) {
-	var s egress.Settings
-	if err := json.Unmarshal(r.Settings, &s); err != nil {
+	var d intercept.Document // egress.Settings, as the shim calls it
+	if err := json.Unmarshal(r.Settings, &d); err != nil {
 		return api.InterceptResponse{}, fmt.Errorf("settings of the interceptor: %w", err)
 	}
-	set := &intercept.Settings{Base: s.Base, Data: s.Data, UserHeaders: s.UserHeaders, DataHeaders: s.DataHeaders}
-	for _, m := range s.Mappings {
-		set.Mappings = append(set.Mappings, intercept.Mapping(m))
+	set, err := d.Settings()
+	if err != nil {
+		return api.InterceptResponse{}, fmt.Errorf("settings of the interceptor: %w", err)
 	}
 	i.engine.Set(set)
 	i.mu.Lock()
@@ -96,7 +99,12 @@ func (i *interceptor) Forget(r api.ForgetRequest) error {
 
 // Flows implements agent.Interceptor.
 func (i *interceptor) Flows() (api.FlowsResponse, error) {
-	body, err := json.Marshal(i.engine.Flows())
+	flows := i.engine.Flows()
+	flows = flows[max(0, len(flows)-maxFlows):]
+	for j := range flows {
+		flows[j].Context.Path = flows[j].Context.Path[:min(len(flows[j].Context.Path), maxPath)]
+	}
+	body, err := json.Marshal(flows)
 	return api.FlowsResponse{Flows: body}, err
 }
 
@@ -110,18 +118,22 @@ func (i *interceptor) Decide(ctx context.Context, c flow.Context) (flow.Decision
 	}
 	ctx, cancel := context.WithTimeout(ctx, decideWait)
 	defer cancel()
-	var d flow.Decision
-	if err := ask(ctx, i.asker, api.AskDecide, c, &d); err != nil {
-		return flow.Decision{}, fmt.Errorf("no decision: %w", err)
+	for {
+		var d flow.Decision
+		if err := ask(ctx, i.asker, api.AskDecide, c, &d); err != nil {
+			return flow.Decision{}, fmt.Errorf("no decision: %w", err)
+		}
+		if d.Version != flow.Version {
+			return flow.Decision{}, fmt.Errorf("a decision of version %d, this agent understands %d", d.Version, flow.Version)
+		}
+		if epoch := i.decisions.Epoch(); d.Epoch < epoch {
+			continue // it was overtaken on its way, by Forget
+		} else if d.Epoch > epoch {
+			i.decisions.Reset(d.Epoch)
+		}
+		i.decisions.Put(&c, d, time.Now())
+		return d, nil
 	}
-	if d.Version != flow.Version {
-		return flow.Decision{}, fmt.Errorf("a decision of version %d, this agent understands %d", d.Version, flow.Version)
-	}
-	if d.Epoch > i.decisions.Epoch() {
-		i.decisions.Reset(d.Epoch)
-	}
-	i.decisions.Put(&c, d, time.Now())
-	return d, nil
 }
 
 // Way implements intercept.Ways.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -115,7 +116,16 @@ func (f *fakeDaemon) Agent(_ context.Context, r api.AgentRequest) (api.Agent, er
 	if r.ID.Container != "web-1" {
 		return api.Agent{}, fmt.Errorf("container %s does not run: %w", r.ID, errdefs.ErrNotFound)
 	}
+	var flows json.RawMessage
+	if r.Flows {
+		flows = json.RawMessage(fmt.Sprintf(`[
+			{"id": 1, "context": {"protocol": "http", "destination": "192.0.2.1:80", "user": "admin", "user_proof": "token", "data": "confidential", "host": "pay.example.com", "method": "POST", "path": "/transfer"},
+				"rules": ["admin-confidential", "payments"], "tunnel": "wg-eu", "verified": true, "started": %q, "requests": 3, "sent": 2048, "received": 4096},
+			{"id": 2, "context": {"protocol": "tls", "destination": "192.0.2.2:443", "user": "web", "user_proof": "workload", "host": "example.com"},
+				"tunnel": "direct", "started": %[1]q, "sent": 100, "received": 3145728}]`, time.Now().Add(-200*time.Minute).Format(time.RFC3339)))
+	}
 	return api.Agent{
+		Flows:  flows,
 		Status: api.AgentRunning, PID: 4711, UID: 4043178000, Build: "v1", Capabilities: []string{"CAP_NET_ADMIN"}, Features: []string{"sock_diag"},
 		Uptime: 90 * time.Second, CPU: 12 * time.Millisecond, Memory: 1 << 20, Files: 9, Restarts: 1, Reason: "it ended",
 		Faults:      map[string]int{"replayed": 1},

@@ -65,7 +65,7 @@ func newRoot(a *app) *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err) })
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.PersistentFlags().StringVar(&a.configPath, "config", "", "config `file` (default: FOREFEND_CONFIG, else "+config.DefaultPath+")")
-	root.AddCommand(newPsCommand(a), newExplainCommand(a), newHistoryCommand(a), newEventsCommand(a), newSetCommand(a), newUnsetCommand(a), newResetCommand(a), newRollbackCommand(a), newAgentCommand(a),
+	root.AddCommand(newPsCommand(a), newExplainCommand(a), newHistoryCommand(a), newEventsCommand(a), newSetCommand(a), newUnsetCommand(a), newResetCommand(a), newRollbackCommand(a), newAgentCommand(a), newFlowsCommand(a),
 		newScanCommand(a), newProfileCommand(a), newPolicyCommand(a), newDecideCommand(a), newThreatCommand(a), newTunnelCommand(a), newReplayCommand(a),
 		newDoctorCommand(a), newDaemonCommand(a), newTunneldCommand(a), eval.Command(), newVersionCommand(a), newCompletionCommand(a))
 	root.AddCommand(newActionCommands(a)...)

@@ -148,7 +148,7 @@ func Default() *Config {
 		Agent:         Agent{Delay: time.Second},
 		Threats:       Threats{HalfLife: 30 * day, Feeds: []string{"/etc/forefend/feeds"}},
 		Safeguards:    defaultSafeguards(),
-		Egress:        Egress{Default: flow.Profile{Deny: true}, Grace: 30 * time.Second},
+		Egress:        Egress{Default: flow.Profile{Deny: true}, Grace: 30 * time.Second, Interception: defaultInterception()},
 		Metrics:       Metrics{Listen: metricsUnix},
 		Site: policy.Site{
 			Claims: []policy.Claim{modeClaim(policy.ModeAdaptive, "forefend")},

@@ -103,6 +103,13 @@ func TestExampleShowsEveryKey(t *testing.T) {
 	}
 }
 
+var everyInterception = Interception{
+	UserHeaders: []string{"x-user", "remote_user"}, Connections: 10, ServerFirst: []int{2525},
+	Tokens:   Tokens{Headers: []string{"x-token"}, Issuer: "i", Audience: "a", Keys: []TokenKey{{ID: "1", File: "/k.pem"}}},
+	Requests: []RequestMeaning{{Host: "*.example.com", Path: "/q", Method: "POST", Operation: "read", Data: "public"}},
+	TLS:      []TLSHost{{Host: "api.example.com", Port: 8443, CA: "/ca.pem"}},
+}
+
 func TestLoadEverything(t *testing.T) {
 	c := mustLoad(t, `
 root = "/srv/ff//data/"
@@ -123,6 +130,13 @@ rules = "/srv/rules/"
 default = { tunnel = { encryption = "strong", dedicated = true, endpoint = "eu-1", rate = "50mbit", requests = "600/m", scope = "user" }, qos = "bulk" }
 default_data = "secret"
 pdp_grace = "1m"
+user_headers = ["X-User", "Remote_User"]
+data_headers = []
+connections = 10
+server_first = [2525]
+tokens = { headers = ["X-Token"], issuer = "i", audience = "a", key = [{ id = "1", file = "/k.pem" }] }
+request = [{ host = "*.example.com", path = "/q", method = "POST", operation = "read", data = "public" }]
+tls = [{ host = "api.example.com", port = 8443, ca = "/ca.pem" }]
 [deadlines]
 admit = "200ms"
 cold_start = "5s"
@@ -210,7 +224,7 @@ groups = ["*"]
 	want := &Config{
 		Path: c.Path, Root: "/srv/ff/data", State: "/tmp/ff", OnUnavailable: Closed, Privileged: Govern, ReadonlyRoot: true,
 		LogLevel: "debug", LogFormat: "json", Metrics: Metrics{"127.0.0.1:9469"},
-		Egress: Egress{Rules: "/srv/rules", Data: "secret", Grace: time.Minute, Default: flow.Profile{
+		Egress: Egress{Rules: "/srv/rules", Data: "secret", Grace: time.Minute, Interception: everyInterception, Default: flow.Profile{
 			Encryption: flow.Strong, Dedicated: true, Endpoint: "eu-1", QoS: flow.QoSBulk,
 			Rates: []flow.Rate{{Bytes: 6_250_000, Requests: 10, Scope: flow.PerUser}}}},
 		Deadlines: Deadlines{200 * time.Millisecond, 5 * time.Second, 200 * time.Millisecond},

@@ -14,6 +14,7 @@ type Egress struct {
 	Default flow.Profile  // where no rule applies
 	Data    string        // the class of data that is unknown; "": the strictest of those that rules name
 	Grace   time.Duration // for how long decisions that are known hold once the daemon is away
+	Interception
 }
 
 func (c *Config) readEgress(t *table) {
@@ -29,6 +30,7 @@ func (c *Config) readEgress(t *table) {
 		t.boundedText("default_data", c.Egress.Data, 64)
 	}
 	t.duration("pdp_grace", &c.Egress.Grace, 0, time.Hour)
+	t.readInterception(&c.Egress.Interception)
 	t.rest()
 }
 

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/json"
 	"time"
 
 	"forefend.dev/forefend/runtime/workload"
@@ -12,6 +13,7 @@ type AgentRequest struct {
 	Oldest  int         `json:"oldest,omitempty"` // see Understood; the client fills it in
 	ID      workload.ID `json:"id"`
 	Now     bool        `json:"now,omitempty"`
+	Flows   bool        `json:"flows,omitempty"` // fill Agent.Flows in
 }
 
 // How it stands with an agent.
@@ -46,6 +48,9 @@ type Agent struct {
 	Listening   []Socket `json:"listening,omitempty"`
 	Connections []Socket `json:"connections,omitempty"`
 	Left        int      `json:"left,omitempty"` // connections beyond those listed
+
+	// Flows are the outbound connections that it takes, if they were asked for, in the words of netns/intercept; nil: it takes none.
+	Flows json.RawMessage `json:"flows,omitempty"`
 }
 
 // Socket is a socket of a container's network namespace.

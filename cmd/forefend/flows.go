@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"forefend.dev/forefend/cmd/forefend/output"
+	"forefend.dev/forefend/netns/flow"
+	"forefend.dev/forefend/netns/intercept"
+	"forefend.dev/forefend/runtime/orchestrator/api"
+)
+
+func newFlowsCommand(a *app) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "flows CONTAINER",
+		Short: "Show a container's outbound connections: for whom, by which rule and tunnel",
+		Long: "Shows the outbound connections of a container that its agent takes: what the last request on each\n" +
+			"was for, which rules decided, by which tunnel it leaves, whether the kernel's word on that was read\n" +
+			"back, and how many bytes went each way. A user with \"!\" is proved by a token, one with \"?\" claimed\n" +
+			"by a header. It is the agent's word.",
+		Example:           "  forefend flows web-1\n  forefend flows web-1 --json",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeContainers,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withDaemon(cmd.Context(), func(ctx context.Context, daemon api.Orchestrator) error {
+				id, err := findContainer(ctx, daemon, args[0])
+				if err != nil {
+					return err
+				}
+				ctx, cancel := context.WithTimeout(ctx, agentTimeout)
+				defer cancel()
+				found, err := daemon.Agent(ctx, api.AgentRequest{Version: api.Version, ID: id, Flows: true})
+				if err != nil {
+					return err
+				}
+				if found.Flows == nil {
+					return fmt.Errorf("the outbound connections of %s are not intercepted: %s", args[0], orElse(found.Reason, "no policy of egress holds for it"))
+				}
+				var flows []intercept.Flow
+				if err := json.Unmarshal(found.Flows, &flows); err != nil {
+					return errors.Join(errors.New("the agent's answer makes no sense"), err)
+				}
+				if asJSON {
+					return output.JSON(a.stdout, flows)
+				}
+				return a.printFlows(flows)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func orElse(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+func (a *app) printFlows(flows []intercept.Flow) error {
+	table := output.NewTable(
+		output.Column{Name: "AGE"}, output.Column{Name: "REQUEST", Min: 16}, output.Column{Name: "USER", Min: 6}, output.Column{Name: "DATA", Min: 6},
+		output.Column{Name: "RULES", Min: 8}, output.Column{Name: "TUNNEL"}, output.Column{Name: "BYTES", Note: "sent / received", Right: true},
+	)
+	for _, f := range flows {
+		tunnel := f.Tunnel
+		if !f.Verified {
+			tunnel += ", unverified"
+		}
+		table.Row(output.Age(time.Since(f.Started)), requestOf(f.Context), userOf(f.Context), f.Context.Data,
+			strings.Join(f.Rules, ", "), tunnel, output.Bytes(f.Sent)+" / "+output.Bytes(f.Received))
+	}
+	return table.Write(a.stdout)
+}
+
+// requestOf is what a flow is for, in few words.
+func requestOf(c flow.Context) string {
+	host := orElse(c.Host, c.Destination.String())
+	switch c.Protocol {
+	case flow.HTTP:
+		return c.Method + " " + host + c.Path
+	case flow.TLS:
+		return "TLS " + host
+	}
+	return "TCP " + host
+}
+
+// userOf is who asks: "?" marks a claim, "!" what a token proves.
+func userOf(c flow.Context) string {
+	switch c.UserProof {
+	case flow.Claimed:
+		return c.User + "?"
+	case flow.Verified:
+		return c.User + "!"
+	}
+	return c.User
+}
