@@ -22,8 +22,10 @@ const (
 	largeFrom      = 64 << 10 // three times what a container with Docker's profile asks with
 	maxFollowers   = 64       // Events calls that wait
 	maxQueries     = 4
-	maxAwaiting    = 128 // shims that wait for the first scan of an image
-	maxAdjusting   = 32  // changes of running containers, each as long as its shim takes
+	maxAwaiting    = 128            // shims that wait for the first scan of an image
+	maxAdjusting   = 32             // changes of running containers, each as long as its shim takes
+	maxEpochs      = maxConnections // shims that wait for other rules of egress, one call each
+	maxDeciding    = 8              // outbound requests, microseconds each
 	messageTime    = 10 * time.Second
 	answerTime     = 10 * time.Second
 )
@@ -40,6 +42,8 @@ func newDoor() *door.Door {
 			"Adjust": {Name: "adjusting", Turns: maxAdjusting},
 			"Agent":  {Name: "agents", Turns: maxAdjusting}, // likewise each as long as its shim takes
 			"Await":  {Name: "waiting", Turns: maxAwaiting},
+			"Epoch":  {Name: "epochs", Turns: maxEpochs},
+			"Decide": {Name: "deciding", Turns: maxDeciding},
 			"List":   queries, "Profile": queries, "Explain": queries, "History": queries, "Status": {Name: "status", Turns: maxQueries},
 		},
 	})

@@ -65,6 +65,7 @@ type daemon struct {
 	journal   *journal
 	identity  *identity.Resolver
 	service   *orchestrator.Service
+	egress    *egress // nil: no egress policy
 	started   time.Time
 	loaded    time.Duration // how long it took to load the history
 	degraded  []string
@@ -100,6 +101,7 @@ func openDaemon(ctx context.Context, cfg *config.Config, takeover bool) (_ *daem
 		return nil, err
 	}
 	d.service = orchestrator.New(d.orchestration(), bookHistory{d.book}, d.journal, d.identity, d.sources(), recent)
+	d.openEgress(ctx)
 	if d.listener, err = listen(cfg.Socket()); err != nil {
 		return nil, err
 	}
@@ -205,11 +207,17 @@ func (d *daemon) run(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("build the server: %w", err), d.close())
 	}
 	api.Register(server, d.service)
+	if d.egress != nil {
+		api.RegisterDecisions(server, d.egress)
+	}
 	served, kept := make(chan error, 1), make(chan error, 1)
 	go func() { served <- server.Serve(context.WithoutCancel(ctx), d.listener) }()
 	background, stop := context.WithCancel(ctx)
 	go func() { kept <- d.service.Run(background) }()
 	var beside sync.WaitGroup
+	if d.egress != nil {
+		beside.Go(func() { d.egress.rules.Run(background) })
+	}
 	beside.Go(func() { d.keepLog(background) })
 	beside.Go(func() { d.keepTunnels(background) })
 	d.runSources(background, &beside)

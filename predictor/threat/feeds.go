@@ -9,12 +9,13 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"forefend.dev/forefend/runtime/stamps"
 )
 
 // Options say where feeds are and how they are read.
@@ -54,20 +55,9 @@ type Feeds struct {
 	status   atomic.Pointer[Status]
 
 	mu         sync.Mutex // guards what follows; one reload at a time
-	stamps     map[string]stamp
+	stamps     map[string]stamps.Stamp
 	techniques map[string][]Technique // by file
 	failed     []Problem
-}
-
-// stamp tells whether a file changed.
-type stamp struct {
-	size  int64
-	mtime time.Time
-	inode fs.FileInfo
-}
-
-func (s stamp) same(t stamp) bool {
-	return s.size == t.size && s.mtime.Equal(t.mtime) && os.SameFile(s.inode, t.inode)
 }
 
 // NewFeeds returns feeds that hold nothing but the built-in patterns until the first Reload.
@@ -75,7 +65,7 @@ func NewFeeds(o Options) *Feeds {
 	if o.Interval <= 0 {
 		o.Interval = 10 * time.Second
 	}
-	f := &Feeds{options: o, stamps: map[string]stamp{}, techniques: map[string][]Technique{}}
+	f := &Feeds{options: o, stamps: map[string]stamps.Stamp{}, techniques: map[string][]Technique{}}
 	empty, _ := NewBuilder(time.Time{}, o.HalfLife, nil).Set()
 	f.set.Store(empty)
 	patterns, problems := NewPatterns(o.Techniques)
@@ -115,22 +105,22 @@ func (f *Feeds) Reload(now time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	start := time.Now()
-	stamps, problems := f.look()
-	if f.status.Load().Loaded.Equal(time.Time{}) || !maps.EqualFunc(stamps, f.stamps, stamp.same) || !slices.Equal(problems, f.failed) {
+	seen, problems := f.look()
+	if f.status.Load().Loaded.Equal(time.Time{}) || !maps.EqualFunc(seen, f.stamps, stamps.Stamp.Same) || !slices.Equal(problems, f.failed) {
 		f.failed = problems
-		f.load(now, start, stamps, slices.Clone(problems))
+		f.load(now, start, seen, slices.Clone(problems))
 		return true
 	}
 	return false
 }
 
-func (f *Feeds) load(now, start time.Time, stamps map[string]stamp, problems []Problem) {
+func (f *Feeds) load(now, start time.Time, seen map[string]stamps.Stamp, problems []Problem) {
 	b := NewBuilder(now, f.options.HalfLife, f.set.Load())
 	techniques := map[string][]Technique{}
 	earlier := f.Status().Problems
-	for _, file := range slices.Sorted(maps.Keys(stamps)) {
+	for _, file := range slices.Sorted(maps.Keys(seen)) {
 		old, known := f.stamps[file]
-		unchanged := known && old.same(stamps[file])
+		unchanged := known && old.Same(seen[file])
 		if strings.HasSuffix(file, ".toml") {
 			list, kept := f.techniques[file]
 			if !unchanged || !kept {
@@ -148,7 +138,7 @@ func (f *Feeds) load(now, start time.Time, stamps map[string]stamp, problems []P
 			problems = append(problems, of(earlier, file)...)
 			continue
 		}
-		if !readFile(b, file, stamps[file].mtime) {
+		if !readFile(b, file, seen[file].Mtime) {
 			b.Keep(file)
 		}
 	}
@@ -162,7 +152,7 @@ func (f *Feeds) load(now, start time.Time, stamps map[string]stamp, problems []P
 	problems = slices.Concat(problems, wrong, bad)
 	f.set.Store(set)
 	f.patterns.Store(patterns)
-	f.stamps, f.techniques = stamps, techniques
+	f.stamps, f.techniques = seen, techniques
 	s := &Status{Loaded: now, Took: time.Since(start), Feeds: set.Feeds(), Techniques: patterns.Len(), Problems: problems}
 	s.Prefixes, s.Names = set.Size()
 	f.status.Store(s)
@@ -180,27 +170,19 @@ func of(problems []Problem, file string) []Problem {
 }
 
 // look lists the files of all directories. A directory that is missing holds nothing.
-func (f *Feeds) look() (map[string]stamp, []Problem) {
-	stamps := map[string]stamp{}
+func (f *Feeds) look() (map[string]stamps.Stamp, []Problem) {
+	all := map[string]stamps.Stamp{}
 	var problems []Problem
 	for _, dir := range f.options.Dirs {
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			if !errors.Is(err, fs.ErrNotExist) {
-				problems = append(problems, Problem{File: dir, Message: err.Error(), Fatal: true})
-			}
-			continue
+		found, err := stamps.Look(dir, func(name string) bool {
+			return wanted(name) && (!strings.HasSuffix(name, ".toml") || f.options.ParseTechniques != nil)
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			problems = append(problems, Problem{File: dir, Message: err.Error(), Fatal: true})
 		}
-		for _, e := range entries {
-			file := filepath.Join(dir, e.Name())
-			info, err := os.Stat(file)
-			if !wanted(e.Name()) || err != nil || !info.Mode().IsRegular() || strings.HasSuffix(file, ".toml") && f.options.ParseTechniques == nil {
-				continue
-			}
-			stamps[file] = stamp{size: info.Size(), mtime: info.ModTime(), inode: info}
-		}
+		maps.Copy(all, found)
 	}
-	return stamps, problems
+	return all, problems
 }
 
 // wanted leaves out what editors and downloads leave beside a file, and what describes feeds.

@@ -98,6 +98,31 @@ func describe(id workload.ID, r *running) api.Container {
 	}
 }
 
+// Subject is a running container as rules of egress see it.
+type Subject struct {
+	Workload string
+	Image    string
+	Risk     int // 0 to 100
+}
+
+// Subject tells of a running container.
+func (s *Service) Subject(id workload.ID) (Subject, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.running[id]
+	if r == nil {
+		return Subject{}, false
+	}
+	subject := Subject{Workload: r.decision.Facts.Name(), Image: r.decision.Facts.Image.Name}
+	if risk := r.assessed(); risk != nil {
+		subject.Risk = int(risk.Score)
+	}
+	return subject, true
+}
+
+// Tell publishes an event that is not about one container.
+func (s *Service) Tell(e api.Event) { s.publish(e) }
+
 // assessed is the container's risk as of its last report, else as it was decided; nil: not known.
 func (r *running) assessed() *evidence.Risk {
 	if r.risk != nil {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"time"
 
 	"github.com/containerd/ttrpc"
 
@@ -23,12 +24,39 @@ type DecideRequest struct {
 	Context flow.Context `json:"context"`
 }
 
-// RegisterDecisions serves d on server.
+// Epochs is what a decision point offers that tells of other rules.
+type Epochs interface {
+	// Epoch is answered when the epoch is not After any more, or after Wait.
+	Epoch(context.Context, EpochRequest) (EpochResponse, error)
+}
+
+// EpochRequest waits for other rules.
+type EpochRequest struct {
+	After uint64        `json:"after"` // 0: answer at once
+	Wait  time.Duration `json:"wait,omitempty"`
+}
+
+// EpochResponse is the epoch of the rules in force. It only grows, also from one daemon to the next.
+type EpochResponse struct {
+	Epoch uint64        `json:"epoch"`
+	Grace time.Duration `json:"grace"` // for how long known decisions hold once the daemon is away
+}
+
+// RegisterDecisions serves d on server, and its epochs if it has them.
 func RegisterDecisions(server *ttrpc.Server, d Decisions) {
-	server.RegisterService(DecisionsName, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{"Decide": method(d.Decide)}})
+	methods := map[string]ttrpc.Method{"Decide": method(d.Decide)}
+	if e, ok := d.(Epochs); ok {
+		methods["Epoch"] = method(e.Epoch)
+	}
+	server.RegisterService(DecisionsName, &ttrpc.ServiceDesc{Methods: methods})
 }
 
 // Decide implements Decisions.
 func (c *Client) Decide(ctx context.Context, r DecideRequest) (flow.Decision, error) {
 	return callOf[DecideRequest, flow.Decision](ctx, c.ttrpc, DecisionsName, "Decide", r)
+}
+
+// Epoch implements Epochs.
+func (c *Client) Epoch(ctx context.Context, r EpochRequest) (EpochResponse, error) {
+	return callOf[EpochRequest, EpochResponse](ctx, c.ttrpc, DecisionsName, "Epoch", r)
 }

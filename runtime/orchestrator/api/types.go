@@ -200,6 +200,7 @@ const (
 	EventForecast = "forecast" // it is likely to reach a limit
 	EventRisk     = "risk"     // its risk has another level now
 	EventAgent    = "agent"    // its agent was replaced, or broke its channel's rules
+	EventRules    = "rules"    // rules of egress were read anew, or could not be
 )
 
 // Event is one thing that happened to one container, or to the node.

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/ttrpc"
+
+	"forefend.dev/forefend/cmd/internal/config/rules"
+	"forefend.dev/forefend/netns/flow"
+	"forefend.dev/forefend/netns/pdp"
+	"forefend.dev/forefend/runtime/orchestrator"
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/workload"
+)
+
+const egressRules = `
+[[rule]]
+name = "web"
+when = 'workload == "web" && image == "nginx:1" && risk == 7'
+tunnel = { encryption = "strong" }
+[[rule]]
+name = "busy"
+when = 'host == "busy" && load > 50'
+tunnel = { encryption = "none" }
+`
+
+// servedEgress serves the rules of a directory to a client, as the daemon does.
+func servedEgress(t *testing.T, dir string) (*egress, *api.Client) {
+	t.Helper()
+	web := workload.ID{Namespace: "default", Container: "c1"}
+	e := &egress{
+		rules: rules.NewFollower(dir, pdp.Options{Default: flow.Profile{Deny: true}}, func(rules.Reload) {}),
+		grace: time.Minute,
+		load:  func() int { return 60 },
+		about: func(id workload.ID) (orchestrator.Subject, bool) {
+			return orchestrator.Subject{Workload: "web", Image: "nginx:1", Risk: 7}, id == web
+		},
+	}
+	server, err := ttrpc.NewServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	api.RegisterDecisions(server, e)
+	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan struct{})
+	go func() { _ = server.Serve(context.Background(), listener); close(served) }()
+	c, err := api.Dial(t.Context(), listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close(); _ = server.Close(); <-served })
+	return e, c
+}
+
+// TestEgressDecides: whose request it is the daemon knows itself, whatever the agent says.
+func TestEgressDecides(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a.toml"), []byte(egressRules), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, c := servedEgress(t, dir)
+	lies := flow.Context{Namespace: "default", Container: "c1", Workload: "x", Image: "x", Risk: 0}
+	d, err := c.Decide(t.Context(), api.DecideRequest{Version: flow.Version, Context: lies})
+	if err != nil || d.Profile.Encryption != flow.Strong || d.Epoch == 0 || d.Valid == 0 || d.Valid > riskHolds {
+		t.Errorf("%+v, %v", d, err)
+	}
+	lies.Host = "busy"
+	if d, err = c.Decide(t.Context(), api.DecideRequest{Version: flow.Version, Context: lies}); err != nil || !strings.Contains(fmt.Sprint(d.Matches), "busy") {
+		t.Errorf("%+v, %v", d, err)
+	}
+	lies.Container = "unknown"
+	if d, err = c.Decide(t.Context(), api.DecideRequest{Version: flow.Version, Context: lies}); err != nil || !d.Profile.Deny {
+		t.Errorf("%+v, %v", d, err)
+	}
+	if _, err = c.Decide(t.Context(), api.DecideRequest{Version: flow.Version + 1}); !errdefs.IsNotImplemented(err) {
+		t.Error(err)
+	}
+}
+
+// TestEgressEpoch: who waits learns of new rules at once, and the next answers follow them.
+func TestEgressEpoch(t *testing.T) {
+	dir := t.TempDir()
+	e, c := servedEgress(t, dir)
+	now, err := c.Epoch(t.Context(), api.EpochRequest{})
+	if err != nil || now.Epoch == 0 || now.Grace != time.Minute {
+		t.Fatalf("%+v, %v", now, err)
+	}
+	if again, err := c.Epoch(t.Context(), api.EpochRequest{After: now.Epoch, Wait: time.Millisecond}); err != nil || again != now {
+		t.Errorf("%+v, %v", again, err)
+	}
+	type answer struct {
+		api.EpochResponse
+		at  time.Time
+		err error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		r, err := c.Epoch(t.Context(), api.EpochRequest{After: now.Epoch, Wait: 30 * time.Second})
+		answers <- answer{r, time.Now(), err}
+	}()
+	if err := os.WriteFile(filepath.Join(dir, "a.toml"), []byte(egressRules), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	changed := time.Now()
+	e.rules.Look()
+	got := <-answers
+	if got.err != nil || got.Epoch <= now.Epoch {
+		t.Fatalf("%+v", got)
+	}
+	t.Logf("rules read and told within %s", got.at.Sub(changed))
+	r, err := c.Decide(t.Context(), api.DecideRequest{Version: flow.Version, Context: flow.Context{Namespace: "default", Container: "c1"}})
+	if err != nil || r.Epoch != got.Epoch || r.Profile.Deny {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// Rules that were never in order let nothing through.
+func TestEgressWithoutRules(t *testing.T) {
+	_, c := servedEgress(t, filepath.Join(t.TempDir(), "none"))
+	r, err := c.Decide(t.Context(), api.DecideRequest{Version: flow.Version, Context: flow.Context{Namespace: "default", Container: "c1"}})
+	if err != nil || !r.Profile.Deny || !strings.Contains(r.Reason, "not in order") {
+		t.Errorf("%+v, %v", r, err)
+	}
+	e := ruleEvent(rules.Reload{Path: "/r", Err: os.ErrNotExist})
+	if e.Kind != api.EventRules || !strings.Contains(e.Message, "not in order") || e.Fields["error"] == "" {
+		t.Errorf("%+v", e)
+	}
+}
