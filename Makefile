@@ -197,7 +197,7 @@ kills: ## Kill the daemon over and over under load and changes (KILLS=5m; after:
 	FOREFEND_ROOT_TESTS=1 KILLS='$(KILLS)' $(GO) test -v -count=1 -timeout 24h -run 'TestDaemonKilledInFlight$$' ./test/e2e
 
 .PHONY: figures-airbag
-figures-airbag: ## Containers that grow to four times their predicted memory limit: docs/live.md's table (half an hour; after: setup build images)
+figures-airbag: ## Containers that grow to four times their predicted memory limit: docs/live.md's table (COUNT=50: an hour and a half; after: setup build images)
 	FOREFEND_ROOT_TESTS=1 FOREFEND_AIRBAG_TRIES='$(or $(COUNT),50)' $(GO) test -v -count=1 -timeout 3h -run '^TestAirbagFigures$$' ./test/e2e
 
 .PHONY: race

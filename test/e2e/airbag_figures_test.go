@@ -15,7 +15,7 @@ import (
 )
 
 // TestAirbagFigures makes the table of docs/live.md: containers that grow to four times their predicted limit, each from the
-// same history, while both processors are busy. `make figures-airbag` runs it: it takes both processors for half an hour.
+// same history, while both processors are busy. `make figures-airbag` runs it: it takes both processors for an hour and a half.
 func TestAirbagFigures(t *testing.T) {
 	tries, _ := strconv.Atoi(os.Getenv("FOREFEND_AIRBAG_TRIES"))
 	if tries <= 0 {
