@@ -136,3 +136,65 @@ func TestEgress(t *testing.T) {
 		}
 	})
 }
+
+// threeRoutes are the rules of TestEgressRoutes.
+const threeRoutes = `
+[[rule]]
+name = "confidential"
+when = 'data == "confidential"'
+tunnel = { encryption = "strong" }
+[[rule]]
+name = "internal"
+when = 'data == "internal"'
+tunnel = { encryption = "standard" }
+[[rule]]
+name = "public reads"
+when = 'operation == "read" && data == "public"'
+tunnel = { encryption = "none" }
+`
+
+// TestEgressRoutes: one container, requests that differ only in a header, and each leaves by another way.
+func TestEgressRoutes(t *testing.T) {
+	rules := t.TempDir()
+	if err := os.WriteFile(rules+"/routes.toml", []byte(threeRoutes), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	strong, standard := newGateway(t, "strong-1", "strong"), newGateway(t, "standard-1", "standard")
+	h := newHost(t, harness.WithConfig(fmt.Sprintf("[egress]\nrules = %q\n[[tunnel]]\nname = \"uplink\"\nkind = \"direct\"\n", rules)+strong.config+standard.config))
+	o := newOutside(t)
+	direct := web(t, o.in, "direct")
+	id, err := h.linked(t, o, sh("sleep 1000"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, host := range []string{"198.51.100.1", "2001:db8::1"} {
+		for data, want := range map[string]string{"confidential": "strong-1", "internal": "standard-1", "public": "direct"} {
+			if got := h.fetch(id, host, "x-forefend-data: "+data); got != want {
+				t.Errorf("%s data to %s went by %q, not %s", data, host, got, want)
+			}
+		}
+		if got := h.fetch(id, host, "x-forefend-data: secret"); !strings.Contains(got, "403") {
+			t.Errorf("what no rule knows: %q", got)
+		}
+	}
+	if a, b, c := strong.asked.Load(), standard.asked.Load(), direct.Load(); a != 2 || b != 2 || c != 2 {
+		t.Errorf("requests by the gateways and directly: %d, %d, %d", a, b, c)
+	}
+	for _, tunnel := range h.tunnels(t).Tunnels {
+		if tunnel.Kind == "wireguard" && (len(tunnel.Uses) != 1 || tunnel.Uses[0].Received == 0 || tunnel.Uses[0].Handshake.IsZero()) {
+			t.Errorf("tunnel %s: %+v", tunnel.Name, tunnel.Uses)
+		}
+	}
+
+	// A tunnel whose gateway is gone: its requests go nowhere, others' as before.
+	strong.device.Close()
+	if got := h.fetch(id, "198.51.100.1", "x-forefend-data: confidential"); got == "direct" || got == "standard-1" {
+		t.Errorf("without its gateway a confidential request went by %s", got)
+	}
+	if got := h.fetch(id, "198.51.100.1", "x-forefend-data: internal"); got != "standard-1" {
+		t.Errorf("another tunnel's request went by %q", got)
+	}
+	if n := direct.Load(); n != 2 {
+		t.Errorf("the world was reached %d times directly, not 2", n)
+	}
+}
