@@ -24,9 +24,9 @@ import (
 // tunnels are tunneld and the node's configuration as the shim knows them. It implements shim.Egress.
 type tunnels struct{ cfg *config.Config }
 
-// newEgress is the node's egress; nil where no tunnel is configured.
+// newEgress is the node's egress; nil where neither rules nor tunnels are configured.
 func newEgress(c *config.Config) shim.Egress {
-	if len(c.Tunnels) == 0 {
+	if len(c.Tunnels) == 0 && c.Egress.Rules == "" {
 		return nil
 	}
 	return tunnels{c}
@@ -37,6 +37,9 @@ const tunneldWait = 8 * time.Second
 
 // call calls tunneld, and waits for one to come up.
 func (t tunnels) call(ctx context.Context, do func(context.Context, api.Tunnels) error) error {
+	if len(t.cfg.Tunnels) == 0 {
+		return fmt.Errorf("%s has egress rules and no way out: write a [[tunnel]], one of kind \"direct\" at least: %w", t.cfg.Path, errdefs.ErrFailedPrecondition)
+	}
 	ctx, cancel := context.WithTimeout(ctx, tunneldWait)
 	defer cancel()
 	for {
