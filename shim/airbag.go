@@ -384,7 +384,7 @@ func (a *airbags) look(b *bag) {
 		a.lost(b, err)
 		return
 	}
-	b.measure(state.Need, began)
+	b.measure(state.Need, time.Now()) // not began: what was taken while the thread did not run would count as taken at once
 	switch {
 	case b.ended || b.changing && b.memory.Unified():
 	case short(b.limit, b.need, b.rate):
