@@ -319,6 +319,8 @@ func (a *seat) inject() (done bool) {
 	switch {
 	case closed && err == nil:
 		agent.Close()
+	case err == nil && a.egress:
+		a.s.epochs.join(a.c.id.String(), agent)
 	case err != nil && !closed && !again: // the next failures say nothing new
 		a.report(api.EventDegraded, "no agent: "+err.Error(), nil)
 	}
@@ -477,6 +479,7 @@ func (a *seat) close() {
 	agent := a.agent
 	a.mu.Unlock()
 	if agent != nil {
+		a.s.epochs.leave(a.c.id.String())
 		agent.Close()
 	}
 	a.release()

@@ -27,6 +27,7 @@ type Service struct {
 	exits      *exits
 	link       *link
 	reporter   *reporter
+	epochs     *epochs
 	supervisor *seccomp.Supervisor
 	levers     []lever     // in the order in which they are used
 	airbags    *airbags    // that raise predicted memory limits
@@ -79,6 +80,7 @@ func decorate(cfg Config, inner taskv3.TTRPCTaskService, exits *exits, sd shutdo
 	}
 	s.accepted = s.onAccepted
 	s.reporter = newReporter(s.link)
+	s.epochs = newEpochs(s)
 	s.supervisor = seccomp.NewSupervisor(seccomp.Config{
 		OnEvent: s.onSyscall, OnNew: s.onNew, OnError: s.onSupervisorError, OnSignal: s.onSignal, EventBuffer: 256,
 	})
@@ -86,6 +88,7 @@ func decorate(cfg Config, inner taskv3.TTRPCTaskService, exits *exits, sd shutdo
 	s.airbags = newAirbags(s.ledger.hear)
 	go s.keepLedger()
 	sd.RegisterCallback(func(ctx context.Context) error {
+		s.epochs.close()
 		s.airbags.close()
 		close(s.ledger.stop)
 		<-s.ledger.done
