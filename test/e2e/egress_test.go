@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"golang.org/x/sys/unix"
 
+	"forefend.dev/forefend/netns/intercept"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/test/e2e/harness"
 )
@@ -186,6 +188,8 @@ func TestEgressRoutes(t *testing.T) {
 		}
 	}
 
+	h.showsFlows(t, id)
+
 	// A tunnel whose gateway is gone: its requests go nowhere, others' as before.
 	strong.device.Close()
 	if got := h.fetch(id, "198.51.100.1", "x-forefend-data: confidential"); got == "direct" || got == "standard-1" {
@@ -197,4 +201,27 @@ func TestEgressRoutes(t *testing.T) {
 	if n := direct.Load(); n != 2 {
 		t.Errorf("the world was reached %d times directly, not 2", n)
 	}
+}
+
+// showsFlows: while a connection is open, forefend flows tells what it is for, by which rule it leaves, and by which tunnel.
+func (h *host) showsFlows(t *testing.T, id string) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		h.exec(id, "sh", "-c", `(printf 'GET /held HTTP/1.1\r\nHost: held.test\r\nx-forefend-data: Internal\r\n\r\n'; sleep 60) | nc 198.51.100.1 `+webPort)
+	}()
+	eventually(t, "the connection among the flows", func() bool {
+		var flows []intercept.Flow
+		r := h.Forefend("flows", id, "--json")
+		if r.Check() != nil || json.Unmarshal([]byte(r.Stdout), &flows) != nil {
+			return false
+		}
+		return slices.ContainsFunc(flows, func(f intercept.Flow) bool {
+			return f.Context.Host == "held.test" && f.Context.Path == "/held" && f.Context.Data == "internal" && slices.Equal(f.Rules, []string{"internal"}) &&
+				f.Tunnel == "standard-1" && f.Verified && f.Received > 0
+		})
+	})
+	h.exec(id, "sh", "-c", "killall nc sleep") // not the container's own: that is process 1
+	<-done
 }
