@@ -306,7 +306,8 @@ func (a *airbags) loop() {
 
 // spareProcessors lets more goroutines run than there are processors. The loop's thread is woken at once, but goes on only with a
 // slot of Go's scheduler, and where both processors are busy an ordinary thread of the shim can hold one for long while it does
-// not run itself: with as many slots as processors one healthy container in some tens was killed that way (docs/live.md).
+// not run itself. That is the likely cause, not a proven one, of a kill that was seen with as many slots as processors
+// (docs/live.md).
 func spareProcessors() {
 	if n := runtime.NumCPU() + sparePs; n > runtime.GOMAXPROCS(0) {
 		runtime.GOMAXPROCS(n)
