@@ -62,7 +62,7 @@ func limitsOfProcesses(t *testing.T, h *host) {
 	h.explain(t, id).want(t, "rlimits/RLIMIT_NOFILE", "512", "operator")
 	if capable(t, unix.CAP_SYS_RESOURCE) {
 		h.set(t, id, "rlimits/NOFILE=768")
-		want(512, 768) // a soft limit is a process's own to raise
+		want(768, 768) // the soft one is that of the creation, as far as the hard one lets it be
 		h.adjust(t, "unset", id, "rlimits")
 		want(1024, 1024)
 		return
