@@ -190,6 +190,22 @@ func TestEgressRoutes(t *testing.T) {
 
 	h.showsFlows(t, id)
 
+	// While a connection lives, flows tells by which rule and tunnel.
+	held := `(printf "GET / HTTP/1.1\r\nHost: world\r\nX-Forefend-Data: internal\r\n\r\n"; sleep 30) | nc 198.51.100.1 ` + webPort
+	if err := h.Ctr("task", "exec", "-d", "--exec-id", h.newID("x"), id, "sh", "-c", held).Check(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a flow that is verified", func() bool {
+		r := h.Forefend("flows", id, "--json")
+		var flows []struct {
+			Rules    []string
+			Tunnel   string
+			Verified bool
+		}
+		return r.Check() == nil && json.Unmarshal([]byte(r.Stdout), &flows) == nil && len(flows) == 1 &&
+			flows[0].Tunnel == "standard-1" && flows[0].Verified && len(flows[0].Rules) == 1 && flows[0].Rules[0] == "internal"
+	})
+
 	// A tunnel whose gateway is gone: its requests go nowhere, others' as before.
 	strong.device.Close()
 	if got := h.fetch(id, "198.51.100.1", "x-forefend-data: confidential"); got == "direct" || got == "standard-1" {
