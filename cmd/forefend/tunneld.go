@@ -70,6 +70,9 @@ func runTunneld(ctx context.Context, cfg *config.Config, readyFD int) (err error
 	}
 	defer lock.Close()
 	protect(ctx, cfg)
+	if !underManager() {
+		defer func() { _ = cgroup.Leave(groupOf(cfg, tunnelGroup), os.Getpid()) }() // an empty group stays; the next one takes it
+	}
 	service, err := tunnel.Open(ctx, tunnel.NewPool(poolOf(ctx, cfg)), cfg.TunnelsDir())
 	if err != nil {
 		return err
