@@ -42,6 +42,7 @@ type Config struct {
 	// OnAgentEvent is told of what agents report, one event of a container at a time. Nil: nobody is told.
 	OnAgentEvent func(workload.ID, AgentEvent)
 	Egress       Egress        // leads outbound connections; nil: nobody does
+	DecideWithin time.Duration // the decision about one of them
 	AgentDelay   time.Duration // how long a container runs before it gets its agent; 0: it gets it before it starts
 	Airbag       bool          // predicted memory limits may be hard ones
 	Reserve      int64         // bytes of memory that the node keeps when they are raised

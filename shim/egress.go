@@ -49,11 +49,7 @@ const (
 	askWay    = "way"
 )
 
-// Deadlines of egress. A request of the application waits meanwhile.
-const (
-	decideDeadline  = 400 * time.Millisecond
-	releaseDeadline = 5 * time.Second
-)
+const releaseDeadline = 5 * time.Second
 
 // egressNeeded tells whether the container's outbound connections are to be led, and why it cannot be created if they cannot.
 func (a *seat) egressNeeded(spec *specs.Spec) (needed bool, refused error) {
@@ -136,7 +132,7 @@ func (a *seat) answer(ctx context.Context, method string, body []byte) ([]byte, 
 		own := a.base()
 		c.Container, c.Namespace, c.Workload, c.Image, c.Risk = own.Container, own.Namespace, own.Workload, own.Image, own.Risk
 		var d flow.Decision
-		err := a.s.link.call(ctx, decideDeadline, func(ctx context.Context, client *api.Client) (err error) {
+		err := a.s.link.call(ctx, a.s.cfg.DecideWithin, func(ctx context.Context, client *api.Client) (err error) {
 			d, err = client.Decide(ctx, api.DecideRequest{Version: flow.Version, Context: c})
 			return err
 		})

@@ -34,6 +34,7 @@ func configure() (shim.Config, error) {
 		Agents:        agents(c.State),
 		AgentDelay:    c.Agent.Delay,
 		Egress:        newEgress(c),
+		DecideWithin:  c.Egress.DecideWithin,
 		Airbag:        c.Airbag.Enabled,
 		Reserve:       c.Airbag.Reserve,
 		AdmitDeadline: c.Deadlines.Admit,

@@ -35,7 +35,7 @@ func TestSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := config.Interception{
-		UserHeaders: []string{"x-user"}, DataHeaders: []string{"x-data"}, Connections: 7, ServerFirst: []int{2525},
+		UserHeaders: []string{"x-user"}, DataHeaders: []string{"x-data"}, Connections: 7, DecideWithin: time.Second, ServerFirst: []int{2525},
 		Tokens:   config.Tokens{Headers: []string{"authorization"}, Issuer: "i", Audience: "a", Keys: []config.TokenKey{{ID: "1", File: file}}},
 		Requests: []config.RequestMeaning{{Host: "h", Path: "/p", Method: "POST", Operation: "read", Data: "d"}},
 		TLS:      []config.TLSHost{{Host: "h", Port: 8443, CA: file}},
@@ -60,7 +60,7 @@ func TestSettings(t *testing.T) {
 	}
 	mapping := intercept.Mapping{Host: "h", Path: "/p", Method: "POST", Operation: "read", Data: "d"}
 	if got.Base.Container != "c1" || got.UserHeaders[0] != "x-user" || got.DataHeaders[0] != "x-data" || got.Limits.Connections != 7 || got.ServerFirst[0] != 2525 ||
-		got.Tokens == nil || got.TokenHeaders[0] != "authorization" || got.Mappings[0] != mapping || got.Originate[0].Port != 8443 || document.Tokens.Audience != "a" {
+		got.Tokens == nil || got.TokenHeaders[0] != "authorization" || got.Mappings[0] != mapping || got.Originate[0].Port != 8443 || document.Tokens.Audience != "a" || document.DecideWithin != time.Second {
 		t.Errorf("%+v", got)
 	}
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"forefend.dev/forefend/agent"
@@ -20,8 +21,6 @@ import (
 const (
 	// cached is how many decisions are kept.
 	cached = 4096
-	// decideWait is how long a decision may take that is not kept here, its way through shim and daemon included: then the request is denied.
-	decideWait = 500 * time.Millisecond
 	// maxFlows is how many connections are told of, the youngest, and maxPath how much of a path: a message has its bound.
 	maxFlows = 300
 	maxPath  = 256
@@ -34,6 +33,10 @@ type interceptor struct {
 	asker     agent.Asker
 	engine    *intercept.Engine
 	decisions *cache.Cache
+
+	// within is how long a decision may take that is not kept here, its way through shim and daemon included, before the request
+	// is denied: a time.Duration.
+	within atomic.Int64
 
 	mu   sync.Mutex
 	port uint16            // 0: it has not begun; guarded by mu
@@ -74,6 +77,7 @@ func (i *interceptor) Set(r api.InterceptRequest) (api.InterceptResponse, error)
 	if err != nil {
 		return api.InterceptResponse{}, fmt.Errorf("settings of the interceptor: %w", err)
 	}
+	i.within.Store(int64(d.DecideWithin))
 	i.engine.Set(set)
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -116,7 +120,7 @@ func (i *interceptor) Decide(ctx context.Context, c flow.Context) (flow.Decision
 	if d := i.decisions.Get(&c, time.Now()); d != nil {
 		return *d, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, decideWait)
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(i.within.Load()))
 	defer cancel()
 	for {
 		var d flow.Decision

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"time"
 
 	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/netns/intercept/bearer"
@@ -23,6 +24,8 @@ type Document struct {
 	Roots       string       `json:"roots,omitempty"` // certificates that servers' are checked by, where a TLSHost has none
 	ServerFirst []uint16     `json:"server_first,omitempty"`
 	Limits      *Limits      `json:"limits,omitempty"`
+	// DecideWithin is for the Decider of that process: what it does not know by then is denied.
+	DecideWithin time.Duration `json:"decide_within,omitempty"`
 }
 
 // Tokens say which tokens are valid, and where they stand.

@@ -162,7 +162,7 @@ func TestEgressRoutes(t *testing.T) {
 		t.Fatal(err)
 	}
 	strong, standard := newGateway(t, "strong-1", "strong"), newGateway(t, "standard-1", "standard")
-	h := newHost(t, harness.WithConfig(fmt.Sprintf("[egress]\nrules = %q\n[[tunnel]]\nname = \"uplink\"\nkind = \"direct\"\n", rules)+strong.config+standard.config))
+	h := newHost(t, harness.WithConfig(fmt.Sprintf("[egress]\nrules = %q\ndecide_within = \"2s\"\n[[tunnel]]\nname = \"uplink\"\nkind = \"direct\"\n", rules)+strong.config+standard.config))
 	o := newOutside(t)
 	direct := web(t, o.in, "direct")
 	id, err := h.linked(t, o, sh("sleep 1000"))

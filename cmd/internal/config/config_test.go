@@ -104,7 +104,7 @@ func TestExampleShowsEveryKey(t *testing.T) {
 }
 
 var everyInterception = Interception{
-	UserHeaders: []string{"x-user", "remote_user"}, Connections: 10, ServerFirst: []int{2525},
+	UserHeaders: []string{"x-user", "remote_user"}, Connections: 10, DecideWithin: 20 * time.Millisecond, ServerFirst: []int{2525},
 	Tokens:   Tokens{Headers: []string{"x-token"}, Issuer: "i", Audience: "a", Keys: []TokenKey{{ID: "1", File: "/k.pem"}}},
 	Requests: []RequestMeaning{{Host: "*.example.com", Path: "/q", Method: "POST", Operation: "read", Data: "public"}},
 	TLS:      []TLSHost{{Host: "api.example.com", Port: 8443, CA: "/ca.pem"}},
@@ -130,6 +130,7 @@ rules = "/srv/rules/"
 default = { tunnel = { encryption = "strong", dedicated = true, endpoint = "eu-1", rate = "50mbit", requests = "600/m", scope = "user" }, qos = "bulk" }
 default_data = "secret"
 pdp_grace = "1m"
+decide_within = "20ms"
 user_headers = ["X-User", "Remote_User"]
 data_headers = []
 connections = 10

@@ -4,6 +4,7 @@ import (
 	"net/textproto"
 	"strconv"
 	"strings"
+	"time"
 
 	"forefend.dev/forefend/netns/flow"
 )
@@ -14,10 +15,12 @@ type Interception struct {
 	UserHeaders []string // lower case; what they say is a claim
 	DataHeaders []string // lower case
 	Connections int      // of one container, at once
-	ServerFirst []int    // ports on which servers speak first, beside the well-known ones
-	Tokens      Tokens
-	Requests    []RequestMeaning
-	TLS         []TLSHost
+
+	DecideWithin time.Duration // else a request is denied
+	ServerFirst  []int         // ports on which servers speak first, beside the well-known ones
+	Tokens       Tokens
+	Requests     []RequestMeaning
+	TLS          []TLSHost
 }
 
 // Tokens say which bearer tokens prove a user. Without keys none does.
@@ -49,7 +52,7 @@ type TLSHost struct {
 
 func defaultInterception() Interception {
 	return Interception{
-		UserHeaders: []string{"x-forefend-user"}, DataHeaders: []string{"x-forefend-data"}, Connections: 4096,
+		UserHeaders: []string{"x-forefend-user"}, DataHeaders: []string{"x-forefend-data"}, Connections: 4096, DecideWithin: 50 * time.Millisecond,
 		Tokens: Tokens{Headers: []string{"authorization"}},
 	}
 }
@@ -65,6 +68,7 @@ func (t *table) readInterception(i *Interception) {
 	t.headers("user_headers", &i.UserHeaders)
 	t.headers("data_headers", &i.DataHeaders)
 	t.integer("connections", &i.Connections, 1, 16384)
+	t.duration("decide_within", &i.DecideWithin, time.Millisecond, 10*time.Second)
 	t.ports("server_first", &i.ServerFirst)
 
 	tokens := t.sub("tokens")

@@ -20,6 +20,8 @@ type Settings struct {
 	Roots       string       `json:"roots,omitempty"` // certificates in PEM, where a TLSHost has none of its own
 	ServerFirst []uint16     `json:"server_first,omitempty"`
 	Limits      *Limits      `json:"limits,omitempty"`
+	// DecideWithin is how long the agent waits for a decision before it denies.
+	DecideWithin time.Duration `json:"decide_within,omitempty"`
 }
 
 // Tokens say which tokens are valid.
