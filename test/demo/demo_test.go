@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/workload"
@@ -47,6 +48,40 @@ func TestRootMachineryUnderStockRunc(t *testing.T) {
 		t.Errorf("stock runc without seccomp denied ptrace: %+v", v)
 	}
 	t.Logf("stock runc: %+v", verdicts)
+}
+
+// The step about egress stands for itself: it has a containerd of its own.
+func TestRootRoutes(t *testing.T) {
+	harness.RootTest(t)
+	var out bytes.Buffer
+	d := &demo{narrator: narrator{out: &out}}
+	if err := errors.Join(d.routes(t.Context()), d.failed()); err != nil {
+		t.Error(err)
+	}
+	for line := range strings.Lines(out.String()) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 100 {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+	t.Log(out.String())
+}
+
+func TestDataOfARequest(t *testing.T) {
+	for head, want := range map[string]string{
+		"":                       "",
+		"GET / HTTP/1.1\r\n\r\n": "",
+		"GET / HTTP/1.1\r\nHost: a\r\nx-forefend-data: public\r\n\r\n": "public",
+		"X-Forefend-Data: cut": "",
+	} {
+		if got := dataIn(head); got != want {
+			t.Errorf("%q: %q, want %q", head, got, want)
+		}
+	}
+	for _, r := range routedRequests {
+		if r.data() == "" {
+			t.Errorf("no class of data in %q", r.headers)
+		}
+	}
 }
 
 func TestNarratorFailsWhatIsNotShown(t *testing.T) {

@@ -1,7 +1,8 @@
 // Command demo shows Forefend's main job on real servers, step by step: redis and nginx run several times under load,
-// Forefend learns, predicts and seals, explains itself, and stops an attack. `make run` runs it.
+// Forefend learns, predicts and seals, explains itself, stops an attack, changes running containers, and leads each request of one
+// out by the tunnel its policy demands. `make run` runs it.
 //
-// It uses a containerd of its own (test/e2e/harness) and ends with a non-zero status when a step does not show what it
+// It uses containerds of its own (test/e2e/harness) and ends with a non-zero status when a step does not show what it
 // claims, or when anything it started is left over. Nothing imports it.
 package main
 
@@ -94,7 +95,13 @@ func (d *demo) story(ctx context.Context) error {
 	if err := d.miner(ctx); err != nil {
 		return err
 	}
-	return d.live(ctx)
+	if err := d.live(ctx); err != nil {
+		return err
+	}
+	if err := d.routes(ctx); err != nil {
+		return fmt.Errorf("routes: %w", err)
+	}
+	return nil
 }
 
 // explain shows the decision about the last run, which is gone by now.

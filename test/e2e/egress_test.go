@@ -5,14 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 
-	"github.com/containerd/containerd/v2/pkg/cio"
 	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/netns/intercept"
@@ -20,52 +17,13 @@ import (
 	"forefend.dev/forefend/test/e2e/harness"
 )
 
-// webPort is where the world serves HTTP.
-const webPort = "8080"
-
-// web serves HTTP in a network namespace, where it tells its name, and counts who came.
-func web(t testing.TB, in func(testing.TB, func() error), name string) *atomic.Int64 {
-	t.Helper()
-	var asked atomic.Int64
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		asked.Add(1)
-		fmt.Fprintln(w, name)
-	})}
-	var listener net.Listener
-	in(t, func() (err error) {
-		listener, err = net.Listen("tcp", ":"+webPort)
-		return err
-	})
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = server.Serve(listener) // until Close
-	}()
-	t.Cleanup(func() {
-		_ = server.Close()
-		<-done
-	})
-	return &asked
-}
-
 // linked starts a container whose network namespace has its link to the world before its first process, as CNI would have it.
 func (h *host) linked(t *testing.T, o *outside, c container) (id string, err error) {
 	t.Helper()
 	c.id = h.newID("egress")
-	if err := h.Ctr(append([]string{"container", "create"}, c.command(h)[1:]...)...).Check(); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() { h.remove(c.id) })
-	made, err := h.Client().LoadContainer(h.context(t), c.id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	task, err := made.NewTask(h.context(t), cio.NullIO)
-	if err != nil {
-		return c.id, err
-	}
-	o.link(t, int(task.Pid()))
-	return c.id, task.Start(h.context(t))
+	_, err = h.StartLinked(t.Context(), o.World, c.id, c.command(h)[1:]...)
+	return c.id, err
 }
 
 // fetch has a container make a request and returns what it was answered.
@@ -74,7 +32,7 @@ func (h *host) fetch(id, host string, headers ...string) string {
 	for _, header := range headers {
 		command += "--header '" + header + "' "
 	}
-	r := h.exec(id, "sh", "-c", command+"http://"+net.JoinHostPort(host, webPort)+"/ 2>&1")
+	r := h.exec(id, "sh", "-c", command+"http://"+net.JoinHostPort(host, harness.WebPort)+"/ 2>&1")
 	return strings.TrimSpace(r.Stdout)
 }
 
@@ -95,9 +53,9 @@ func (h *host) tunnels(t testing.TB) api.TunnelsResponse {
 func TestEgress(t *testing.T) {
 	h := newHost(t, harness.WithConfig("[[tunnel]]\nname = \"uplink\"\nkind = \"direct\"\n"))
 	o := newOutside(t)
-	reached := web(t, o.in, "direct")
+	reached := web(t, o.World, "direct")
 	t.Run("closed", func(t *testing.T) {
-		id, err := h.linked(t, o, sh("wget -q -O - http://198.51.100.1:"+webPort+"/; sleep 1000")) // its first instruction, so to speak
+		id, err := h.linked(t, o, sh("wget -q -O - http://198.51.100.1:"+harness.WebPort+"/; sleep 1000")) // its first instruction, so to speak
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -162,9 +120,9 @@ func TestEgressRoutes(t *testing.T) {
 		t.Fatal(err)
 	}
 	strong, standard := newGateway(t, "strong-1", "strong"), newGateway(t, "standard-1", "standard")
-	h := newHost(t, harness.WithConfig(fmt.Sprintf("[egress]\nrules = %q\ndecide_within = \"2s\"\n[[tunnel]]\nname = \"uplink\"\nkind = \"direct\"\n", rules)+strong.config+standard.config))
+	h := newHost(t, harness.WithConfig(fmt.Sprintf("[egress]\nrules = %q\ndecide_within = \"2s\"\n[[tunnel]]\nname = \"uplink\"\nkind = \"direct\"\n", rules)+strong.Config+standard.Config))
 	o := newOutside(t)
-	direct := web(t, o.in, "direct")
+	direct := web(t, o.World, "direct")
 	id, err := h.linked(t, o, sh("sleep 1000"))
 	if err != nil {
 		t.Fatal(err)
@@ -191,7 +149,7 @@ func TestEgressRoutes(t *testing.T) {
 	h.showsFlows(t, id)
 
 	// While a connection lives, flows tells by which rule and tunnel.
-	held := `(printf "GET / HTTP/1.1\r\nHost: world\r\nX-Forefend-Data: internal\r\n\r\n"; sleep 30) | nc 198.51.100.1 ` + webPort
+	held := `(printf "GET / HTTP/1.1\r\nHost: world\r\nX-Forefend-Data: internal\r\n\r\n"; sleep 30) | nc 198.51.100.1 ` + harness.WebPort
 	if err := h.Ctr("task", "exec", "-d", "--exec-id", h.newID("x"), id, "sh", "-c", held).Check(); err != nil {
 		t.Fatal(err)
 	}
@@ -207,7 +165,7 @@ func TestEgressRoutes(t *testing.T) {
 	})
 
 	// A tunnel whose gateway is gone: its requests go nowhere, others' as before.
-	strong.device.Close()
+	strong.CloseDevice()
 	if got := h.fetch(id, "198.51.100.1", "x-forefend-data: confidential"); got == "direct" || got == "standard-1" {
 		t.Errorf("without its gateway a confidential request went by %s", got)
 	}
@@ -225,7 +183,7 @@ func (h *host) showsFlows(t *testing.T, id string) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		h.exec(id, "sh", "-c", `(printf 'GET /held HTTP/1.1\r\nHost: held.test\r\nx-forefend-data: Internal\r\n\r\n'; sleep 60) | nc 198.51.100.1 `+webPort)
+		h.exec(id, "sh", "-c", `(printf 'GET /held HTTP/1.1\r\nHost: held.test\r\nx-forefend-data: Internal\r\n\r\n'; sleep 60) | nc 198.51.100.1 `+harness.WebPort)
 	}()
 	eventually(t, "the connection among the flows", func() bool {
 		var flows []intercept.Flow

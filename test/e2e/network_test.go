@@ -174,7 +174,7 @@ func networkOffFromTheStart(t *testing.T, h *host) {
 // want checks that exactly some of the world's addresses are reached.
 func (h *host) wantReached(t *testing.T, id string, reached ...string) {
 	t.Helper()
-	for _, a := range worldAddresses {
+	for _, a := range harness.WorldAddresses {
 		switch should := slices.Contains(reached, a); {
 		case should && !h.reached(id, a):
 			t.Errorf("%s is not reached, %v should be", a, reached)
@@ -209,7 +209,7 @@ func feedsAreWatchedAndBlock(t *testing.T, h *host) {
 	o := newOutside(t)
 	id, _ := h.worldly(t, o, sh("sleep 1000"))
 	eventually(t, "feeds in the kernel", func() bool { return strings.Contains(h.Forefend("threat", "list").Stdout, "\nin force in the kernel") })
-	h.wantReached(t, id, worldAddresses...) // by default they are watched
+	h.wantReached(t, id, harness.WorldAddresses...) // by default they are watched
 	eventually(t, "event threat", func() bool {
 		return slices.ContainsFunc(h.events(t, id), func(e event) bool {
 			return e.Kind == "threat" && strings.Contains(e.Message, "contact with tcp/203.0.113.1:"+worldPort)
@@ -218,7 +218,7 @@ func feedsAreWatchedAndBlock(t *testing.T, h *host) {
 	h.adjust(t, "set", id, "egress.feeds=block")
 	h.wantReached(t, id, "192.0.2.1", "198.51.100.1", "2001:db8::1", "2001:db8:9::1")
 	h.adjust(t, "set", id, "egress.allow=203.0.113.1") // a false alarm
-	h.wantReached(t, id, worldAddresses...)
+	h.wantReached(t, id, harness.WorldAddresses...)
 }
 
 // otherContainersKeepTheirs: of two containers in one network namespace, one loses its network.
@@ -228,10 +228,10 @@ func otherContainersKeepTheirs(t *testing.T, h *host) {
 	second := h.start(t, sh("sleep 1000", "--with-ns", fmt.Sprintf("network:/proc/%d/ns/net", h.row(t, first).PID)))
 	h.adjust(t, "set", first, "network=off")
 	h.wantReached(t, first)
-	h.wantReached(t, second, worldAddresses...)
+	h.wantReached(t, second, harness.WorldAddresses...)
 	h.adjust(t, "set", second, "network=off")
 	h.adjust(t, "set", first, "network=on")
-	h.wantReached(t, first, worldAddresses...)
+	h.wantReached(t, first, harness.WorldAddresses...)
 	h.wantReached(t, second)
 }
 
