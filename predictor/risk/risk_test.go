@@ -218,3 +218,14 @@ func TestAssessIsMonotone(t *testing.T) {
 		}
 	})
 }
+
+// A factor says whose word on the exploitation of a vulnerability it goes by.
+func TestWhoSaysExploited(t *testing.T) {
+	v := evidence.Vulnerability{ID: "CVE-2024-0001", Package: "p", Version: "1", Severity: 9.8, Exploited: 0.95, Reachable: true}
+	for by, want := range map[string]string{"": "exploited with probability 0.95", "kev.json": "exploited with probability 0.95 by kev.json"} {
+		v.ExploitedBy = by
+		if f := vulnerabilities([]evidence.Vulnerability{v}); !strings.HasSuffix(f.Why, want) {
+			t.Errorf("%q", f.Why)
+		}
+	}
+}
