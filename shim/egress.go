@@ -16,7 +16,7 @@ import (
 
 // Egress leads a node's outbound connections. cmd gives the shim tunneld as one; without tunnels there is none.
 type Egress interface {
-	// Settings are those of a container's interceptor; base is what is known of all its requests.
+	// Settings are those of a container's interceptor; base is what is known of all its requests, Data of those that say nothing of it.
 	Settings(base flow.Context) json.RawMessage
 	// Guard closes a container's network namespace, but for what its interceptor lets out. It may be repeated, and should be when the
 	// namespace has other devices or addresses than before.
@@ -94,6 +94,7 @@ func (a *seat) base() flow.Context {
 	d := a.c.current()
 	c := flow.Context{
 		Version: flow.Version, Container: a.c.id.Container, Namespace: a.c.id.Namespace, Workload: d.Facts.Name(), Image: d.Facts.Image.Name,
+		Data: d.Data,
 	}
 	if d.Risk != nil {
 		c.Risk = int(d.Risk.Score)

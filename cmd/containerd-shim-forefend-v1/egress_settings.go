@@ -19,7 +19,7 @@ const maxPEM = 384 << 10
 // newSettings are the site's for one container's interceptor. Keys and certificates are read now: the agent can read no file. The error
 // names what cannot be used; the settings are good without it.
 func newSettings(c config.Interception, base flow.Context) (egress.Settings, error) {
-	s := egress.Settings{Base: base, UserHeaders: c.UserHeaders, DataHeaders: c.DataHeaders, Limits: &egress.Limits{Connections: c.Connections},
+	s := egress.Settings{Base: base, Data: base.Data, UserHeaders: c.UserHeaders, DataHeaders: c.DataHeaders, Limits: &egress.Limits{Connections: c.Connections},
 		DecideWithin: c.DecideWithin}
 	for _, p := range c.ServerFirst {
 		s.ServerFirst = append(s.ServerFirst, uint16(p))

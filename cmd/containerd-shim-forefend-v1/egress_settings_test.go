@@ -40,7 +40,7 @@ func TestSettings(t *testing.T) {
 		Requests: []config.RequestMeaning{{Host: "h", Path: "/p", Method: "POST", Operation: "read", Data: "d"}},
 		TLS:      []config.TLSHost{{Host: "h", Port: 8443, CA: file}},
 	}
-	s, err := newSettings(c, flow.Context{Container: "c1"})
+	s, err := newSettings(c, flow.Context{Container: "c1", Data: "internal"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +59,7 @@ func TestSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	mapping := intercept.Mapping{Host: "h", Path: "/p", Method: "POST", Operation: "read", Data: "d"}
-	if got.Base.Container != "c1" || got.UserHeaders[0] != "x-user" || got.DataHeaders[0] != "x-data" || got.Limits.Connections != 7 || got.ServerFirst[0] != 2525 ||
+	if got.Base.Container != "c1" || got.Data != "internal" || got.UserHeaders[0] != "x-user" || got.DataHeaders[0] != "x-data" || got.Limits.Connections != 7 || got.ServerFirst[0] != 2525 ||
 		got.Tokens == nil || got.TokenHeaders[0] != "authorization" || got.Mappings[0] != mapping || got.Originate[0].Port != 8443 || document.Tokens.Audience != "a" || document.DecideWithin != time.Second {
 		t.Errorf("%+v", got)
 	}

@@ -87,7 +87,7 @@ func (e *egress) Decide(_ context.Context, r api.DecideRequest) (flow.Decision, 
 	if !ok {
 		return refuse("denied: the daemon knows no such running container")
 	}
-	c.Workload, c.Image, c.Risk = subject.Workload, subject.Image, subject.Risk
+	c.Workload, c.Image, c.Risk, c.Label = subject.Workload, subject.Image, subject.Risk, subject.Label
 	d := set.Decide(&c, pdp.Moment{Now: time.Now(), Load: e.load()})
 	d.Epoch = epoch
 	if slices.Contains(d.Depends, flow.FieldRisk) && (d.Valid == 0 || d.Valid > riskHolds) {

@@ -30,6 +30,10 @@ tunnel = { encryption = "strong" }
 name = "busy"
 when = 'host == "busy" && load > 50'
 tunnel = { encryption = "none" }
+[[rule]]
+name = "labelled"
+when = 'host == "label" && data == "confidential"'
+tunnel = { encryption = "strong" }
 `
 
 // servedEgress serves the rules of a directory to a client, as the daemon does.
@@ -41,7 +45,7 @@ func servedEgress(t *testing.T, dir string) (*egress, *api.Client) {
 		grace: time.Minute,
 		load:  func() int { return 60 },
 		about: func(id workload.ID) (orchestrator.Subject, bool) {
-			return orchestrator.Subject{Workload: "web", Image: "nginx:1", Risk: 7}, id == web
+			return orchestrator.Subject{Workload: "web", Image: "nginx:1", Risk: 7, Label: "confidential"}, id == web
 		},
 	}
 	server, err := ttrpc.NewServer()
@@ -77,6 +81,10 @@ func TestEgressDecides(t *testing.T) {
 	}
 	lies.Host = "busy"
 	if d, err = c.Decide(t.Context(), api.DecideRequest{Version: flow.Version, Context: lies}); err != nil || !strings.Contains(fmt.Sprint(d.Matches), "busy") {
+		t.Errorf("%+v, %v", d, err)
+	}
+	lies.Host, lies.Label = "label", "public"
+	if d, err = c.Decide(t.Context(), api.DecideRequest{Version: flow.Version, Context: lies}); err != nil || !strings.Contains(fmt.Sprint(d.Matches), "labelled") {
 		t.Errorf("%+v, %v", d, err)
 	}
 	lies.Container = "unknown"

@@ -54,7 +54,8 @@ type Context struct {
 
 	User      string `json:"user,omitempty"`
 	UserProof Proof  `json:"user_proof,omitempty"`
-	Data      string `json:"data,omitempty"` // class of sensitivity; empty: unknown, the site's default applies
+	Data      string `json:"data,omitempty"`  // class of sensitivity; empty: unknown, the site's default applies
+	Label     string `json:"label,omitempty"` // the class that the workload claims for what says none; it may raise strictness and never lower it
 	Operation string `json:"operation,omitempty"`
 	Host      string `json:"host,omitempty"`
 	Method    string `json:"method,omitempty"`

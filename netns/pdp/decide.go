@@ -34,11 +34,9 @@ func (s *Set) Decide(c *flow.Context, at Moment) flow.Decision {
 	}
 	var few [64]id
 	applied := few[:0] // of each reading, in order, each ended by end
-	if r.text[data] == "" {
+	if c.Data == "" {
 		r.text[data] = s.options.Data
-	}
-	if r.text[data] == "" {
-		applied = s.readClasses(&r, applied)
+		applied = s.readUnsaid(&r, c.Label, applied)
 	} else {
 		applied = s.readClaims(&r, applied)
 	}
@@ -57,19 +55,30 @@ func (s *Set) Decide(c *flow.Context, at Moment) flow.Decision {
 	return d
 }
 
-// readClasses decides a request whose class of data is unknown: as each class that rules name, and as none of them.
-func (s *Set) readClasses(r *reading, applied []id) []id {
+// readUnsaid decides a request of which nothing says the class of data: as the site's default, else as each class that rules name and
+// as none of them; and as the class that the workload claims, if it does.
+func (s *Set) readUnsaid(r *reading, label string, applied []id) []id {
 	before := r.text
 	applied = s.readClaims(r, applied)
 	if r.seen&data.bit() == 0 {
 		return applied // nobody asked
 	}
-	for _, class := range s.classes {
-		r.text = before
-		r.text[data] = class
-		applied = s.readClaims(r, applied)
+	if before[data] == "" {
+		for _, class := range s.classes {
+			applied = s.readAs(r, &before, class, applied)
+		}
+	}
+	if label != "" {
+		applied = s.readAs(r, &before, label, applied)
 	}
 	return applied
+}
+
+// readAs decides a request as if its data were of a class.
+func (s *Set) readAs(r *reading, before *[texts]string, class string, applied []id) []id {
+	r.text = *before
+	r.text[data] = class
+	return s.readClaims(r, applied)
 }
 
 // readClaims decides with an identity that was claimed, and without it.
@@ -190,7 +199,7 @@ func (s *Set) conclude(seen mask, applied []id) *flow.Decision {
 		d.Reason += "; cannot be evaluated: " + strings.Join(broken, ", ")
 	}
 	if readings > 1 {
-		d.Reason += fmt.Sprintf("; the strictest of %d readings, since the user is only claimed or the class of data unknown", readings)
+		d.Reason += fmt.Sprintf("; the strictest of %d readings, since the user or the class of data is only claimed, or unknown", readings)
 	}
 	return d
 }

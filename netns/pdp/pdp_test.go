@@ -140,6 +140,44 @@ func TestUnknownData(t *testing.T) {
 	}
 }
 
+// TestLabel: what a workload claims of its data raises what holds for requests that say nothing, and never lowers it.
+func TestLabel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := chanceOf(t)
+		s, problems := Compile(c.rules(8), Options{Default: c.profile(), Data: rapid.SampledFrom([]string{"", "public", "p"}).Draw(t, "default")})
+		if problems != nil {
+			t.Fatal(problems)
+		}
+		x, at := c.context(), c.moment()
+		class := rapid.SampledFrom(append([]string{"public", "of no rule"}, s.classes...)).Draw(t, "label")
+		if class == "" {
+			class = "public"
+		}
+		said := x.Data
+		x.Data = ""
+		silent := s.Decide(&x, at).Profile
+		x.Label = class
+		labelled := s.Decide(&x, at).Profile
+		x.Label, x.Data = "", class
+		if want := Join(silent, s.Decide(&x, at).Profile); fmt.Sprint(labelled) != fmt.Sprint(Join(want, want)) {
+			t.Errorf("labelled %s: %+v, want %+v (silent: %+v)", class, labelled, want, silent)
+		}
+		if x.Data = said; said != "" { // a request that says it itself is decided by that
+			without := s.Decide(&x, at)
+			if x.Label = class; fmt.Sprint(s.Decide(&x, at)) != fmt.Sprint(without) {
+				t.Errorf("the label %s changes what is decided of %s", class, said)
+			}
+		}
+	})
+	s := compiled(t, Options{Data: "public"}, Rule{Name: "secret", When: `data == "confidential"`, Profile: flow.Profile{Encryption: flow.Strong}})
+	if d := s.Decide(&flow.Context{}, noon); d.Profile.Encryption != flow.None {
+		t.Errorf("%+v", d)
+	}
+	if d := s.Decide(&flow.Context{Label: "confidential"}, noon); d.Profile.Encryption != flow.Strong || !strings.Contains(d.Reason, "the strictest of 2 readings") {
+		t.Errorf("%+v", d)
+	}
+}
+
 // TestJoinLaws of what merges.
 func TestJoinLaws(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -102,7 +102,8 @@ func describe(id workload.ID, r *running) api.Container {
 type Subject struct {
 	Workload string
 	Image    string
-	Risk     int // 0 to 100
+	Risk     int    // 0 to 100
+	Label    string // the class of data that it claims and that no grant lets it rely on; "": none
 }
 
 // Subject tells of a running container.
@@ -114,6 +115,9 @@ func (s *Service) Subject(id workload.ID) (Subject, bool) {
 		return Subject{}, false
 	}
 	subject := Subject{Workload: r.decision.Facts.Name(), Image: r.decision.Facts.Image.Name}
+	if r.decision.Data == "" {
+		subject.Label = policy.DataClass(r.decision.Facts.Annotations)
+	}
 	if risk := r.assessed(); risk != nil {
 		subject.Risk = int(risk.Score)
 	}

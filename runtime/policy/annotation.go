@@ -27,6 +27,11 @@ const (
 // it is a request.
 const AnnotationNotify = Prefix + "notify"
 
+// AnnotationData names the class of data that the workload's outbound requests carry where they say nothing themselves.
+// It is no key of the policy: what a class demands is for the site's egress rules to say, so nobody can tell here whether it loosens.
+// Under a grant of KeyEgress it is believed; without one it can only raise what is demanded.
+const AnnotationData = Prefix + "data"
+
 // maxAnnotation bounds one annotation's value in bytes, maxList the names in it,
 // maxErrors the errors that are reported at once.
 const (
@@ -62,7 +67,7 @@ var plain = []Key{KeyMode, KeyAgent, KeyMemory, KeyMemorySoft, KeyMemorySwap, Ke
 
 // AnnotationNames lists every annotation ParseAnnotations knows, without Prefix.
 func AnnotationNames() []string {
-	names := []string{"user", "group", "notify"}
+	names := []string{"user", "group", "notify", "data"}
 	for name := range lists {
 		names = append(names, name)
 	}
@@ -138,6 +143,8 @@ func ParseSetting(name, value string, o Origin) ([]Claim, error) {
 		return nil, errors.New("is part of who the container is, and stays")
 	case "notify":
 		return nil, errors.New("is offered when the container is created")
+	case "data":
+		return nil, errors.New("is said when the container is created, and stays")
 	}
 	return parse(name, value, o)
 }
@@ -146,7 +153,7 @@ func ParseSetting(name, value string, o Origin) ([]Claim, error) {
 func SettingNames() []string {
 	names := append(AnnotationNames(), string(KeySealed))
 	slices.Sort(names)
-	return slices.DeleteFunc(names, func(s string) bool { return s == "user" || s == "group" || s == "notify" })
+	return slices.DeleteFunc(names, func(s string) bool { return s == "user" || s == "group" || s == "notify" || s == "data" })
 }
 
 // Setting finds the claims that ParseSetting makes of a name, or some of them: it returns whether one is.
@@ -200,7 +207,23 @@ func parse(name, value string, origin Origin) ([]Claim, error) {
 		}
 		return nil, nil
 	}
+	if Prefix+name == AnnotationData {
+		return nil, checkClass(value)
+	}
 	return nil, unknownName()
+}
+
+// DataClass is the class of data that a container's annotations name, in lower case as interceptors have it; "": none.
+func DataClass(annotations map[string]string) string {
+	return strings.ToLower(annotations[AnnotationData])
+}
+
+// checkClass refuses what no request could say either.
+func checkClass(s string) error {
+	if s == "" || len(s) > 64 || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return fmt.Errorf("%.40q is not a class of data: 1 to 64 printable characters without spaces", s)
+	}
+	return nil
 }
 
 // CheckIdentity refuses user and group names that are empty, longer than 128

@@ -86,7 +86,7 @@ func TestParseAnnotations(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%v\nwant\n%v", got, want)
 	}
-	seen := map[string]bool{"user": true, "group": true, "notify": true}
+	seen := map[string]bool{"user": true, "group": true, "notify": true, "data": true}
 	for _, c := range got {
 		seen[strings.TrimPrefix(c.Source, "annotation forefend.dev/")] = true
 		if !c.Key.Known() {
@@ -134,6 +134,9 @@ func TestAnnotationErrors(t *testing.T) {
 		{"user", "", `"" is not a name`},
 		{"group", "a b", `"a b" is not a name`},
 		{"notify", "yes", `"yes" is neither on nor off`},
+		{"data", "", `"" is not a class of data`},
+		{"data", "top secret", `"top secret" is not a class of data`},
+		{"data", strings.Repeat("d", 65), `is not a class of data: 1 to 64`},
 		{"user", strings.Repeat("u", 129), "is not a name"},
 		{"syscalls.deny", "", `"" is not the name of a system call`},
 		{"syscalls.deny", "ptrace,,bpf", `"" is not the name of a system call`},
@@ -165,6 +168,19 @@ func TestAnnotationErrors(t *testing.T) {
 		if s := err.Error(); strings.Contains(s, "\n") || len(s) > 1000 || !strings.HasPrefix(s, "annotation "+Prefix) {
 			t.Errorf("%.20s: %d bytes: %.300q", c.name, len(s), s)
 		}
+	}
+}
+
+func TestDataClass(t *testing.T) {
+	label := map[string]string{AnnotationData: "Confidential"}
+	if claims, err := ParseAnnotations(label); err != nil || claims != nil {
+		t.Errorf("%v, %v", claims, err)
+	}
+	if got := DataClass(label); got != "confidential" {
+		t.Errorf("%q", got)
+	}
+	if got := DataClass(nil); got != "" {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -29,7 +29,7 @@ func TestParseSetting(t *testing.T) {
 	if err != nil || !asked[0].Amends {
 		t.Errorf("what a container asks for does not amend: %+v, %v", asked, err)
 	}
-	for _, setting := range []string{"memory=x", "sealed=x", "user=root", "notify=on", "syscalls/=deny", "syscalls/a b=deny", "rlimits/-=1", "rlimits/x=y", "bogus=1", "bogus/x=1"} {
+	for _, setting := range []string{"memory=x", "sealed=x", "user=root", "notify=on", "data=public", "syscalls/=deny", "syscalls/a b=deny", "rlimits/-=1", "rlimits/x=y", "bogus=1", "bogus/x=1"} {
 		name, value, _ := strings.Cut(setting, "=")
 		if claims, err := ParseSetting(name, value, o); err == nil {
 			t.Errorf("%s: %+v", setting, claims)
@@ -70,7 +70,7 @@ func TestSetting(t *testing.T) {
 			t.Errorf("%s is known", name)
 		}
 	}
-	if names := SettingNames(); !slices.Contains(names, "sealed") || slices.Contains(names, "user") || !slices.IsSorted(names) {
+	if names := SettingNames(); !slices.Contains(names, "sealed") || slices.Contains(names, "user") || slices.Contains(names, "data") || !slices.IsSorted(names) {
 		t.Errorf("%q", names)
 	}
 }

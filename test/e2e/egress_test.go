@@ -177,6 +177,28 @@ func TestEgressRoutes(t *testing.T) {
 	}
 }
 
+// TestEgressLabel: a workload's label lowers what is demanded where its profile grants that, and there only.
+func TestEgressLabel(t *testing.T) {
+	rules := t.TempDir()
+	if err := os.WriteFile(rules+"/routes.toml", []byte(threeRoutes), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	standard := newGateway(t, "standard-1", "standard")
+	h := newHost(t, harness.WithConfig(fmt.Sprintf("[egress]\nrules = %q\ndefault_data = \"internal\"\ndecide_within = \"2s\"\n"+
+		"[[profile]]\nname = \"trusted\"\nusers = [\"alice\"]\ngrants = [\"egress\"]\n[[tunnel]]\nname = \"uplink\"\nkind = \"direct\"\n", rules)+standard.Config))
+	o := newOutside(t)
+	web(t, o.World, "direct")
+	for user, want := range map[string]string{"alice": "direct", "bob": "standard-1"} {
+		id, err := h.linked(t, o, sh("sleep 1000", "--annotation", "forefend.dev/data=public", "--annotation", "forefend.dev/user="+user))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := h.fetch(id, "198.51.100.1"); got != want {
+			t.Errorf("a request of %s's that says nothing went by %q, not %s", user, got, want)
+		}
+	}
+}
+
 // showsFlows: while a connection is open, forefend flows tells what it is for, by which rule it leaves, and by which tunnel.
 func (h *host) showsFlows(t *testing.T, id string) {
 	t.Helper()

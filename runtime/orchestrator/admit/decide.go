@@ -90,6 +90,7 @@ func merge(in Input) (d api.Decision, plan callPlan, err error) {
 	}
 	profile := in.Site.Profile(facts.User, facts.Group)
 	d.Profile = profile.Name
+	label(&d, profile)
 
 	spec := &in.Request.Spec
 	claims := slices.Concat(builtin(facts), attributed(rewrite.Claims(spec, in.Unified), in.earlier), unconfinedBy(facts), amendments, in.Live, in.Predicted, in.Operator)
@@ -116,6 +117,19 @@ func merge(in Input) (d api.Decision, plan callPlan, err error) {
 	d.Effective = policy.Merge(input)
 	d.Airbag = in.airbag(d.Effective, input)
 	return d, plan, nil
+}
+
+// label believes what the container's annotation says of its data where the profile lets it loosen egress.
+func label(d *api.Decision, profile policy.Profile) {
+	class := policy.DataClass(d.Facts.Annotations)
+	if class == "" {
+		return
+	}
+	if slices.Contains(profile.Grants, policy.KeyEgress) {
+		d.Data = class
+		return
+	}
+	d.Notes = append(d.Notes, fmt.Sprintf("%s = %s can only raise what egress rules demand: profile %q grants no loosening of egress", policy.AnnotationData, class, profile.Name))
 }
 
 // preview merges only what decides how the system calls are to be planned.

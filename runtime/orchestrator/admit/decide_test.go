@@ -484,3 +484,27 @@ func TestReachingAmongOnesOwn(t *testing.T) {
 		t.Error("a shim that does not know such denials would refuse the table")
 	}
 }
+
+// TestLabel: what a container says of its data is believed where its profile lets it loosen egress; else the decision says what it is good for.
+func TestLabel(t *testing.T) {
+	for name, c := range map[string]struct {
+		annotations annotations
+		grants      []policy.Key
+		data, note  string
+	}{
+		"none":        {nil, []policy.Key{policy.KeyEgress}, "", ""},
+		"granted":     {annotations{policy.AnnotationData: "Public"}, []policy.Key{policy.KeyEgress}, "public", ""},
+		"not granted": {annotations{policy.AnnotationData: "public"}, []policy.Key{policy.KeyNetwork}, "", `= public can only raise what egress rules demand: profile "trusted" grants`},
+	} {
+		d, err := Decide(at(asked(t, c.annotations), site(nil, nil, c.grants...)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if notes := strings.Join(d.Notes, "\n"); d.Data != c.data || strings.Contains(notes, policy.AnnotationData) != (c.note != "") || !strings.Contains(notes, c.note) {
+			t.Errorf("%s: data %q, notes %q", name, d.Data, notes)
+		}
+	}
+	if _, err := Decide(asked(t, annotations{policy.AnnotationData: "a b"})); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a label that is none: %v", err)
+	}
+}

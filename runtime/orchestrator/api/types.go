@@ -67,6 +67,9 @@ type Decision struct {
 	Revision int  `json:"revision"` // 1 at Create, one more for each change of the running container
 	// Changes are the last changes of the running container, the oldest first.
 	Changes []Change `json:"changes,omitempty"`
+	// Data is the class of data of the workload's outbound requests that say nothing: its label, where the profile grants that it may
+	// loosen egress. Else the label can only raise what is demanded, and this is empty.
+	Data string `json:"data,omitempty"`
 	// Airbag is how a predicted memory limit follows what the container needs; nil: the limit is not a predicted one.
 	Airbag *Airbag `json:"airbag,omitempty"`
 
