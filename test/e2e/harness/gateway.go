@@ -68,7 +68,7 @@ func (g *Gateway) open() error {
 		}
 		request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 		if fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
-			return err
+			return fmt.Errorf("open /dev/net/tun (modprobe tun makes it): %w", err)
 		}
 		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
 			return errors.Join(err, unix.Close(fd))
