@@ -42,7 +42,7 @@ const (
 )
 
 // lists are the annotations whose value is a comma separated list of members
-// of a family, each set to value.
+// of a family, each set to value. Where the family counts something, each item says its own.
 var lists = map[string]struct {
 	family Key
 	value  Value
@@ -59,6 +59,8 @@ var lists = map[string]struct {
 	"egress.block":      {KeyEgress, Tight},
 	"devices.allow":     {KeyDevices, DeviceAll},
 	"devices.deny":      {KeyDevices, DeviceNone},
+	"io.read":           {KeyIORead, Unlimited},
+	"io.write":          {KeyIOWrite, Unlimited},
 }
 
 // plain are the annotations that set one plain key of the same name.
@@ -270,18 +272,23 @@ func ListNames() []string { return slices.Sorted(maps.Keys(lists)) }
 
 // ParseMember reads one item of the list called name: "NET_RAW" of
 // "capabilities.drop" is capabilities/CAP_NET_RAW with the value Tight. An item of "devices.allow" may say how far:
-// "c:10:229=rw".
+// "c:10:229=rw". One of "io.read" or "io.write" says how much: "8:0=10Mi".
 func ParseMember(name, item string) (Key, Value, error) {
 	l, ok := lists[name]
 	if !ok {
 		return "", 0, fmt.Errorf("%.60q is not one of %s", name, strings.Join(ListNames(), ", "))
 	}
-	if device, word, ok := strings.Cut(item, "="); ok && name == "devices.allow" {
-		v, err := KeyDevices.Parse(word)
+	counted := l.family.Words() == nil
+	device, value, said := strings.Cut(item, "=")
+	switch {
+	case said && (counted || name == "devices.allow"):
+		v, err := l.family.Parse(value)
 		if err != nil {
 			return "", 0, err
 		}
 		item, l.value = device, v
+	case counted:
+		return "", 0, fmt.Errorf("%.60q does not say how much, as in 8:0=10Mi", item)
 	}
 	member, err := memberName(l.family, item)
 	if err != nil {
@@ -320,6 +327,12 @@ func memberName(family Key, s string) (string, error) {
 		return egressName(s)
 	case KeyDevices:
 		d, err := ParseDevice(s)
+		if err != nil {
+			return "", err
+		}
+		return d.String(), nil
+	case KeyIORead, KeyIOWrite:
+		d, err := ParseDisk(s)
 		if err != nil {
 			return "", err
 		}

@@ -39,6 +39,8 @@ func TestParseAnnotations(t *testing.T) {
 		"forefend.dev/devices.allow":     "c:10:229, b:8:*=r",
 		"forefend.dev/devices.deny":      "c:1:3",
 		"forefend.dev/oom_score_adj":     "500",
+		"forefend.dev/io.read":           "8:0=10Mi, 254:16=unlimited",
+		"forefend.dev/io.write":          "8:0=1g/s",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -64,6 +66,9 @@ func TestParseAnnotations(t *testing.T) {
 		ask("egress.default", KeyEgressDefault, Tight),
 		ask("egress.feeds", KeyEgressFeeds, FeedsBlock),
 		ask("exec", KeyExec, ExecNonRoot),
+		ask("io.read", "io.read/8:0", 10<<20),
+		ask("io.read", "io.read/254:16", Unlimited),
+		ask("io.write", "io.write/8:0", 1<<30),
 		ask("masked_paths", "masked_paths//proc/kcore", Tight),
 		ask("memory", KeyMemory, 512<<20),
 		ask("memory.soft", KeyMemorySoft, 400<<20),

@@ -63,3 +63,25 @@ func (d Device) String() string {
 func (d Device) Covers(e Device) bool {
 	return d.Type == e.Type && (d.Major == AnyNumber || d.Major == e.Major) && (d.Minor == AnyNumber || d.Minor == e.Minor)
 }
+
+// Disk names a block device by its numbers. It is the name of a member of KeyIORead and KeyIOWrite in the form of its String,
+// that of the kernel's own files: "8:0".
+type Disk struct{ Major, Minor int64 }
+
+// ParseDisk reads the name of a member of KeyIORead or KeyIOWrite.
+func ParseDisk(s string) (Disk, error) {
+	major, minor, _ := strings.Cut(s, ":")
+	var d Disk
+	var ok, also bool
+	d.Major, ok = deviceNumber(major, maxMajor)
+	d.Minor, also = deviceNumber(minor, maxMinor)
+	if !ok || !also || d.Major == AnyNumber || d.Minor == AnyNumber {
+		return Disk{}, fmt.Errorf("%.60q is not the major and minor number of a disk such as 8:0 (lsblk shows them)", s)
+	}
+	return d, nil
+}
+
+// String is the member's name.
+func (d Disk) String() string {
+	return strconv.FormatInt(d.Major, 10) + ":" + strconv.FormatInt(d.Minor, 10)
+}

@@ -41,16 +41,47 @@ func TestDeviceLists(t *testing.T) {
 		{"devices.allow", "b:8:*=r", "devices/b:8:*", DeviceRead},
 		{"devices.allow", "c:1:3=none", "devices/c:1:3", DeviceNone},
 		{"devices.deny", "c:1:3", "devices/c:1:3", DeviceNone},
+		{"io.read", "8:0=10Mi", "io.read/8:0", 10 << 20},
+		{"io.write", "008:00=2", "io.write/8:0", 2},
+		{"io.write", "8:0=max", "io.write/8:0", Unlimited},
 	} {
 		if k, v, err := ParseMember(tc.list, tc.item); err != nil || k != tc.key || v != tc.value {
 			t.Errorf("%s %s: %s %d, %v", tc.list, tc.item, k, v, err)
 		}
 	}
-	for _, bad := range [][2]string{{"devices.allow", "c:1:3=x"}, {"devices.allow", "/dev/null"}, {"devices.deny", "c:1:3=r"}} {
+	for _, bad := range [][2]string{{"devices.allow", "c:1:3=x"}, {"devices.allow", "/dev/null"}, {"devices.deny", "c:1:3=r"},
+		{"io.read", "8:0"}, {"io.read", "8:0="}, {"io.write", "8:0=1"}, {"io.write", "8:0=fast"}, {"io.write", "sda=10Mi"}, {"io.write", "=10Mi"}} {
 		if _, _, err := ParseMember(bad[0], bad[1]); err == nil {
 			t.Errorf("%s %s is read", bad[0], bad[1])
 		}
 	}
+}
+
+func TestDisk(t *testing.T) {
+	for s, want := range map[string]Disk{"8:0": {8, 0}, "4095:1048575": {4095, 1048575}, "07:01": {7, 1}} {
+		if d, err := ParseDisk(s); err != nil || d != want {
+			t.Errorf("%s: %v, %v", s, d, err)
+		}
+	}
+	for _, s := range []string{"", "8", "8:", ":0", "8:*", "*:0", "*:*", "-1:0", "8:+0", "8:0:0", "b:8:0", "4096:0", "8:1048576", "8: 0", "sda"} {
+		if d, err := ParseDisk(s); err == nil || !strings.Contains(err.Error(), "lsblk") {
+			t.Errorf("%s: %v, %v", s, d, err)
+		}
+	}
+}
+
+func FuzzParseDisk(f *testing.F) {
+	f.Add("8:0")
+	f.Add("*:*")
+	f.Fuzz(func(t *testing.T, s string) {
+		d, err := ParseDisk(s)
+		if err != nil {
+			return
+		}
+		if again, err := ParseDisk(d.String()); err != nil || again != d {
+			t.Errorf("%q: %v, %v, %v", s, d, again, err)
+		}
+	})
 }
 
 func FuzzParseDevice(f *testing.F) {

@@ -39,6 +39,8 @@ const (
 	KeyCPUs       Key = "cpus"
 	KeyCPUShares  Key = "cpu.shares"
 	KeyPIDs       Key = "pids"
+	KeyIORead     Key = "io.read"
+	KeyIOWrite    Key = "io.write"
 	KeyRlimits    Key = "rlimits"
 	KeyOOMScore   Key = "oom_score_adj"
 
@@ -78,6 +80,8 @@ var keys = []keyInfo{
 	{KeyCPUs, Resources, millicores{}, false, "CPU time per second, in processors"},
 	{KeyCPUShares, Resources, count{2}, false, "relative CPU weight, 1024 is one share"},
 	{KeyPIDs, Resources, count{1}, false, "most processes and threads"},
+	{KeyIORead, Resources, rate{}, true, "most bytes per second that are read from a disk, by its numbers"},
+	{KeyIOWrite, Resources, rate{}, true, "most bytes per second that are written to a disk, by its numbers"},
 	{KeyRlimits, Resources, count{0}, true, "hard resource limits by name"},
 	{KeyOOMScore, Resources, oomScore{}, false, "how soon the kernel kills the container when the node is out of memory, 1000 the soonest"},
 	{KeySeccomp, Syscalls, words{"profile", "unconfined"}, false, "whether a system call profile applies at all"},

@@ -14,7 +14,7 @@ import (
 // that can fold, and keys that are none.
 var lawKeys = []Key{
 	KeyMode, KeyAgent, KeyMemory, KeyPIDs, KeyNetwork, "syscalls/a", "syscalls/b", "syscalls/c",
-	"capabilities/CAP_A", "masked_paths//x", "syscalls", "bogus", KeyEgressDefault, KeyEgressFeeds, "egress/10.0.0.0/8", "egress/::1",
+	"capabilities/CAP_A", "masked_paths//x", "syscalls", "bogus", KeyEgressDefault, KeyEgressFeeds, "egress/10.0.0.0/8", "egress/::1", "io.write/8:0", "io.write/8:16",
 }
 
 func drawValue(t *rapid.T, k Key) Value {

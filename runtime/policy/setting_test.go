@@ -16,6 +16,8 @@ func TestParseSetting(t *testing.T) {
 		"rlimits/nofile=100":            {Key: "rlimits/RLIMIT_NOFILE", Value: 100},
 		"rlimits/RLIMIT_CORE=unlimited": {Key: "rlimits/RLIMIT_CORE", Value: Unlimited},
 		"capabilities/net_raw=dropped":  {Key: "capabilities/CAP_NET_RAW", Value: Tight},
+		"io.write/8:0=10Mi":             {Key: "io.write/8:0", Value: 10 << 20},
+		"io.read=8:00=max":              {Key: "io.read/8:0", Value: Unlimited},
 		"masked_paths//etc=masked":      {Key: "masked_paths//etc", Value: Tight},
 	} {
 		name, value, _ := strings.Cut(setting, "=")
@@ -29,7 +31,7 @@ func TestParseSetting(t *testing.T) {
 	if err != nil || !asked[0].Amends {
 		t.Errorf("what a container asks for does not amend: %+v, %v", asked, err)
 	}
-	for _, setting := range []string{"memory=x", "sealed=x", "user=root", "notify=on", "data=public", "syscalls/=deny", "syscalls/a b=deny", "rlimits/-=1", "rlimits/x=y", "bogus=1", "bogus/x=1"} {
+	for _, setting := range []string{"memory=x", "sealed=x", "user=root", "notify=on", "data=public", "syscalls/=deny", "syscalls/a b=deny", "rlimits/-=1", "rlimits/x=y", "io.read/sda=1Mi", "io.read/8:0=1", "bogus=1", "bogus/x=1"} {
 		name, value, _ := strings.Cut(setting, "=")
 		if claims, err := ParseSetting(name, value, o); err == nil {
 			t.Errorf("%s: %+v", setting, claims)
@@ -42,6 +44,7 @@ func TestSetting(t *testing.T) {
 		{Key: KeyMemory, Value: 5}, {Key: "syscalls/a", Value: SyscallKill}, {Key: "syscalls/b", Value: SyscallDeny}, {Key: "syscalls/c", Value: SyscallWatch},
 		{Key: "syscalls/d", Value: SyscallNative}, {Key: "capabilities/CAP_XX", Value: Loose}, {Key: "capabilities/CAP_YY", Value: Tight},
 		{Key: "devices/c:1:3", Value: DeviceNone}, {Key: "devices/c:1:5", Value: DeviceNone + 1},
+		{Key: "io.read/8:0", Value: 5}, {Key: "io.write/8:0", Value: Unlimited}, {Key: "io.write/8:16", Value: 5},
 		{Key: "masked_paths//a", Value: Tight}, {Key: "masked_paths//b", Value: Loose},
 	}
 	for name, want := range map[string]string{
@@ -49,6 +52,7 @@ func TestSetting(t *testing.T) {
 		"syscalls": "syscalls/a syscalls/b syscalls/c syscalls/d", "capabilities.add": "capabilities/CAP_XX", "capabilities.drop": "capabilities/CAP_YY",
 		"capabilities/yy": "capabilities/CAP_YY", "pids": "",
 		"devices.deny": "devices/c:1:3", "devices.allow": "devices/c:1:5", "devices": "devices/c:1:3 devices/c:1:5",
+		"io.read": "io.read/8:0", "io.write": "io.write/8:0 io.write/8:16", "io.write/8:016": "io.write/8:16",
 		"masked_paths": "masked_paths//a masked_paths//b", "masked_paths//b": "masked_paths//b",
 	} {
 		is, err := Setting(name)

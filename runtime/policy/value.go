@@ -141,6 +141,26 @@ func (bytes) format(v Value) string {
 	return strings.TrimSuffix(strconv.FormatFloat(f, 'f', 1, 64), ".0") + " " + units[i]
 }
 
+// rate counts bytes per second, in the words of bytes; "/s" may follow. cgroup v2 takes no rate below 2.
+type rate struct{}
+
+const leastRate = 2
+
+func (rate) parse(s string) (Value, error) {
+	v, err := bytes{}.parse(strings.TrimSuffix(strings.TrimSpace(s), "/s"))
+	if err != nil || v < leastRate {
+		return 0, fmt.Errorf("%.60q is not a number of bytes per second such as 512Ki, 10Mi or 1g, nor \"unlimited\"", s)
+	}
+	return v, nil
+}
+
+func (rate) format(v Value) string {
+	if v == Unlimited {
+		return "unlimited"
+	}
+	return bytes{}.format(v) + "/s"
+}
+
 // millicores counts thousandths of a processor: "1.5" and "1500m" are the same.
 type millicores struct{}
 

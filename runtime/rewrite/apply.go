@@ -39,6 +39,8 @@ var steps = []step{
 	// Limits of the container's cgroup: memory, swap, soft limit, CPU, pids.
 	{"resources", []policy.Key{policy.KeyMemory, policy.KeyMemorySoft, policy.KeyMemorySwap,
 		policy.KeyCPUs, policy.KeyCPUShares, policy.KeyPIDs}, resources},
+	// Rates of disks, of the same cgroup.
+	{"io", []policy.Key{policy.KeyIORead, policy.KeyIOWrite}, io},
 	// Limits of each process, which runc sets before the workload runs.
 	{"rlimits", []policy.Key{policy.KeyRlimits}, rlimits},
 	// Who is killed first when the node is out of memory.

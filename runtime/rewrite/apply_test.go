@@ -128,7 +128,7 @@ func looser(rt *rapid.T, eff policy.Effective, got map[policy.Key]policy.Value) 
 }
 
 var anyKeys = []policy.Key{policy.KeyMemory, policy.KeyMemorySoft, policy.KeyMemorySwap, policy.KeyCPUs, policy.KeyCPUShares,
-	policy.KeyPIDs, "rlimits/RLIMIT_NOFILE", "rlimits/RLIMIT_CORE", "capabilities/CAP_NET_RAW", "capabilities/CAP_BPF",
+	policy.KeyPIDs, "io.read/8:0", "io.write/8:0", "io.write/254:16", "rlimits/RLIMIT_NOFILE", "rlimits/RLIMIT_CORE", "capabilities/CAP_NET_RAW", "capabilities/CAP_BPF",
 	policy.KeyNoNewPrivileges, policy.KeyReadonlyRoot, "masked_paths//proc/kcore", "masked_paths//x",
 	"readonly_paths//proc/sys", "readonly_paths//x", policy.KeyNetwork}
 
@@ -166,6 +166,7 @@ func TestApplyErrors(t *testing.T) {
 		is     func(error) bool
 	}{
 		"unknown capability":     {map[string]string{"capabilities/CAP_ALL": "dropped"}, `{}`, errdefs.IsInvalidArgument},
+		"no disk":                {map[string]string{"io.read/sda": "10Mi"}, `{}`, errdefs.IsInvalidArgument},
 		"unknown rlimit":         {map[string]string{"rlimits/RLIMIT_NFILE": "7"}, `{}`, errdefs.IsInvalidArgument},
 		"mask without mount ns":  {map[string]string{"masked_paths//x": "masked"}, `{}`, errdefs.IsFailedPrecondition},
 		"ro path, no mount ns":   {map[string]string{"readonly_paths//x": "readonly"}, `{"linux":{}}`, errdefs.IsFailedPrecondition},

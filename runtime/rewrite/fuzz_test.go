@@ -20,6 +20,7 @@ func FuzzClaimsApply(f *testing.F) {
 		f.Add(b, false, int64(1<<20))
 	}
 	f.Add([]byte(`{"linux":{"resources":{"cpu":{"quota":-9,"period":18446744073709551615},"memory":{"limit":-9},"unified":{"cpu.max":"9 0"}}}}`), true, int64(-1))
+	f.Add([]byte(`{"linux":{"resources":{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":0,"rate":5}]},"unified":{"io.max":"8:0 rbps=4 wbps=max\nx"}}}}`), true, int64(7))
 	f.Fuzz(func(t *testing.T, raw []byte, unified bool, n int64) {
 		var spec specs.Spec
 		if json.Unmarshal(raw, &spec) != nil {

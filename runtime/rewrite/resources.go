@@ -36,6 +36,7 @@ func (c *claims) resources(r *specs.LinuxResources, unified bool) {
 			c.add(k.key, v)
 		}
 	}
+	c.io(r, unified)
 }
 
 // resources writes the limits that differ from what the spec says.
@@ -66,8 +67,8 @@ func resources(spec *specs.Spec, in Input) error {
 
 // Resources is the update to send to runc: every limit the policy decides, on
 // top of what r (the requested update, nil for none) says of anything else. It
-// names also what does not change, because runc knows no better. r is not changed;
-// the result shares what no policy governs with it.
+// names also what does not change, because runc knows no better. Rates of disks are not in it: those that the
+// policy decides the caller writes. r is not changed; the result shares what no policy governs with it.
 func Resources(r *specs.LinuxResources, eff policy.Effective, unified bool) *specs.LinuxResources {
 	asked := r
 	r = ownResources(r)
@@ -77,6 +78,7 @@ func Resources(r *specs.LinuxResources, eff policy.Effective, unified bool) *spe
 		}
 	}
 	orderMemory(r, asked, eff, unified)
+	withoutIO(r, eff)
 	return r
 }
 
@@ -123,6 +125,7 @@ func Overlay(container, update *specs.LinuxResources) *specs.LinuxResources {
 		writePIDs(r, 0, false)
 		r.Pids.Limit = p.Limit
 	}
+	overlayIO(r, update.BlockIO)
 	for name, value := range update.Unified {
 		setUnified(r, name, value)
 	}
@@ -150,6 +153,10 @@ func ownResources(r *specs.LinuxResources) *specs.LinuxResources {
 	if r.CPU != nil {
 		c := *r.CPU
 		own.CPU = &c
+	}
+	if r.BlockIO != nil {
+		b := *r.BlockIO
+		own.BlockIO = &b
 	}
 	own.Unified = maps.Clone(r.Unified)
 	return &own

@@ -19,7 +19,7 @@ const (
 
 // guardLists are the lists that a guardrail may have: those that take away.
 // One that gives would make a policy wider than was asked for.
-var guardLists = []string{"syscalls.deny", "capabilities.drop", "masked_paths", "readonly_paths", "egress.block", "devices.deny"}
+var guardLists = []string{"syscalls.deny", "capabilities.drop", "masked_paths", "readonly_paths", "egress.block", "devices.deny", "io.read", "io.write"}
 
 // guards reads [guardrails].
 func (t *table) guards(source string) []policy.Guard {
