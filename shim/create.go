@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
@@ -134,6 +136,9 @@ func (s *Service) commit(ctx context.Context, c *container, b *bundle.Bundle) er
 	if err := rewrite.Apply(b.Spec(), in); err != nil {
 		return err
 	}
+	if err := disksExist(c.decision.Effective); err != nil {
+		return err
+	}
 	c.offline = off && !in.Gated
 	c.agent = newSeat(s, c, b.Spec())
 	c.agent.offer(b.Spec())
@@ -157,6 +162,22 @@ func (s *Service) commit(ctx context.Context, c *container, b *bundle.Bundle) er
 		return err
 	}
 	c.spec = forDecision(b.Spec())
+	return nil
+}
+
+// disksExist reports a rate of a disk that is not there, and says who decided it: runc would only say that the kernel does not know it.
+func disksExist(eff policy.Effective) error {
+	for _, family := range []policy.Key{policy.KeyIORead, policy.KeyIOWrite} {
+		for _, disk := range slices.Sorted(maps.Keys(eff.Members(family))) {
+			f, _ := eff.Lookup(family.Member(disk))
+			if f.Value == policy.Unlimited {
+				continue
+			}
+			if err := cgroup.Disk(disk); err != nil {
+				return fmt.Errorf("%s of %s: %w", family.Member(disk), f.Source, err)
+			}
+		}
+	}
 	return nil
 }
 

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"os"
+	"slices"
 
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
@@ -19,7 +21,7 @@ import (
 	"forefend.dev/forefend/runtime/rewrite"
 )
 
-// resourcesLever moves the limits of a container's cgroup: memory, swap, CPU time and weight, processes. It writes them
+// resourcesLever moves the limits of a container's cgroup: memory, swap, CPU time and weight, processes, rates of disks. It writes them
 // itself where runc does not keep them with systemd, because starting runc for it takes longer than all else together
 // (docs/decisions/0051); what a client of containerd asked for beside them goes through runc.
 type resourcesLever struct{ s *Service }
@@ -33,7 +35,8 @@ func (resourcesLever) holds(k policy.Key) bool {
 	case policy.KeyMemory, policy.KeyMemorySoft, policy.KeyMemorySwap, policy.KeyCPUs, policy.KeyCPUShares, policy.KeyPIDs:
 		return true
 	}
-	return false
+	family, _ := k.Family()
+	return family == policy.KeyIORead || family == policy.KeyIOWrite
 }
 
 func (l resourcesLever) move(ctx context.Context, c *container, before, after policy.Effective, how manner) (func(context.Context) error, error) {
@@ -69,7 +72,11 @@ func (l resourcesLever) move(ctx context.Context, c *container, before, after po
 func (l resourcesLever) apply(ctx context.Context, c *container, before, after policy.Effective, how manner) error {
 	if !c.systemd && how.update == nil {
 		c.direct = true
-		return cgroup.FromMap(c.cgroup).Set(rewrite.Change(nil, before, after, false, unified()))
+		group := cgroup.FromMap(c.cgroup)
+		if err := group.Set(rewrite.Change(nil, before, after, false, unified())); err != nil {
+			return err
+		}
+		return throttle(group, before, after, false)
 	}
 	// runc lays what it is sent over what it was told last, and would bring back what was taken back since.
 	body, err := encodeResources(rewrite.Change(how.update, before, after, c.direct, unified()))
@@ -79,7 +86,34 @@ func (l resourcesLever) apply(ctx context.Context, c *container, before, after p
 	_, err = l.s.TTRPCTaskService.Update(ctx, &taskv3.UpdateTaskRequest{
 		ID: c.id.Container, Resources: &anypb.Any{TypeUrl: resourcesType, Value: body}, Annotations: how.annotations,
 	})
-	return errgrpc.ToNative(err)
+	if err != nil {
+		return errgrpc.ToNative(err)
+	}
+	return throttle(cgroup.FromMap(c.cgroup), before, after, true)
+}
+
+// throttle sets the rates of disks that differ between two policies, and with all also those that do not: runc puts back those that it
+// created the container with. A disk that was pulled out meanwhile keeps nobody from changing something else.
+func throttle(group cgroup.Group, before, after policy.Effective, all bool) error {
+	for _, f := range []struct {
+		family    policy.Key
+		direction cgroup.Direction
+	}{{policy.KeyIORead, cgroup.IORead}, {policy.KeyIOWrite, cgroup.IOWrite}} {
+		was, is := before.Members(f.family), after.Members(f.family)
+		for _, disk := range slices.Sorted(maps.Keys(either(was, is))) {
+			key := f.family.Member(disk)
+			old, _ := before.Limit(key)
+			rate, _ := after.Limit(key) // 0: none
+			stays := old == rate
+			if stays && !all {
+				continue
+			}
+			if err := group.Throttle(disk, f.direction, rate); err != nil && !(stays && cgroup.Disk(disk) != nil) {
+				return fmt.Errorf("%s: %w", key, err)
+			}
+		}
+	}
+	return nil
 }
 
 // lowered reports whether after limits memory to less than before, and to how much.
