@@ -114,8 +114,10 @@ const blockDevices = "/sys/dev/block"
 
 // Disk reports, by an error that wraps errdefs.ErrFailedPrecondition, that no disk of this machine has these numbers, or that it is a
 // partition: the kernel counts for whole disks.
-func Disk(numbers string) error {
-	dir := filepath.Join(blockDevices, numbers)
+func Disk(numbers string) error { return diskIn(blockDevices, numbers) }
+
+func diskIn(list, numbers string) error {
+	dir := filepath.Join(list, numbers)
 	if _, err := os.Stat(dir); err != nil {
 		return fmt.Errorf("there is no disk %s on this machine (lsblk shows those that there are): %w", numbers, errdefs.ErrFailedPrecondition)
 	}

@@ -85,6 +85,26 @@ func TestThrottleRefused(t *testing.T) {
 	}
 }
 
+// TestDisk looks numbers up in a tree like the kernel's: a disk with a partition, both listed by links.
+func TestDisk(t *testing.T) {
+	root := t.TempDir()
+	part, list := filepath.Join(root, "block/sda/sda1"), filepath.Join(root, "dev")
+	err := errors.Join(os.MkdirAll(part, 0o700), os.Mkdir(list, 0o700),
+		os.WriteFile(filepath.Join(root, "block/sda/dev"), []byte("8:0\n"), 0o600), os.WriteFile(filepath.Join(part, "partition"), []byte("1\n"), 0o600),
+		os.Symlink("../block/sda", filepath.Join(list, "8:0")), os.Symlink("../block/sda/sda1", filepath.Join(list, "8:1")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := diskIn(list, "8:0"); err != nil {
+		t.Error(err)
+	}
+	for numbers, words := range map[string]string{"8:1": "8:1 is a partition, and limits hold for whole disks: name its disk, 8:0", "8:2": "there is no disk 8:2"} {
+		if err := diskIn(list, numbers); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), words) {
+			t.Errorf("%s: %v, want %q", numbers, err, words)
+		}
+	}
+}
+
 // TestThrottleKernel moves a rate up and down in a cgroup of this machine.
 func TestThrottleKernel(t *testing.T) {
 	rootTest(t)

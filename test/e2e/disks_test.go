@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -32,6 +33,7 @@ func TestDiskRates(t *testing.T) {
 // loopDisk makes a disk of a file: its node and its numbers. It is gone when the last who has it open closes it.
 func loopDisk(t *testing.T) (node, disk string) {
 	t.Helper()
+	_ = exec.Command("modprobe", "loop").Run() // it may be built in
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
 		t.Skipf("this machine has no loop devices: %v", err)
