@@ -46,7 +46,9 @@ func updated(standing []policy.Claim, r *specs.LinuxResources, unified bool) []p
 		if amended(c) {
 			continue
 		}
-		if _, member := c.Key.Family(); member != "" || c.Key == policy.KeyOOMScore { // no update changes them
+		switch family, member := c.Key.Family(); {
+		case family == policy.KeyIORead, family == policy.KeyIOWrite: // of r, like other limits
+		case member != "", c.Key == policy.KeyOOMScore: // no update changes them
 			claims = append(claims, c)
 		}
 	}

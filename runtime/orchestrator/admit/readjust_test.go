@@ -54,6 +54,25 @@ func TestUpdateReplacesTheSpec(t *testing.T) {
 	}
 }
 
+// Rates of disks are members of a family, and an update changes them like any limit; resource limits it cannot.
+func TestUpdateChangesRates(t *testing.T) {
+	disk := func(rate uint64) *specs.LinuxResources {
+		d := specs.LinuxThrottleDevice{Rate: rate}
+		d.Major = 8
+		return &specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{d}}}
+	}
+	in := asked(t, nil)
+	in.Request.Spec.Linux.Resources = disk(1 << 20)
+	before := decide(t, in)
+	checkLimit(t, before, want{"io.read/8:0", 1 << 20, policy.Request, "spec"})
+	after := readjust(t, before, disk(2<<20), in.Site)
+	checkLimit(t, after, want{"io.read/8:0", 2 << 20, policy.Request, "update"})
+	checkLimit(t, after, want{policy.KeyRlimits.Member("RLIMIT_NOFILE"), 1024, policy.Request, "spec"})
+	if f, ok := readjust(t, after, &specs.LinuxResources{}, in.Site).Effective.Lookup("io.read/8:0"); ok {
+		t.Errorf("what nobody asks for any more is %+v", f)
+	}
+}
+
 func TestUpdateIsOneVoiceAmongOthers(t *testing.T) {
 	in := learned(asked(t, annotations{"forefend.dev/memory": "64Mi"}))
 	in.Site = site([]policy.Guard{atMost(policy.KeyPIDs, 500)}, []policy.Claim{siteDefault(policy.KeyCPUs, 2000)})
