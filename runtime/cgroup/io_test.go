@@ -105,8 +105,8 @@ func TestDisk(t *testing.T) {
 	}
 }
 
-// TestThrottleKernel moves a rate up and down in a cgroup of this machine.
-func TestThrottleKernel(t *testing.T) {
+// TestRootThrottle moves a rate up and down in a cgroup of this machine.
+func TestRootThrottle(t *testing.T) {
 	rootTest(t)
 	disk := aDisk(t)
 	_, g := newGroup(t)
