@@ -136,7 +136,7 @@ func decidedAccess(access map[string]string, all bool, eff policy.Effective) (ma
 			return nil, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 		}
 		v := members[name]
-		if has, ok := deviceValue(entry(access, all, name)); ok && has == v { // also "w" where the claim is rw
+		if has, ok := deviceValue(joined(entry(access, all, name), alwaysOpen[name])); ok && has == v { // also "w" where the claim is rw
 			continue
 		}
 		out[name] = ""

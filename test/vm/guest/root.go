@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -81,6 +82,13 @@ func furnish(r wire.Request) error {
 		if err := os.Symlink(target, filepath.Join("/dev", name)); err != nil {
 			return err
 		}
+	}
+	// The node by which the kernel finds the module of tunnels, as systemd-tmpfiles makes it.
+	if err := os.MkdirAll("/dev/net", 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mknod("/dev/net/tun", unix.S_IFCHR|0o666, int(unix.Mkdev(10, 200))); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("make /dev/net/tun: %w", err)
 	}
 	if err := scratch(r.Scratch, hostsTemporary(r)); err != nil {
 		return err
