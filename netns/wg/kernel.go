@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -30,6 +31,7 @@ type kernel struct {
 	control *wgctrl.Client   // inside
 	name    string
 	peer    Key
+	closed  atomic.Bool
 }
 
 // newKernel makes a device in the namespace from outside of it: its UDP socket stays in this process's.
@@ -97,6 +99,9 @@ func (k *kernel) Move(to netip.AddrPort) error {
 
 // Close implements Device.
 func (k *kernel) Close() error {
+	if k.closed.Swap(true) {
+		return nil
+	}
 	errs := []error{remove(k.ns, k.name)}
 	if k.control != nil {
 		errs = append(errs, k.control.Close())

@@ -73,7 +73,7 @@ type Device interface {
 	Stats() (Stats, error)
 	// Move has the device send to another endpoint of the same gateway.
 	Move(netip.AddrPort) error
-	// Close ends the device, in the namespace as well.
+	// Close ends the device, in the namespace as well. Once more it does nothing.
 	Close() error
 	// Kind is "kernel" or "user".
 	Kind() string
