@@ -145,7 +145,7 @@ test-apps: ## Real applications by nerdctl, stock and Forefend compared (minutes
 VM          := .cache/vm/vm
 VM_CPUS     ?= 1
 VM_SMOKE    := ^(TestRoot.*|TestCgroup|TestUpdate|TestObservation|TestDaemonIsApart)$$|^TestLifecycle$$/^(pause|oom)$$
-VM_PACKAGES := ./runtime/cgroup ./netns/gate ./runtime/bundle ./runtime/rootfs ./runtime/seccomp ./test/e2e/harness ./test/e2e
+VM_PACKAGES := ./runtime/cgroup ./netns/gate ./netns/egress ./runtime/bundle ./runtime/rootfs ./runtime/seccomp ./test/e2e/harness ./test/e2e
 
 .PHONY: vm-setup
 vm-setup: ## Fetch the test VM's kernel and emulator (once, into ./.cache/vm)
@@ -157,7 +157,7 @@ vm-setup: ## Fetch the test VM's kernel and emulator (once, into ./.cache/vm)
 test-vm: ## The core suite in a VM: cgroup v2, a stock kernel (an hour; after: setup vm-setup build images)
 	$(VM) setup systemd
 	$(VM) test -cpus $(VM_CPUS) -timeout 20m -boot 5m -systemd -run '^TestSystemdCgroup$$' ./test/e2e
-	$(VM) test -cpus $(VM_CPUS) -timeout 90m $(VM_PACKAGES)
+	FOREFEND_EGRESS_WAIT=60s $(VM) test -cpus $(VM_CPUS) -timeout 90m $(VM_PACKAGES)
 
 .PHONY: test-vm-smoke
 test-vm-smoke: ## What differs between cgroup v1 and v2, in the VM (minutes; after the same)
