@@ -58,7 +58,7 @@ func TestDaemonServesMetrics(t *testing.T) {
 	for i := range 3 {
 		life(t, c, fmt.Sprint("m", i))
 	}
-	text := s.scrape(t)
+	var text string
 	for _, want := range []string{
 		`(?m)^forefend_build_info\{.*version="unknown"\} 1$`,
 		`(?m)^forefend_decisions_total\{availability="daemon",mode="adaptive",operation="admit",sealed="false"\} 3$`,
@@ -73,8 +73,12 @@ func TestDaemonServesMetrics(t *testing.T) {
 		`(?m)^forefend_store_bytes\{stream="decisions"\} [1-9]`,
 		`(?m)^process_resident_memory_bytes [1-9]`,
 	} {
-		if !regexp.MustCompile(want).MatchString(text) {
-			t.Errorf("no %s", want)
+		// What is kept is counted once it is on disk, after the answer.
+		for end := time.Now().Add(10 * time.Second); !regexp.MustCompile(want).MatchString(text); time.Sleep(20 * time.Millisecond) {
+			if text = s.scrape(t); time.Now().After(end) {
+				t.Errorf("no %s", want)
+				break
+			}
 		}
 	}
 	st := statusOf(t, c)
