@@ -33,7 +33,16 @@ func (e *Env) Leaks(ctx context.Context) ([]string, error) {
 
 // expected tells whether a process is meant to live as long as the environment.
 func (e *Env) expected(p process) bool {
-	return p.parent == os.Getpid() || isDaemon(p)
+	return p.parent == os.Getpid() || isDaemon(p) || isScanOfDaemon(p)
+}
+
+// isScanOfDaemon tells a scanner at work, which may take longer than Leaks waits, from one that its daemon left behind.
+func isScanOfDaemon(p process) bool {
+	if !p.is("forefend-scan") {
+		return false
+	}
+	parent, err := readProcess(p.parent)
+	return err == nil && isDaemon(parent)
 }
 
 func isDaemon(p process) bool { return p.is("forefend", "daemon") || p.is("forefend", "tunneld") }
