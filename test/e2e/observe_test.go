@@ -4,11 +4,16 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"forefend.dev/forefend/test/e2e/harness"
 )
+
+// patient gives a slow machine the time to find out whose run it is: without that, a run counts for its group alone.
+const patient = "[deadlines]\nadmit = \"5s\"\npredict = \"5s\"\n"
 
 // TestObservation checks what is kept of a run, against loads of a known size.
 func TestObservation(t *testing.T) {
-	h := newHost(t)
+	h := newHost(t, harness.WithConfig(patient))
 	const mib = 1 << 20
 	for name, test := range map[string]struct {
 		script string
