@@ -14,10 +14,24 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"forefend.dev/forefend/cmd/internal/config"
 	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/netns/intercept"
 )
+
+// Rules without any tunnel would close every container for good: it is said what to write.
+func TestRulesWithoutATunnel(t *testing.T) {
+	c := &config.Config{Path: "/etc/forefend/config.toml", Egress: config.Egress{Rules: "/etc/forefend/rules"}}
+	err := newEgress(c).Release(t.Context(), 1)
+	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "/etc/forefend/config.toml has egress rules and no way out: write a [[tunnel]]") {
+		t.Error(err)
+	}
+	if e := newEgress(&config.Config{}); e != nil {
+		t.Errorf("without rules and tunnels there is %T", e)
+	}
+}
 
 // TestSettings: what the configuration says arrives at an interceptor, all of it.
 func TestSettings(t *testing.T) {

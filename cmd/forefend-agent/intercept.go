@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,8 @@ import (
 const (
 	// cached is how many decisions are kept.
 	cached = 4096
+	// decideWithin is how long a decision may take where the shim does not say.
+	decideWithin = 50 * time.Millisecond
 	// maxFlows is how many connections are told of, the youngest, and maxPath how much of a path: a message has its bound.
 	maxFlows = 300
 	maxPath  = 256
@@ -77,7 +80,7 @@ func (i *interceptor) Set(r api.InterceptRequest) (api.InterceptResponse, error)
 	if err != nil {
 		return api.InterceptResponse{}, fmt.Errorf("settings of the interceptor: %w", err)
 	}
-	i.within.Store(int64(d.DecideWithin))
+	i.within.Store(int64(cmp.Or(d.DecideWithin, decideWithin))) // a shim of an older release says nothing
 	i.engine.Set(set)
 	i.mu.Lock()
 	defer i.mu.Unlock()
