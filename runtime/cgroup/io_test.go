@@ -14,11 +14,21 @@ import (
 // aDisk is the number of any disk of this machine.
 func aDisk(t *testing.T) string {
 	t.Helper()
-	all, _ := os.ReadDir(blockDevices)
+	all, err := os.ReadDir(blockDevices)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := 0
 	for _, e := range all {
 		if Disk(e.Name()) == nil {
 			return e.Name()
 		}
+		if _, err := os.Stat(filepath.Join(blockDevices, e.Name(), "queue")); err == nil { // partitions have none
+			whole++
+		}
+	}
+	if whole > 0 {
+		t.Fatalf("none of %d disks is taken for one", whole)
 	}
 	t.Skip("no disk here")
 	return ""
