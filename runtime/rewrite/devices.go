@@ -144,8 +144,17 @@ func decidedAccess(access map[string]string, all bool, eff policy.Effective) (ma
 			out[name] = policy.KeyDevices.Format(v)
 		}
 	}
-	if all {
-		return out, nil // exceptions are what such a list is made of
+	if all { // exceptions are what such a list is made of, but it has none from its exceptions
+		for _, name := range slices.Sorted(maps.Keys(members)) {
+			if was, listed := access[name]; listed && out[name] == was {
+				continue // as it was asked for is for runc to judge
+			}
+			if by := opensLess(out, name); by != "" {
+				return nil, fmt.Errorf("device %s cannot be given to a container that is denied all of %s and has all else: allow %[2]s: %[3]w",
+					name, by, errdefs.ErrFailedPrecondition)
+			}
+		}
+		return out, nil
 	}
 	for _, name := range slices.Sorted(maps.Keys(members)) {
 		if by := opensMore(out, name); by != "" {
@@ -163,6 +172,23 @@ func entry(access map[string]string, all bool, name string) string {
 		return "rwm"
 	}
 	return letters
+}
+
+// opensLess is an exception that covers the device and keeps it from being read or written where its own entry does not.
+func opensLess(access map[string]string, name string) string {
+	own := entry(access, true, name)
+	d, _ := policy.ParseDevice(name)
+	for _, other := range slices.Sorted(maps.Keys(access)) {
+		if o, err := policy.ParseDevice(other); err != nil || o == d || !o.Covers(d) {
+			continue
+		}
+		for _, l := range "rw" {
+			if !strings.ContainsRune(access[other], l) && strings.ContainsRune(own, l) {
+				return other
+			}
+		}
+	}
+	return ""
 }
 
 // opensMore is an entry that covers the device and lets it be read or written where its own does not.

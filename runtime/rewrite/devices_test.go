@@ -55,6 +55,15 @@ func TestDevicesThatCannotBeKept(t *testing.T) {
 	if err := Apply(spec, Input{Effective: decided(t, map[string]string{"devices/x": "none"})}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("a device that is none: %v", err)
 	}
+	but := `{"allow":true},{"allow":false,"type":"b","major":8,"access":"rwm"}`
+	err := Apply(deviceSpec(t, but), Input{Effective: decided(t, map[string]string{"devices/b:8:1": "rw"})})
+	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "device b:8:1 cannot be given to a container that is denied all of b:8:*") {
+		t.Errorf("out of what is denied: %v", err)
+	}
+	asked := deviceSpec(t, but+`,{"allow":true,"type":"b","major":8,"minor":1,"access":"rwm"}`)
+	if err := Apply(asked, Input{Effective: policy.Merge(policy.Input{Claims: Claims(asked, false)})}); err != nil {
+		t.Errorf("what a spec asks for is not refused: %v", err)
+	}
 	all := deviceSpec(t, `{"allow":true}`) // exceptions are what such a list is made of
 	if err := Apply(all, Input{Effective: decided(t, map[string]string{"devices/c:1:3": "none"})}); err != nil || len(all.Linux.Resources.Devices) != 2 {
 		t.Errorf("%v %s", err, text(t, all))
