@@ -65,23 +65,15 @@ func (n *node) eval(r *reading) verdict {
 	switch n.kind {
 	case opaque:
 		return unknown
-	case all:
-		result := yes
-		for i := range n.kids {
-			switch n.kids[i].eval(r) {
-			case no:
-				return no
-			case unknown:
-				result = unknown
-			}
+	case all, some:
+		ends, result := no, yes
+		if n.kind == some {
+			ends, result = yes, no
 		}
-		return result
-	case some:
-		result := no
 		for i := range n.kids {
 			switch n.kids[i].eval(r) {
-			case yes:
-				return yes
+			case ends:
+				return ends
 			case unknown:
 				result = unknown
 			}
