@@ -6,8 +6,8 @@ import (
 	"os"
 
 	"forefend.dev/forefend/cmd/internal/config"
-	"forefend.dev/forefend/cmd/internal/egress"
 	"forefend.dev/forefend/netns/flow"
+	"forefend.dev/forefend/netns/intercept/document"
 )
 
 // systemRoots are where distributions have the certificates that servers are checked by.
@@ -18,30 +18,30 @@ const maxPEM = 384 << 10
 
 // newSettings are the site's for one container's interceptor. Keys and certificates are read now: the agent can read no file. The error
 // names what cannot be used; the settings are good without it.
-func newSettings(c config.Interception, base flow.Context) (egress.Settings, error) {
-	s := egress.Settings{Base: base, Data: base.Data, UserHeaders: c.UserHeaders, DataHeaders: c.DataHeaders, Limits: &egress.Limits{Connections: c.Connections},
+func newSettings(c config.Interception, base flow.Context) (document.Document, error) {
+	s := document.Document{Base: base, Data: base.Data, UserHeaders: c.UserHeaders, DataHeaders: c.DataHeaders, Limits: &document.Limits{Connections: c.Connections},
 		DecideWithin: c.DecideWithin}
 	for _, p := range c.ServerFirst {
 		s.ServerFirst = append(s.ServerFirst, uint16(p))
 	}
 	for _, r := range c.Requests {
-		s.Mappings = append(s.Mappings, egress.Mapping{Host: r.Host, Path: r.Path, Method: r.Method, Operation: r.Operation, Data: r.Data})
+		s.Mappings = append(s.Mappings, document.Mapping{Host: r.Host, Path: r.Path, Method: r.Method, Operation: r.Operation, Data: r.Data})
 	}
 	var errs []error
-	tokens := &egress.Tokens{Headers: c.Tokens.Headers, Issuer: c.Tokens.Issuer, Audience: c.Tokens.Audience}
+	tokens := &document.Tokens{Headers: c.Tokens.Headers, Issuer: c.Tokens.Issuer, Audience: c.Tokens.Audience}
 	for _, k := range c.Tokens.Keys {
 		text, err := readPEM(k.File)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("key of tokens: %w", err))
 			continue
 		}
-		tokens.Keys = append(tokens.Keys, egress.TokenKey{ID: k.ID, PEM: text})
+		tokens.Keys = append(tokens.Keys, document.TokenKey{ID: k.ID, PEM: text})
 	}
 	if len(tokens.Keys) > 0 {
 		s.Tokens = tokens
 	}
 	for _, h := range c.TLS {
-		host := egress.TLSHost{Host: h.Host, Port: uint16(h.Port)}
+		host := document.TLSHost{Host: h.Host, Port: uint16(h.Port)}
 		var err error
 		if h.CA != "" {
 			host.Roots, err = readPEM(h.CA)

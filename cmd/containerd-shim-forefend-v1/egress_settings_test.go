@@ -19,6 +19,7 @@ import (
 	"forefend.dev/forefend/cmd/internal/config"
 	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/netns/intercept"
+	"forefend.dev/forefend/netns/intercept/document"
 )
 
 // Rules without any tunnel would close every container for good: it is said what to write.
@@ -64,17 +65,17 @@ func TestSettings(t *testing.T) {
 	}
 	d := json.NewDecoder(strings.NewReader(string(text)))
 	d.DisallowUnknownFields() // what the shim says the agent knows
-	var document intercept.Document
-	if err := d.Decode(&document); err != nil {
+	var read document.Document
+	if err := d.Decode(&read); err != nil {
 		t.Fatal(err)
 	}
-	got, err := document.Settings()
+	got, err := intercept.SettingsOf(&read)
 	if err != nil {
 		t.Fatal(err)
 	}
 	mapping := intercept.Mapping{Host: "h", Path: "/p", Method: "POST", Operation: "read", Data: "d"}
 	if got.Base.Container != "c1" || got.Data != "internal" || got.UserHeaders[0] != "x-user" || got.DataHeaders[0] != "x-data" || got.Limits.Connections != 7 || got.ServerFirst[0] != 2525 ||
-		got.Tokens == nil || got.TokenHeaders[0] != "authorization" || got.Mappings[0] != mapping || got.Originate[0].Port != 8443 || document.Tokens.Audience != "a" || document.DecideWithin != time.Second {
+		got.Tokens == nil || got.TokenHeaders[0] != "authorization" || got.Mappings[0] != mapping || got.Originate[0].Port != 8443 || read.Tokens.Audience != "a" || read.DecideWithin != time.Second {
 		t.Errorf("%+v", got)
 	}
 

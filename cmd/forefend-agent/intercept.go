@@ -16,6 +16,7 @@ import (
 	"forefend.dev/forefend/cmd/internal/egress"
 	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/netns/intercept"
+	"forefend.dev/forefend/netns/intercept/document"
 	"forefend.dev/forefend/netns/pdp/cache"
 )
 
@@ -72,11 +73,11 @@ func newInterceptor(asker agent.Asker) (agent.Interceptor, error) {
 
 // Set implements agent.Interceptor.
 func (i *interceptor) Set(r api.InterceptRequest) (api.InterceptResponse, error) {
-	var d intercept.Document // egress.Settings, as the shim calls it
+	var d document.Document
 	if err := json.Unmarshal(r.Settings, &d); err != nil {
 		return api.InterceptResponse{}, fmt.Errorf("settings of the interceptor: %w", err)
 	}
-	set, err := d.Settings()
+	set, err := intercept.SettingsOf(&d)
 	if err != nil {
 		return api.InterceptResponse{}, fmt.Errorf("settings of the interceptor: %w", err)
 	}

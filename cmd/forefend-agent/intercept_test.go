@@ -9,7 +9,7 @@ import (
 
 	api "forefend.dev/forefend/agent/api/v1"
 	"forefend.dev/forefend/netns/flow"
-	"forefend.dev/forefend/netns/intercept"
+	"forefend.dev/forefend/netns/intercept/document"
 )
 
 // asked is a shim that answers after a while, or never.
@@ -28,14 +28,14 @@ func (a asked) Ask(ctx context.Context, _ string, _ []byte) ([]byte, error) {
 // release, mean the default and not that nothing is ever in time.
 func TestDecideWithin(t *testing.T) {
 	for name, c := range map[string]struct {
-		document intercept.Document
+		document document.Document
 		after    time.Duration
 		denied   bool
 	}{
-		"in time":  {intercept.Document{DecideWithin: time.Minute}, 60 * time.Millisecond, false},
-		"too late": {intercept.Document{DecideWithin: 20 * time.Millisecond}, time.Hour, true},
-		"unsaid":   {intercept.Document{}, 0, false},
-		"never":    {intercept.Document{}, time.Hour, true},
+		"in time":  {document.Document{DecideWithin: time.Minute}, 60 * time.Millisecond, false},
+		"too late": {document.Document{DecideWithin: 20 * time.Millisecond}, time.Hour, true},
+		"unsaid":   {document.Document{}, 0, false},
+		"never":    {document.Document{}, time.Hour, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			made, err := newInterceptor(asked{c.after})

@@ -8,6 +8,7 @@ import (
 
 	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/netns/intercept/bearer"
+	"forefend.dev/forefend/netns/intercept/document"
 )
 
 // Decider decides. It answers within its own limit of time; an error means that nothing may pass.
@@ -27,19 +28,13 @@ type Upstream struct {
 	Verified bool   // the socket's device and mark were read back, and are the tunnel's
 }
 
-// Limits bound an Engine. Zero fields take the default.
-type Limits struct {
-	// Connections is how many clients may have open at once; those beyond it are reset. Default 4096.
-	Connections int `json:"connections,omitempty"`
-	// FirstByte is how long a client that says nothing is waited for before the server may speak. Default 100 ms.
-	FirstByte time.Duration `json:"first_byte,omitempty"`
-	// Head is how long the head of a request or a ClientHello may take from its first byte. Default 30 s.
-	Head time.Duration `json:"head,omitempty"`
-	// Dial is how long a connection to the server may take. Default 10 s.
-	Dial time.Duration `json:"dial,omitempty"`
-}
+// Limits and Mapping travel in a document as well.
+type (
+	Limits  = document.Limits
+	Mapping = document.Mapping
+)
 
-func (l Limits) orDefault() Limits {
+func orDefault(l Limits) Limits {
 	for _, d := range []struct{ is, byDefault *time.Duration }{
 		{&l.FirstByte, ptr(100 * time.Millisecond)}, {&l.Head, ptr(30 * time.Second)}, {&l.Dial, ptr(10 * time.Second)},
 	} {
@@ -74,16 +69,6 @@ type Settings struct {
 	ServerFirst []uint16
 	// Limits replace the engine's; nil: they stay.
 	Limits *Limits
-}
-
-// Mapping says what requests to a host mean. Empty fields match everything, or set nothing.
-type Mapping struct {
-	Host   string `json:"host,omitempty"`   // in lower case; "*.example.com" is every host below example.com
-	Path   string `json:"path,omitempty"`   // the beginning of the path
-	Method string `json:"method,omitempty"` // in upper case
-
-	Operation string `json:"operation,omitempty"`
-	Data      string `json:"data,omitempty"`
 }
 
 // Origination has requests that came in plain HTTP leave in TLS, the certificate checked for the host's name.

@@ -5,52 +5,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"time"
 
-	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/netns/intercept/bearer"
+	"forefend.dev/forefend/netns/intercept/document"
 )
 
-// Document is Settings and Limits as they travel to the process that intercepts, which can read no file: keys and
-// certificates are in it, in PEM.
-type Document struct {
-	Base        flow.Context `json:"base"`
-	Data        string       `json:"data,omitempty"`
-	Tokens      *Tokens      `json:"tokens,omitempty"`
-	UserHeaders []string     `json:"user_headers,omitempty"`
-	DataHeaders []string     `json:"data_headers,omitempty"`
-	Mappings    []Mapping    `json:"mappings,omitempty"`
-	Originate   []TLSHost    `json:"originate,omitempty"`
-	Roots       string       `json:"roots,omitempty"` // certificates that servers' are checked by, where a TLSHost has none
-	ServerFirst []uint16     `json:"server_first,omitempty"`
-	Limits      *Limits      `json:"limits,omitempty"`
-	// DecideWithin is for the Decider of that process: what it does not know by then is denied.
-	DecideWithin time.Duration `json:"decide_within,omitempty"`
-}
-
-// Tokens say which tokens are valid, and where they stand.
-type Tokens struct {
-	Headers  []string   `json:"headers"`
-	Keys     []TokenKey `json:"keys"`
-	Issuer   string     `json:"issuer,omitempty"`
-	Audience string     `json:"audience,omitempty"`
-}
-
-// TokenKey is a public key that tokens are signed with.
-type TokenKey struct {
-	ID  string `json:"id,omitempty"`
-	PEM string `json:"pem"`
-}
-
-// TLSHost is an Origination.
-type TLSHost struct {
-	Host  string `json:"host"`
-	Port  uint16 `json:"port,omitempty"`
-	Roots string `json:"roots,omitempty"`
-}
-
-// Settings are what the document says.
-func (d *Document) Settings() (*Settings, error) {
+// SettingsOf are what a document says. The error names the key or host whose PEM cannot be read.
+func SettingsOf(d *document.Document) (*Settings, error) {
 	s := &Settings{
 		Base: d.Base, Data: d.Data, UserHeaders: d.UserHeaders, DataHeaders: d.DataHeaders, Mappings: d.Mappings, ServerFirst: d.ServerFirst, Limits: d.Limits,
 	}

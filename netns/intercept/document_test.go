@@ -14,6 +14,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"forefend.dev/forefend/netns/flow"
+	"forefend.dev/forefend/netns/intercept/document"
 )
 
 // TestContext: what requests say of themselves is understood as a document that travelled says.
@@ -24,29 +25,29 @@ func TestContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	cert, _ := certificate(t, "x")
-	text, err := json.Marshal(Document{
+	text, err := json.Marshal(document.Document{
 		Base: flow.Context{Container: "c1", Workload: "job", Risk: 7}, Data: "internal",
-		Tokens:      &Tokens{Headers: []string{"authorization"}, Keys: []TokenKey{{PEM: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))}}},
+		Tokens:      &document.Tokens{Headers: []string{"authorization"}, Keys: []document.TokenKey{{PEM: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))}}},
 		UserHeaders: []string{"x-user", "x-other"}, DataHeaders: []string{"x-data"},
 		Mappings: []Mapping{
 			{Host: "search.test", Method: "POST", Path: "/find", Operation: flow.Read},
 			{Host: "*.bank.test", Data: "secret"}, {Host: "hook.test", Method: "GET", Operation: flow.Write},
 		},
-		Originate: []TLSHost{{Host: "api.test"}}, Roots: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})),
+		Originate: []document.TLSHost{{Host: "api.test"}}, Roots: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})),
 		Limits: &Limits{Connections: 3},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var d Document
+	var d document.Document
 	if err := json.Unmarshal(text, &d); err != nil {
 		t.Fatal(err)
 	}
-	s, err := d.Settings()
+	s, err := SettingsOf(&d)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(s.Originate) != 1 || s.originate("api.test") == nil || s.originate("x.api.test") != nil || s.Limits.orDefault().Dial == 0 {
+	if len(s.Originate) != 1 || s.originate("api.test") == nil || s.originate("x.api.test") != nil || orDefault(*s.Limits).Dial == 0 {
 		t.Errorf("%+v", s)
 	}
 	token := func(user string, end time.Duration) string {
@@ -94,11 +95,11 @@ func TestContext(t *testing.T) {
 			t.Errorf("request %d: %q, want %q\n%+v", i, got, try.want, x)
 		}
 	}
-	for name, bad := range map[string]Document{
-		"key":   {Tokens: &Tokens{Keys: []TokenKey{{ID: "x", PEM: "y"}}}},
-		"roots": {Originate: []TLSHost{{Host: "h"}}},
+	for name, bad := range map[string]document.Document{
+		"key":   {Tokens: &document.Tokens{Keys: []document.TokenKey{{ID: "x", PEM: "y"}}}},
+		"roots": {Originate: []document.TLSHost{{Host: "h"}}},
 	} {
-		if _, err := bad.Settings(); err == nil {
+		if _, err := SettingsOf(&bad); err == nil {
 			t.Errorf("a document with bad %s is taken", name)
 		}
 	}

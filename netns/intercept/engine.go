@@ -44,7 +44,7 @@ func New(d Decider, t Dialer, l Limits) (*Engine, error) {
 	e := &Engine{decider: d, dialer: t, watch: w, sessions: make(map[*session]struct{})}
 	e.ctx, e.stop = context.WithCancel(context.Background())
 	e.settings.Store(&Settings{})
-	l = l.orDefault()
+	l = orDefault(l)
 	e.limits.Store(&l)
 	e.running.Go(w.run)
 	return e, nil
@@ -53,7 +53,7 @@ func New(d Decider, t Dialer, l Limits) (*Engine, error) {
 // Set has requests understood by s from the next one on. s belongs to the engine then.
 func (e *Engine) Set(s *Settings) {
 	if s.Limits != nil {
-		l := s.Limits.orDefault()
+		l := orDefault(*s.Limits)
 		e.limits.Store(&l)
 	}
 	e.settings.Store(s)
