@@ -30,17 +30,7 @@ func newAgentCommand(a *app) *cobra.Command {
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeContainers,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withDaemon(cmd.Context(), func(ctx context.Context, daemon api.Orchestrator) error {
-				id, err := findContainer(ctx, daemon, args[0])
-				if err != nil {
-					return err
-				}
-				ctx, cancel := context.WithTimeout(ctx, agentTimeout)
-				defer cancel()
-				found, err := daemon.Agent(ctx, api.AgentRequest{Version: api.Version, ID: id, Now: now})
-				if err != nil {
-					return err
-				}
+			return a.askAgent(cmd.Context(), args[0], api.AgentRequest{Now: now}, func(found api.Agent) error {
 				if asJSON {
 					return output.JSON(a.stdout, found)
 				}
@@ -51,6 +41,24 @@ func newAgentCommand(a *app) *cobra.Command {
 	cmd.Flags().BoolVar(&now, "now", false, "inject an agent that still waits")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// askAgent asks about the agent of a container, as a person names it, and shows the answer.
+func (a *app) askAgent(ctx context.Context, container string, r api.AgentRequest, show func(api.Agent) error) error {
+	return a.withDaemon(ctx, func(ctx context.Context, daemon api.Orchestrator) error {
+		id, err := findContainer(ctx, daemon, container)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(ctx, agentTimeout)
+		defer cancel()
+		r.Version, r.ID = api.Version, id
+		found, err := daemon.Agent(ctx, r)
+		if err != nil {
+			return err
+		}
+		return show(found)
+	})
 }
 
 func (a *app) printAgent(g api.Agent) error {

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"context"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,19 +29,9 @@ func newFlowsCommand(a *app) *cobra.Command {
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeContainers,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withDaemon(cmd.Context(), func(ctx context.Context, daemon api.Orchestrator) error {
-				id, err := findContainer(ctx, daemon, args[0])
-				if err != nil {
-					return err
-				}
-				ctx, cancel := context.WithTimeout(ctx, agentTimeout)
-				defer cancel()
-				found, err := daemon.Agent(ctx, api.AgentRequest{Version: api.Version, ID: id, Flows: true})
-				if err != nil {
-					return err
-				}
+			return a.askAgent(cmd.Context(), args[0], api.AgentRequest{Flows: true}, func(found api.Agent) error {
 				if found.Flows == nil {
-					return fmt.Errorf("the outbound connections of %s are not intercepted: %s", args[0], orElse(found.Reason, "no policy of egress holds for it"))
+					return fmt.Errorf("the outbound connections of %s are not intercepted: %s", args[0], cmp.Or(found.Reason, "no policy of egress holds for it"))
 				}
 				var flows []intercept.Flow
 				if err := json.Unmarshal(found.Flows, &flows); err != nil {
@@ -56,13 +46,6 @@ func newFlowsCommand(a *app) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
-}
-
-func orElse(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
 }
 
 func (a *app) printFlows(flows []intercept.Flow) error {
@@ -83,7 +66,7 @@ func (a *app) printFlows(flows []intercept.Flow) error {
 
 // requestOf is what a flow is for, in few words.
 func requestOf(c flow.Context) string {
-	host := orElse(c.Host, c.Destination.String())
+	host := cmp.Or(c.Host, c.Destination.String())
 	switch c.Protocol {
 	case flow.HTTP:
 		return c.Method + " " + host + c.Path
