@@ -18,6 +18,7 @@ import (
 
 	"forefend.dev/forefend/runtime/cgroup"
 	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/test/root"
 )
 
 // growMode makes this test binary a program that grows: "anon:SIZE:RATE", "file:PATH", "spin".
@@ -171,9 +172,7 @@ func busy(t testing.TB) {
 
 func airbagGroup(t testing.TB, limit int64) (string, cgroup.Group) {
 	t.Helper()
-	if os.Getenv("FOREFEND_ROOT_TESTS") != "1" || os.Getuid() != 0 {
-		t.Skip("root test: run make test-root")
-	}
+	root.Test(t)
 	name := fmt.Sprintf("forefend-test/%d-%s", os.Getpid(), strings.ReplaceAll(t.Name(), "/", "-"))
 	g, err := cgroup.Named(name)
 	if err != nil {

@@ -25,7 +25,9 @@ import (
 	api "forefend.dev/forefend/agent/api/v1"
 	"forefend.dev/forefend/agent/calls"
 	"forefend.dev/forefend/agent/channel"
+	"forefend.dev/forefend/netns/enter"
 	"forefend.dev/forefend/runtime/record"
+	"forefend.dev/forefend/test/root"
 )
 
 // TestMain lets the test binary be an agent that misbehaves: its name says how.
@@ -123,9 +125,7 @@ type fixture struct {
 
 func newFixture(t testing.TB, binary string) *fixture {
 	t.Helper()
-	if os.Getenv("FOREFEND_ROOT_TESTS") == "" || os.Geteuid() != 0 {
-		t.Skip("set FOREFEND_ROOT_TESTS=1 and be root: namespaces are entered")
-	}
+	root.Test(t)
 	box := exec.Command("sleep", "1000")
 	box.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWPID,
@@ -179,9 +179,7 @@ var built = sync.OnceValues(func() (string, error) {
 
 func genuine(t testing.TB) *fixture {
 	t.Helper()
-	if os.Getenv("FOREFEND_ROOT_TESTS") == "" {
-		t.Skip("set FOREFEND_ROOT_TESTS=1 and be root: namespaces are entered")
-	}
+	root.Test(t)
 	path, err := built()
 	if err != nil {
 		t.Fatal(err)
@@ -335,32 +333,25 @@ func TestRootNotify(t *testing.T) {
 	f.inject(t)
 	send := func(messages ...string) {
 		t.Helper()
-		done := make(chan error, 1)
-		go func() {
-			runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-			done <- func() error {
-				fd, err := unix.PidfdOpen(f.target.PID, 0)
-				if err != nil {
+		ns, err := enter.Process(f.target.PID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ns.Close()
+		err = ns.Do(func() error {
+			s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(s)
+			for _, m := range messages {
+				if err := unix.Sendto(s, []byte(m), 0, &unix.SockaddrUnix{Name: "@test"}); err != nil {
 					return err
 				}
-				defer unix.Close(fd)
-				if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-					return err
-				}
-				s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-				if err != nil {
-					return err
-				}
-				defer unix.Close(s)
-				for _, m := range messages {
-					if err := unix.Sendto(s, []byte(m), 0, &unix.SockaddrUnix{Name: "@test"}); err != nil {
-						return err
-					}
-				}
-				return nil
-			}()
-		}()
-		if err := <-done; err != nil {
+			}
+			return nil
+		})
+		if err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"forefend.dev/forefend/netns/marks"
 	"forefend.dev/forefend/netns/nft"
 	"forefend.dev/forefend/netns/wg"
+	"forefend.dev/forefend/test/network"
 )
 
 func mark(m uint32) string { return fmt.Sprintf("mark=%#x", m) }
@@ -355,7 +356,7 @@ func BenchmarkRootThroughput(b *testing.B) {
 	}
 	b.Cleanup(func() { _ = device.Close() })
 	do(b, raw.inside, func() error {
-		if err := up("raw0", addresses[0].String()); err != nil {
+		if err := network.Up("raw0", addresses[0].String()); err != nil {
 			return err
 		}
 		link, err := netlink.LinkByName("raw0")

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,6 +24,8 @@ import (
 	"forefend.dev/forefend/netns/enter"
 	"forefend.dev/forefend/netns/nft"
 	"forefend.dev/forefend/netns/wg"
+	"forefend.dev/forefend/test/network"
+	"forefend.dev/forefend/test/root"
 )
 
 // Addresses: the container's, its router's, and those of a server that is reached both by the container's uplink, where it says
@@ -45,16 +46,9 @@ type world struct {
 	seen            *capture // what leaves by the uplink
 }
 
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Getenv("FOREFEND_ROOT_TESTS") != "1" || os.Getuid() != 0 {
-		t.Skip("needs root and FOREFEND_ROOT_TESTS=1")
-	}
-}
-
 func newWorld(t testing.TB, web bool) *world {
 	t.Helper()
-	needRoot(t)
+	root.Test(t)
 	w := &world{inside: newNamespace(t), outside: newNamespace(t)}
 	w.link(t)
 	serve(t, w.outside, "direct")
@@ -122,26 +116,12 @@ func removeSoon(t testing.TB, dir string) {
 // newNamespace makes a network namespace that ends with the test.
 func newNamespace(t testing.TB) *enter.Namespace {
 	t.Helper()
-	type result struct {
-		ns  *enter.Namespace
-		err error
+	ns, err := network.New()
+	if err != nil {
+		t.Fatal(err)
 	}
-	made := make(chan result)
-	go func() {
-		runtime.LockOSThread() // the thread ends with its namespace: it is not unlocked
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			made <- result{err: err}
-			return
-		}
-		ns, err := enter.Open("/proc/thread-self/ns/net")
-		made <- result{ns, err}
-	}()
-	r := <-made
-	if r.err != nil {
-		t.Fatal(r.err)
-	}
-	t.Cleanup(func() { _ = r.ns.Close() })
-	return r.ns
+	t.Cleanup(func() { _ = ns.Close() })
+	return ns
 }
 
 func do(t testing.TB, ns *enter.Namespace, f func() error) {
@@ -153,51 +133,12 @@ func do(t testing.TB, ns *enter.Namespace, f func() error) {
 
 func (w *world) link(t testing.TB) {
 	t.Helper()
-	do(t, w.outside, func() error {
-		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "out0"}, PeerName: "in0", PeerNamespace: netlink.NsFd(w.inside.FD())}
-		if err := netlink.LinkAdd(veth); err != nil {
-			return err
-		}
-		return up("out0", outside4+"/24", outside6+"/64", server4+"/32", server6+"/128")
-	})
-	do(t, w.inside, func() error {
-		if err := up("in0", inside4+"/24", inside6+"/64"); err != nil {
-			return err
-		}
-		for _, gw := range []string{outside4, outside6} {
-			if err := netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(gw)}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// up brings loopback and a link up, with addresses.
-func up(name string, addrs ...string) error {
-	for _, n := range []string{"lo", name} {
-		l, err := netlink.LinkByName(n)
-		if err == nil {
-			err = netlink.LinkSetUp(l)
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", n, err)
-		}
-		if n == "lo" {
-			continue
-		}
-		for _, a := range addrs {
-			addr, err := netlink.ParseAddr(a)
-			if err != nil {
-				return err
-			}
-			addr.Flags = unix.IFA_F_NODAD
-			if err := netlink.AddrAdd(l, addr); err != nil {
-				return fmt.Errorf("%s on %s: %w", a, n, err)
-			}
-		}
+	err := network.Join(
+		network.End{In: w.outside, Name: "out0", Addresses: []string{outside4 + "/24", outside6 + "/64", server4, server6}},
+		network.End{In: w.inside, Name: "in0", Addresses: []string{inside4 + "/24", inside6 + "/64"}, Gateways: []string{outside4, outside6}})
+	if err != nil {
+		t.Fatal(err)
 	}
-	return nil
 }
 
 // serve answers with a name, on all addresses of a namespace.
@@ -293,7 +234,7 @@ func newGateway(t testing.TB, name string, mtu int) *gateway {
 		if err := netlink.LinkSetMTU(link, mtu); err != nil {
 			return err
 		}
-		if err := up("gw0", server4+"/32", server6+"/128"); err != nil {
+		if err := network.Up("gw0", server4+"/32", server6+"/128"); err != nil {
 			return err
 		}
 		for _, family := range []*net.IPNet{{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}, {IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}} {

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"forefend.dev/forefend/test/root"
 )
 
 func TestOpenRefusesOthers(t *testing.T) {
@@ -47,9 +49,7 @@ func TestThreadIsNeverTheMainOne(t *testing.T) {
 }
 
 func TestRootDo(t *testing.T) {
-	if os.Getenv("FOREFEND_ROOT_TESTS") != "1" || os.Getuid() != 0 {
-		t.Skip("needs root and FOREFEND_ROOT_TESTS=1")
-	}
+	root.Test(t)
 	home, err := Process(os.Getpid())
 	if err != nil {
 		t.Fatal(err)

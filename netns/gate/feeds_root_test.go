@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+
+	"forefend.dev/forefend/test/root"
 )
 
 // many yields n prefixes, every hundredth of IPv6.
@@ -190,7 +192,7 @@ func TestRootNothingIsLeft(t *testing.T) {
 }
 
 func TestRootTry(t *testing.T) {
-	needRoot(t)
+	root.Test(t)
 	if err := Try(newCgroup(t, "try")); err != nil {
 		t.Error(err)
 	}

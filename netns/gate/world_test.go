@@ -6,19 +6,20 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"forefend.dev/forefend/netns/enter"
+	"forefend.dev/forefend/test/network"
+	"forefend.dev/forefend/test/root"
 )
 
 // childMode makes this test binary the workload of a root test.
@@ -42,7 +43,7 @@ var wait = func() time.Duration {
 
 // world is two network namespaces with a link between them: the containers' and the rest of the world.
 type world struct {
-	inside, outside int // namespaces
+	inside, outside *enter.Namespace
 	cgroup          string
 	gates           *Gates
 }
@@ -54,13 +55,6 @@ const (
 )
 
 var more = []string{"192.0.2.1", "192.0.2.9", "198.51.100.1", "2001:db8::1", "2001:db8:9::1"}
-
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Getenv("FOREFEND_ROOT_TESTS") != "1" || os.Getuid() != 0 {
-		t.Skip("needs root and FOREFEND_ROOT_TESTS=1")
-	}
-}
 
 // v2Root is the v2 hierarchy of this machine.
 func v2Root(t testing.TB) string {
@@ -95,7 +89,7 @@ func newCgroup(t testing.TB, name string) string {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	needRoot(t)
+	root.Test(t)
 	w := &world{inside: newNamespace(t), outside: newNamespace(t)}
 	w.link(t)
 	var err error
@@ -115,103 +109,33 @@ func newWorld(t testing.TB) *world {
 }
 
 // newNamespace makes a network namespace that ends with the test.
-func newNamespace(t testing.TB) int {
+func newNamespace(t testing.TB) *enter.Namespace {
 	t.Helper()
-	made := make(chan int)
-	failed := make(chan error)
-	go func() {
-		runtime.LockOSThread() // the thread ends with its namespace: it is not unlocked
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			failed <- err
-			return
-		}
-		fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			failed <- err
-			return
-		}
-		made <- fd
-	}()
-	select {
-	case fd := <-made:
-		t.Cleanup(func() { _ = unix.Close(fd) })
-		return fd
-	case err := <-failed:
+	ns, err := network.New()
+	if err != nil {
 		t.Fatal(err)
-		return -1
 	}
+	t.Cleanup(func() { _ = ns.Close() })
+	return ns
 }
 
 // in runs f on a thread in a network namespace.
-func in(t testing.TB, ns int, f func() error) {
+func in(t testing.TB, ns *enter.Namespace, f func() error) {
 	t.Helper()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
-			done <- err
-			return
-		}
-		done <- f()
-	}()
-	if err := <-done; err != nil {
+	if err := ns.Do(f); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func (w *world) link(t testing.TB) {
 	t.Helper()
-	in(t, w.outside, func() error {
-		if err := os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0o644); err != nil {
-			return err
-		}
-		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "out0"}, PeerName: "in0", PeerNamespace: netlink.NsFd(w.inside)}
-		if err := netlink.LinkAdd(veth); err != nil {
-			return err
-		}
-		return up("out0", append([]string{outside4 + "/24", outside6 + "/64"}, more...)...)
-	})
-	in(t, w.inside, func() error {
-		if err := up("in0", inside4+"/24", inside6+"/64"); err != nil {
-			return err
-		}
-		for _, gw := range []string{outside4, outside6} {
-			if err := netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(gw)}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// up brings a link and loopback up, with addresses.
-func up(name string, addrs ...string) error {
-	for _, n := range []string{"lo", name} {
-		l, err := netlink.LinkByName(n)
-		if err != nil {
-			return err
-		}
-		if err := netlink.LinkSetUp(l); err != nil {
-			return err
-		}
-		if n == "lo" {
-			continue
-		}
-		for _, a := range addrs {
-			if !strings.Contains(a, "/") {
-				a += "/" + strconv.Itoa(netip.MustParseAddr(a).BitLen())
-			}
-			addr, err := netlink.ParseAddr(a)
-			if err != nil {
-				return err
-			}
-			addr.Flags = unix.IFA_F_NODAD
-			if err := netlink.AddrAdd(l, addr); err != nil {
-				return fmt.Errorf("%s on %s: %w", a, n, err)
-			}
-		}
+	in(t, w.outside, func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0o644) })
+	err := network.Join(
+		network.End{In: w.outside, Name: "out0", Addresses: append([]string{outside4 + "/24", outside6 + "/64"}, more...)},
+		network.End{In: w.inside, Name: "in0", Addresses: []string{inside4 + "/24", inside6 + "/64"}, Gateways: []string{outside4, outside6}})
+	if err != nil {
+		t.Fatal(err)
 	}
-	return nil
 }
 
 // port is where everybody serves, by TCP and UDP.
@@ -287,7 +211,7 @@ func (w *world) start(t testing.TB, cgroup string) *process {
 	go func() { // Pdeathsig is that of the thread, which lives as long as the child
 		defer close(gone)
 		runtime.LockOSThread()
-		err := unix.Setns(w.inside, unix.CLONE_NEWNET)
+		err := unix.Setns(w.inside.FD(), unix.CLONE_NEWNET)
 		if err == nil {
 			err = p.cmd.Start()
 		}

@@ -7,16 +7,17 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
+	"forefend.dev/forefend/netns/enter"
 	"forefend.dev/forefend/netns/flow"
+	"forefend.dev/forefend/test/network"
+	"forefend.dev/forefend/test/root"
 )
 
 // childMode makes this test binary run a root test in a network namespace of its own.
@@ -29,9 +30,7 @@ func inside(t *testing.T) bool {
 	if os.Getenv(childMode) != "" {
 		return true
 	}
-	if os.Getenv("FOREFEND_ROOT_TESTS") != "1" || os.Getuid() != 0 {
-		t.Skip("needs root and FOREFEND_ROOT_TESTS=1")
-	}
+	root.Test(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=170s")
@@ -57,7 +56,7 @@ const (
 type world struct {
 	*Engine
 	t     testing.TB
-	there int // the servers' namespace
+	there *enter.Namespace // the servers'
 	rules *rules
 }
 
@@ -89,15 +88,18 @@ func (w *world) Dial(ctx context.Context, c flow.Context, d flow.Decision) (Upst
 // newWorld makes the servers' namespace, the link, and the engine with its redirect.
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, rules: &rules{}, there: newNamespace(t)}
+	there, err := network.New()
+	must(t, err)
+	t.Cleanup(func() { _ = there.Close() })
+	w := &world{t: t, rules: &rules{}, there: there}
 	w.rules.set(func(flow.Context) (flow.Decision, error) { return endpoint("a"), nil })
 	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "here"}, PeerName: "there"}))
 	peer, err := netlink.LinkByName("there")
 	must(t, err)
-	must(t, netlink.LinkSetNsFd(peer, w.there))
-	must(t, setUp("lo"))
-	must(t, setUp("here", inside4, other4, inside6))
-	w.in(func() error { return errors.Join(setUp("lo"), setUp("there", server4, server6)) })
+	must(t, netlink.LinkSetNsFd(peer, w.there.FD()))
+	must(t, network.Up("lo"))
+	must(t, network.Up("here", inside4+"/24", other4+"/24", inside6+"/64"))
+	w.in(func() error { return network.Up("there", server4+"/24", server6+"/64") })
 
 	w.Engine, err = New(w.rules, w, Limits{})
 	must(t, err)
@@ -136,39 +138,10 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// newNamespace makes a network namespace that lives as long as its descriptor.
-func newNamespace(t testing.TB) int {
-	t.Helper()
-	result := make(chan int)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		fd := -1
-		if unix.Unshare(unix.CLONE_NEWNET) == nil {
-			fd, _ = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		}
-		result <- fd
-	}()
-	fd := <-result
-	if fd < 0 {
-		t.Fatal("no network namespace")
-	}
-	t.Cleanup(func() { _ = unix.Close(fd) })
-	return fd
-}
-
 // in does something in the servers' namespace.
 func (w *world) in(do func() error) {
 	w.t.Helper()
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // as above
-		if err := unix.Setns(w.there, unix.CLONE_NEWNET); err != nil {
-			result <- err
-			return
-		}
-		result <- do()
-	}()
-	must(w.t, <-result)
+	must(w.t, w.there.Do(do))
 }
 
 // listen opens a server's socket on all its addresses.
@@ -181,28 +154,6 @@ func (w *world) listen(port int) net.Listener {
 	})
 	w.t.Cleanup(func() { _ = l.Close() })
 	return l
-}
-
-func setUp(name string, addresses ...string) error {
-	link, err := netlink.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	for _, a := range addresses {
-		length := 24
-		if strings.Contains(a, ":") {
-			length = 64
-		}
-		addr, err := netlink.ParseAddr(fmt.Sprintf("%s/%d", a, length))
-		if err != nil {
-			return err
-		}
-		addr.Flags = unix.IFA_F_NODAD
-		if err := netlink.AddrAdd(link, addr); err != nil {
-			return err
-		}
-	}
-	return netlink.LinkSetUp(link)
 }
 
 // run runs a client and returns what it printed.

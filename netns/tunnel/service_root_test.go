@@ -29,6 +29,7 @@ import (
 	"forefend.dev/forefend/netns/wg"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/record"
+	"forefend.dev/forefend/test/root"
 )
 
 // sleeperMode makes this test binary a container's process: it ends with its input.
@@ -147,13 +148,6 @@ func (g *gateway) tunnel(t testing.TB, name string, slots int) Tunnel {
 	return r
 }
 
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Getenv("FOREFEND_ROOT_TESTS") != "1" || os.Getuid() != 0 {
-		t.Skip("needs root and FOREFEND_ROOT_TESTS=1")
-	}
-}
-
 // serve runs a service until stop.
 func serve(t testing.TB, dir string, tunnels ...Tunnel) (s *Service, stop func()) {
 	t.Helper()
@@ -195,7 +189,7 @@ func devices(t testing.TB, c container) []string {
 }
 
 func TestRootService(t *testing.T) {
-	needRoot(t)
+	root.Test(t)
 	ctx, dir := t.Context(), t.TempDir()
 	g := newGateway(t)
 	tunnels := []Tunnel{{Name: "direct", Kind: Direct}, g.tunnel(t, "one", 2)}
@@ -269,7 +263,7 @@ func TestRootService(t *testing.T) {
 }
 
 func TestRootServiceRefuses(t *testing.T) {
-	needRoot(t)
+	root.Test(t)
 	ctx, dir := t.Context(), t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "1.json"), []byte("{"), 0o600); err != nil { // a damaged record
 		t.Fatal(err)
@@ -308,7 +302,7 @@ func TestRootServiceRefuses(t *testing.T) {
 
 // TestRootFailOver: a gateway that falls silent is passed over for another one of its class, and for none that is weaker.
 func TestRootFailOver(t *testing.T) {
-	needRoot(t)
+	root.Test(t)
 	ctx := t.Context()
 	dead, live := newGateway(t), newGateway(t)
 	s, _ := serve(t, t.TempDir(), Tunnel{Name: "direct", Kind: Direct}, dead.tunnel(t, "a", 1), live.tunnel(t, "b", 1))
@@ -335,7 +329,7 @@ func TestRootFailOver(t *testing.T) {
 
 // TestRootContainers: two hundred containers that come and go leave nothing.
 func TestRootContainers(t *testing.T) {
-	needRoot(t)
+	root.Test(t)
 	ctx, dir := t.Context(), t.TempDir()
 	g := newGateway(t)
 	s, _ := serve(t, dir, g.tunnel(t, "one", 1))

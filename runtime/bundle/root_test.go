@@ -16,6 +16,7 @@ import (
 
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/rewrite"
+	"forefend.dev/forefend/test/root"
 )
 
 // runc calls the real runc on one container of a private state directory.
@@ -27,9 +28,7 @@ type runc struct {
 
 func newRunc(t *testing.T) *runc {
 	t.Helper()
-	if os.Getenv("FOREFEND_ROOT_TESTS") != "1" || os.Getuid() != 0 {
-		t.Skip("root test: run make test-root")
-	}
+	root.Test(t)
 	r := &runc{t: t, root: t.TempDir(), id: fmt.Sprintf("ff-rewrite-%d", os.Getpid())}
 	t.Cleanup(func() { _, _ = r.call(nil, "delete", "--force", r.id) })
 	return r

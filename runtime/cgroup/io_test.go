@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+
+	"forefend.dev/forefend/test/root"
 )
 
 // aDisk is the number of any disk of this machine.
@@ -117,7 +119,7 @@ func TestDisk(t *testing.T) {
 
 // TestRootThrottle moves a rate up and down in a cgroup of this machine.
 func TestRootThrottle(t *testing.T) {
-	rootTest(t)
+	root.Test(t)
 	disk := aDisk(t)
 	_, g := newGroup(t)
 	if dir, _ := g.dir("blkio"); os.MkdirAll(dir, 0o755) != nil {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"forefend.dev/forefend/test/root"
 )
 
 func TestCacheOfStat(t *testing.T) {
@@ -122,7 +124,7 @@ func watched(t *testing.T, g Group, limit int64, marks ...int64) *Memory {
 }
 
 func TestRootBellOfGrowth(t *testing.T) {
-	rootTest(t)
+	root.Test(t)
 	name, g := newGroup(t)
 	p := start(t, name, "memory:50331648")
 	m := watched(t, g, 96<<20, 32<<20, 40<<20)
@@ -152,7 +154,7 @@ func TestRootBellOfGrowth(t *testing.T) {
 
 // A group whose limit is full of file cache rings when the kernel reclaims in it: there growth does not show in usage.
 func TestRootBellOfReclaim(t *testing.T) {
-	rootTest(t)
+	root.Test(t)
 	name, g := newGroup(t)
 	dir := bigDir(t)
 	var fs unix.Statfs_t

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"forefend.dev/forefend/test/root"
 )
 
 // childMode makes this test binary the workload of a root test.
@@ -73,13 +75,6 @@ func spike(n int) {
 	cmd := exec.Command("dd", "if=/dev/zero", "of=/dev/null", "count=1", "bs="+strconv.Itoa(n))
 	if err := cmd.Run(); err != nil {
 		os.Exit(1)
-	}
-}
-
-func rootTest(t testing.TB) {
-	t.Helper()
-	if os.Getenv("FOREFEND_ROOT_TESTS") != "1" || os.Getuid() != 0 {
-		t.Skip("root test: run make test-root")
 	}
 }
 
@@ -195,7 +190,7 @@ func sample(t testing.TB, s *Sampler) Sample {
 const most = 512 << 20
 
 func TestRootUsageOfAProcess(t *testing.T) {
-	rootTest(t)
+	root.Test(t)
 	name, want := newGroup(t)
 	p := start(t, name, "memory:67108864")
 	g, err := Of(p.cmd.Process.Pid)
@@ -241,7 +236,7 @@ func TestRootUsageOfAProcess(t *testing.T) {
 
 // A spike that begins and ends between two samples is in the peak.
 func TestRootSpikeBetweenSamples(t *testing.T) {
-	rootTest(t)
+	root.Test(t)
 	name, g := newGroup(t)
 	p := start(t, name, "spike:50331648")
 	s := sampler(t, g)
@@ -274,7 +269,7 @@ func setLimit(t testing.TB, g Group, controller, file1, value1, file2, value2 st
 }
 
 func TestRootLimitsThrottlingAndOOM(t *testing.T) {
-	rootTest(t)
+	root.Test(t)
 	name, g := newGroup(t)
 	spin := start(t, name, "spin:100")
 	s := sampler(t, g)
@@ -311,7 +306,7 @@ func TestRootLimitsThrottlingAndOOM(t *testing.T) {
 // A group that cannot be removed because a process is in it says so, and the
 // process is left alone.
 func TestRootRemoveWithAProcessInside(t *testing.T) {
-	rootTest(t)
+	root.Test(t)
 	name, g := newGroup(t)
 	p := start(t, name, "wait")
 	if err := g.Remove(); err == nil {
@@ -333,7 +328,7 @@ func TestOf(t *testing.T) {
 }
 
 func BenchmarkSample(b *testing.B) {
-	rootTest(b)
+	root.Test(b)
 	name, g := newGroup(b)
 	p := start(b, name, "memory:16777216")
 	p.work(b)
@@ -357,7 +352,7 @@ func BenchmarkSeriesAdd(b *testing.B) {
 }
 
 func TestRootFree(t *testing.T) {
-	rootTest(t)
+	root.Test(t)
 	own, err := Of(os.Getpid())
 	if err != nil {
 		t.Fatal(err)

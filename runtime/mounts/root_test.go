@@ -17,6 +17,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"forefend.dev/forefend/test/root"
 )
 
 // childMode makes this test binary the first process of a container.
@@ -169,9 +171,7 @@ type inmate struct {
 // newInmate starts a container of one process. With users it has a user namespace of its own.
 func newInmate(t *testing.T, users bool) *inmate {
 	t.Helper()
-	if os.Getenv("FOREFEND_ROOT_TESTS") == "" {
-		t.Skip("root test: set FOREFEND_ROOT_TESTS=1 (make test-root)")
-	}
+	root.Test(t)
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), childMode+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID, Pdeathsig: unix.SIGKILL}

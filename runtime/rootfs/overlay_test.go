@@ -10,16 +10,11 @@ import (
 	"strings"
 	"testing"
 
-	"forefend.dev/forefend/runtime/workload"
 	"golang.org/x/sys/unix"
-)
 
-func rootTest(t testing.TB) {
-	t.Helper()
-	if os.Getenv("FOREFEND_ROOT_TESTS") != "1" || os.Getuid() != 0 {
-		t.Skip("root test: run make test-root")
-	}
-}
+	"forefend.dev/forefend/runtime/workload"
+	"forefend.dev/forefend/test/root"
+)
 
 // overlay mounts lower (topmost first) with a new upper directory.
 func overlay(t *testing.T, lower []string) (merged, upper string) {
@@ -88,7 +83,7 @@ func randomTarget(r *rand.Rand) string {
 // TestRootSameAsOverlay compares every lookup with what the kernel finds in
 // the mounted filesystem: an independent implementation of the same rules.
 func TestRootSameAsOverlay(t *testing.T) {
-	rootTest(t)
+	root.Test(t)
 	found := 0
 	for seed := range uint64(40) {
 		r := rand.New(rand.NewPCG(seed, 1))
@@ -178,7 +173,7 @@ func kernelLookup(merged, name string) (string, error) {
 
 // What only the mounted filesystem can answer is an error, not a wrong answer.
 func TestRootUnsupportedOverlayFeatures(t *testing.T) {
-	rootTest(t)
+	root.Test(t)
 	lower := build(t, map[string]string{"d/f": "!old", "moved/f": "!x"})
 	upper := build(t, map[string]string{"moved/": "", "meta": "!\x00\x00"})
 	for path, name := range map[string]string{"moved": "trusted.overlay.redirect", "meta": "trusted.overlay.metacopy"} {
@@ -196,7 +191,7 @@ func TestRootUnsupportedOverlayFeatures(t *testing.T) {
 }
 
 func TestRootWroteThroughAnOverlay(t *testing.T) {
-	rootTest(t)
+	root.Test(t)
 	lower := build(t, map[string]string{"etc/passwd": "root", "var/log/": ""})
 	for name, c := range map[string]struct {
 		change func(merged string) error

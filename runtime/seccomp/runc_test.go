@@ -16,14 +16,14 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"forefend.dev/forefend/test/root"
 )
 
 // requireRoot skips tests that start containers unless they were asked for.
 func requireRoot(t testing.TB) {
 	t.Helper()
-	if os.Getenv("FOREFEND_ROOT_TESTS") != "1" {
-		t.Skip("root test: run make test-root")
-	}
+	root.Test(t)
 	if runtime.GOARCH != "amd64" {
 		t.Skip("the probe knows amd64's numbers only")
 	}

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"forefend.dev/forefend/test/e2e/harness"
+	"forefend.dev/forefend/test/root"
 )
 
 func TestQuantile(t *testing.T) {
@@ -167,7 +167,7 @@ func TestSomeRun(t *testing.T) {
 
 // The account sees what containers of both runtimes cost, and nothing is left of it.
 func TestRootLifeIsCharged(t *testing.T) {
-	harness.RootTest(t)
+	root.Test(t)
 	n, err := openNode(t.Context(), nil, "busybox")
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/workload"
 	"forefend.dev/forefend/test/e2e/harness"
+	"forefend.dev/forefend/test/root"
 )
 
 // The demonstration's own machinery works without Forefend: servers start, serve their load and stop in order, and the
@@ -52,7 +53,7 @@ func TestRootMachineryUnderStockRunc(t *testing.T) {
 
 // The step about egress stands for itself: it has a containerd of its own.
 func TestRootRoutes(t *testing.T) {
-	harness.RootTest(t)
+	root.Test(t)
 	var out bytes.Buffer
 	d := &demo{narrator: narrator{out: &out}}
 	if err := errors.Join(d.routes(t.Context()), d.failed()); err != nil {

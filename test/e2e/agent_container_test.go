@@ -4,13 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"forefend.dev/forefend/netns/enter"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/test/e2e/harness"
 )
@@ -138,28 +138,20 @@ func TestAgentNotify(t *testing.T) {
 // say sends a message to a container's notify socket, as one of its processes would.
 func (h *host) say(t testing.TB, id, message string) {
 	t.Helper()
-	pid := h.pidOf(t, id)
-	sent := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		sent <- func() error {
-			ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-			if err != nil {
-				return err
-			}
-			defer ns.Close()
-			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-				return err
-			}
-			s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-			if err != nil {
-				return err
-			}
-			defer unix.Close(s)
-			return unix.Sendto(s, []byte(message), 0, &unix.SockaddrUnix{Name: "@forefend/notify"})
-		}()
-	}()
-	if err := <-sent; err != nil {
+	ns, err := enter.Process(h.pidOf(t, id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	err = ns.Do(func() error {
+		s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(s)
+		return unix.Sendto(s, []byte(message), 0, &unix.SockaddrUnix{Name: "@forefend/notify"})
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 }

@@ -14,13 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/test/e2e/harness"
+	"forefend.dev/forefend/test/root"
 )
 
 // TestDiskRates limits what containers read from and write to a disk: from the start and while they run.
 func TestDiskRates(t *testing.T) {
-	if os.Getenv("FOREFEND_ROOT_TESTS") != "1" {
-		t.Skip("root test: run make test-root")
-	}
+	root.Test(t)
 	node, disk := loopDisk(t)
 	h := newHost(t, harness.WithConfig(fmt.Sprintf(
 		"[defaults]\n\"io.write\" = [\"%s=8Mi\"]\n[guardrails]\n\"io.write\" = [\"%[1]s=16Mi\"]\n", disk)))

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"forefend.dev/forefend/test/e2e/harness"
+	"forefend.dev/forefend/test/root"
 )
 
 // earlier is a commit whose build stands for the release before this one: what a node has when it is upgraded.
@@ -32,7 +33,7 @@ var builtEarlier = sync.OnceValues(func() (string, error) {
 
 func earlierBuild(t *testing.T) string {
 	t.Helper()
-	harness.RootTest(t)
+	root.Test(t)
 	if err := exec.Command("git", "cat-file", "-e", earlier+"^{commit}").Run(); err != nil {
 		t.Skipf("no git history that reaches %s: nothing to build the earlier release from (%v)", earlier, err)
 	}

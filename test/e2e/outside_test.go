@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"forefend.dev/forefend/test/e2e/harness"
+	"forefend.dev/forefend/test/root"
 )
 
 // outside is the rest of the world as containers of a test see it.
@@ -15,7 +16,7 @@ const worldPort = "4242"
 
 func newOutside(t testing.TB) *outside {
 	t.Helper()
-	harness.RootTest(t)
+	root.Test(t)
 	w, err := harness.NewWorld()
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +56,7 @@ type gateway struct {
 
 func newGateway(t testing.TB, name, encryption string) *gateway {
 	t.Helper()
-	harness.RootTest(t)
+	root.Test(t)
 	g, err := harness.NewGateway(name, encryption)
 	if err != nil {
 		t.Fatal(err)

@@ -12,13 +12,13 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	"forefend.dev/forefend/test/e2e/harness"
+	"forefend.dev/forefend/test/root"
 )
 
 // TestSystemdCgroup runs containers with the systemd cgroup driver, as the kubelet's nodes do, under both shims: the
 // scope, its limits, an update of them, what is observed, and that nothing stays.
 func TestSystemdCgroup(t *testing.T) {
-	harness.RootTest(t)
+	root.Test(t)
 	if _, err := os.Stat("/run/systemd/system"); err != nil {
 		t.Skip("systemd is not this machine's init: make test-vm runs this in a machine where it is")
 	}

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"forefend.dev/forefend/test/e2e/harness"
+	"forefend.dev/forefend/test/root"
 )
 
 const repository = "../.."
@@ -63,9 +63,9 @@ func file(t *testing.T, version, format string) string {
 // installer is dpkg or rpm.
 type installer struct {
 	format  string
-	install func(r root, file string) // or upgrade, or roll back
-	remove  func(r root)
-	purge   func(r root) // nil: the format knows no purge
+	install func(r target, file string) // or upgrade, or roll back
+	remove  func(r target)
+	purge   func(r target) // nil: the format knows no purge
 	files   func(t *testing.T, file string) string
 	config  func(t *testing.T, file string) string
 }
@@ -73,25 +73,25 @@ type installer struct {
 var installers = []installer{
 	{
 		format:  "deb",
-		install: func(r root, file string) { r.t.Log(run(r.t, "dpkg", "--root="+r.dir, "-i", file)) },
-		remove:  func(r root) { run(r.t, "dpkg", "--root="+r.dir, "-r", "forefend") },
-		purge:   func(r root) { run(r.t, "dpkg", "--root="+r.dir, "-P", "forefend") },
+		install: func(r target, file string) { r.t.Log(run(r.t, "dpkg", "--root="+r.dir, "-i", file)) },
+		remove:  func(r target) { run(r.t, "dpkg", "--root="+r.dir, "-r", "forefend") },
+		purge:   func(r target) { run(r.t, "dpkg", "--root="+r.dir, "-P", "forefend") },
 		files:   func(t *testing.T, file string) string { return run(t, "dpkg", "-c", file) },
 		config:  func(t *testing.T, file string) string { return run(t, "dpkg-deb", "-I", file, "conffiles") },
 	},
 	{
 		format: "rpm",
-		install: func(r root, file string) {
+		install: func(r target, file string) {
 			r.t.Log(run(r.t, "rpm", "--root", r.dir, "--nodeps", "--oldpackage", "-U", file))
 		},
-		remove: func(r root) { run(r.t, "rpm", "--root", r.dir, "--nodeps", "-e", "forefend") },
+		remove: func(r target) { run(r.t, "rpm", "--root", r.dir, "--nodeps", "-e", "forefend") },
 		files:  func(t *testing.T, file string) string { return run(t, "rpm", "-qplv", "--nosignature", file) },
 		config: func(t *testing.T, file string) string { return run(t, "rpm", "-qpc", "--nosignature", file) },
 	},
 }
 
 func TestPackages(t *testing.T) {
-	harness.RootTest(t)
+	root.Test(t)
 	build(t, older)
 	build(t, newer)
 	for _, i := range installers {
@@ -203,7 +203,7 @@ func life(t *testing.T, i installer) {
 }
 
 // verifyUnit lets systemd's own checker look at the unit as it is installed.
-func verifyUnit(t *testing.T, r root) {
+func verifyUnit(t *testing.T, r target) {
 	t.Helper()
 	unit := r.read("usr/lib/systemd/system/forefend.service")
 	if strings.Contains(unit, "@") && strings.Contains(unit, "@bindir@") {

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// root is a directory that packages are installed into: enough of a system for maintainer scripts and a daemon.
-type root struct {
+// target is a directory that packages are installed into: enough of a system for maintainer scripts and a daemon.
+type target struct {
 	dir string
 	t   *testing.T
 }
@@ -22,13 +22,13 @@ type root struct {
 // applets are what the maintainer scripts and dpkg's own need.
 var applets = []string{"sh", "ls", "rm", "rmdir", "echo", "cat", "true"}
 
-func newRoot(t *testing.T) root {
+func newRoot(t *testing.T) target {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ffroot")
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := root{dir, t}
+	r := target{dir, t}
 	t.Cleanup(r.remove)
 	for _, d := range []string{"bin", "proc", "dev", "tmp", "run", "var/lib/dpkg/info", "var/lib/dpkg/updates", "var/lib/rpm", "etc"} {
 		if err := os.MkdirAll(r.path(d), 0o755); err != nil {
@@ -57,7 +57,7 @@ func newRoot(t *testing.T) root {
 }
 
 // remove ends what still runs in the root and takes it away.
-func (r root) remove() {
+func (r target) remove() {
 	if r.exists("usr/bin/forefend") {
 		r.in("forefend", "daemon", "--stop")
 	}
@@ -70,14 +70,16 @@ func (r root) remove() {
 	}
 }
 
-func (r root) path(elem ...string) string { return filepath.Join(append([]string{r.dir}, elem...)...) }
+func (r target) path(elem ...string) string {
+	return filepath.Join(append([]string{r.dir}, elem...)...)
+}
 
-func (r root) exists(path string) bool {
+func (r target) exists(path string) bool {
 	_, err := os.Lstat(r.path(path))
 	return err == nil
 }
 
-func (r root) read(path string) string {
+func (r target) read(path string) string {
 	r.t.Helper()
 	text, err := os.ReadFile(r.path(path))
 	if err != nil {
@@ -87,7 +89,7 @@ func (r root) read(path string) string {
 }
 
 // in runs a command inside the root.
-func (r root) in(args ...string) (string, error) {
+func (r target) in(args ...string) (string, error) {
 	cmd := exec.Command("chroot", append([]string{r.dir}, args...)...)
 	cmd.Env = []string{"PATH=/usr/bin:/bin"}
 	var out bytes.Buffer
@@ -96,7 +98,7 @@ func (r root) in(args ...string) (string, error) {
 	return out.String(), err
 }
 
-func (r root) mustIn(args ...string) string {
+func (r target) mustIn(args ...string) string {
 	r.t.Helper()
 	out, err := r.in(args...)
 	if err != nil {
@@ -106,7 +108,7 @@ func (r root) mustIn(args ...string) string {
 }
 
 // daemon is what the daemon in the root says of itself; the zero value when none runs.
-func (r root) daemon() (d struct {
+func (r target) daemon() (d struct {
 	PID     int
 	Version string
 }) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"forefend.dev/forefend/test/e2e/harness"
+	"forefend.dev/forefend/test/root"
 )
 
 // How long and with how many containers: SOAK is a duration ("30m"), SOAK_CONTAINERS a number.
@@ -40,7 +41,7 @@ type kind struct {
 
 // TestSoak is `make soak`.
 func TestSoak(t *testing.T) {
-	harness.RootTest(t)
+	root.Test(t)
 	length, err := time.ParseDuration(os.Getenv("SOAK"))
 	if os.Getenv("SOAK") == "" {
 		t.Skip("SOAK says how long to soak, such as 3m: run make soak")

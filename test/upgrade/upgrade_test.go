@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"forefend.dev/forefend/test/e2e/harness"
+	"forefend.dev/forefend/test/root"
 )
 
 // update changes the memory limit of a running container.
@@ -36,7 +37,7 @@ const known = ": known; cat /etc/passwd >/dev/null"
 
 // TestUpgradeAndRollback goes from a commit of the past to the present tree and back, under running containers.
 func TestUpgradeAndRollback(t *testing.T) {
-	harness.RootTest(t)
+	root.Test(t)
 	before, after := old(t, past), present(t, "v-after")
 	n := newNode(t, before)
 

@@ -26,6 +26,7 @@ import (
 	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/workload"
+	"forefend.dev/forefend/test/root"
 )
 
 var clock = time.Date(2026, 3, 1, 12, 0, 0, 123456789, time.UTC)
@@ -331,9 +332,7 @@ func callAsAnother(socket string) {
 
 // Even where the socket's mode is wrong, another user is refused.
 func TestAnotherUserIsRefused(t *testing.T) {
-	if os.Getenv("FOREFEND_ROOT_TESTS") != "1" {
-		t.Skip("root test: run make test-root")
-	}
+	root.Test(t)
 	m := &mirror{}
 	socket := serve(t, m)
 	dir := filepath.Dir(socket)

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"forefend.dev/forefend/test/root"
 )
 
 // segment is an IPv4 packet with a TCP header of five words.
@@ -43,7 +45,7 @@ func TestParseTCP(t *testing.T) {
 
 // A capture sees what comes in by its device, and nothing else.
 func TestRootCapture(t *testing.T) {
-	RootTest(t)
+	root.Test(t)
 	w, err := NewWorld()
 	if err != nil {
 		t.Fatal(err)

@@ -35,7 +35,9 @@ func (e *Env) Close() error {
 		failed = append(failed, fmt.Errorf("left behind:\n  %s", strings.Join(left, "\n  ")))
 	}
 	failed = append(failed, o.remove(ctx))
-	failed = append(failed, e.network.close())
+	if e.network != nil {
+		failed = append(failed, e.network.Close())
+	}
 	_ = e.lock.Close()
 	e.Dir = ""
 	if err := errors.Join(failed...); err != nil {

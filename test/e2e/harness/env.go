@@ -12,6 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/containerd/containerd/v2/client"
+
+	"forefend.dev/forefend/netns/enter"
+	"forefend.dev/forefend/test/network"
 )
 
 // Env is one private containerd with its Forefend configuration.
@@ -36,7 +39,7 @@ type Env struct {
 	before  baseline
 	daemon  *containerd
 	client  *client.Client
-	network *privateNetwork // nil: the machine's
+	network *enter.Namespace // nil: the machine's
 
 	ids     containerIDs
 	stopIDs context.CancelFunc
@@ -91,7 +94,7 @@ func (e *Env) start(ctx context.Context) error {
 			return err
 		}
 		var err error
-		if e.network, err = newPrivateNetwork(); err != nil {
+		if e.network, err = network.New(); err != nil {
 			return err
 		}
 	}

@@ -17,6 +17,8 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
+
+	"forefend.dev/forefend/test/network"
 )
 
 // GatewayDevice is a gateway's WireGuard device, where packets are as they were in the container.
@@ -88,7 +90,7 @@ func (g *Gateway) open() error {
 		if err != nil {
 			return err
 		}
-		err = errors.Join(netlink.LinkSetMTU(link, tunnelMTU), addressed(GatewayDevice))
+		err = errors.Join(netlink.LinkSetMTU(link, tunnelMTU), network.Up(GatewayDevice))
 		for _, all := range []string{"0.0.0.0/0", "::/0"} {
 			_, dst, _ := net.ParseCIDR(all)
 			err = errors.Join(err, netlink.RouteAdd(&netlink.Route{Dst: dst, LinkIndex: link.Attrs().Index, Scope: unix.RT_SCOPE_LINK}))

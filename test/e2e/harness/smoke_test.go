@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"forefend.dev/forefend/test/root"
 )
 
 const stockRuntime = "io.containerd.runc.v2"
@@ -145,7 +147,7 @@ func TestEngines(t *testing.T) {
 
 // TestSweep proves that the environment of a process that died is removed, running container and all.
 func TestSweep(t *testing.T) {
-	RootTest(t)
+	root.Test(t)
 	e, err := Start(t.Context(), WithImages("busybox"))
 	if err != nil {
 		t.Fatal(err)

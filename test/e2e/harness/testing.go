@@ -1,27 +1,16 @@
 package harness
 
 import (
-	"os"
 	"testing"
-)
 
-// RootTest skips a test that needs root and a container runtime unless they were asked for: `make test-root` sets
-// FOREFEND_ROOT_TESTS=1. Asked for without being root, it fails: a skip would hide that nothing was tested.
-func RootTest(t testing.TB) {
-	t.Helper()
-	if os.Getenv("FOREFEND_ROOT_TESTS") != "1" {
-		t.Skip("root test: run make test-root")
-	}
-	if os.Geteuid() != 0 {
-		t.Fatal("FOREFEND_ROOT_TESTS=1 but not root")
-	}
-}
+	"forefend.dev/forefend/test/root"
+)
 
 // New is Start for a root test. The environment is closed when the test ends, and anything it left behind fails the
 // test; when the test failed, the ends of containerd's log (with the shims' lines) and of the daemon's are shown.
 func New(t testing.TB, opts ...Option) *Env {
 	t.Helper()
-	RootTest(t)
+	root.Test(t)
 	e, err := Start(t.Context(), opts...)
 	if err != nil {
 		t.Fatal(err)

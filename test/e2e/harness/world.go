@@ -7,15 +7,14 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
-	"strings"
 	"sync/atomic"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+
+	"forefend.dev/forefend/netns/enter"
+	"forefend.dev/forefend/test/network"
 )
 
 // WorldAddresses are those of every World, documentation addresses all.
@@ -27,24 +26,24 @@ const WebPort = "8080"
 // World is the rest of the world as containers see it: a network namespace that no path names, with WorldAddresses, servers, and a
 // link to each container. Several may live side by side. Methods are for one goroutine at a time.
 type World struct {
-	network *privateNetwork
+	space   *enter.Namespace
 	links   int
 	closers []func()
 }
 
 // NewWorld makes a world without servers. The caller must Close it.
 func NewWorld() (*World, error) {
-	network, err := newPrivateNetwork()
+	space, err := network.New()
 	if err != nil {
 		return nil, err
 	}
-	w := &World{network: network}
-	w.closers = append(w.closers, func() { _ = network.close() })
+	w := &World{space: space}
+	w.closers = append(w.closers, func() { _ = space.Close() })
 	err = w.Do(func() error {
 		if err := os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0o644); err != nil {
 			return err
 		}
-		return addressed("lo", WorldAddresses...)
+		return network.Up("lo", WorldAddresses...)
 	})
 	if err != nil {
 		w.Close()
@@ -54,7 +53,7 @@ func NewWorld() (*World, error) {
 }
 
 // Do runs f in the world's network, on a thread of its own. What f opens stays there. f must not end the goroutine (no t.Fatal).
-func (w *World) Do(f func() error) error { return w.network.do(f) }
+func (w *World) Do(f func() error) error { return w.space.Do(f) }
 
 // Close ends the servers; with the last container that has a link to it the world ends.
 func (w *World) Close() {
@@ -72,57 +71,18 @@ func (w *World) Link(pid int) (address, device string, err error) {
 	device = fmt.Sprintf("out%d", w.links)
 	here, there := fmt.Sprintf("10.98.%d.1", w.links), fmt.Sprintf("10.98.%d.2", w.links)
 	here6, there6 := fmt.Sprintf("fd98:%x::1", w.links), fmt.Sprintf("fd98:%x::2", w.links)
-	err = w.Do(func() error {
-		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: device}, PeerName: "eth0", PeerNamespace: netlink.NsPid(pid)}
-		if err := netlink.LinkAdd(veth); err != nil {
-			return err
-		}
-		return addressed(device, here+"/24", here6+"/64")
-	})
-	if err != nil {
-		return "", "", fmt.Errorf("link %s to the network of process %d: %w", device, pid, err)
-	}
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	inside, err := enter.Process(pid)
 	if err != nil {
 		return "", "", err
 	}
-	defer ns.Close()
-	err = (&privateNetwork{file: ns}).do(func() error {
-		err := errors.Join(addressed("lo"), addressed("eth0", there+"/24", there6+"/64"))
-		for _, gateway := range []string{here, here6} {
-			err = errors.Join(err, netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(gateway)}))
-		}
-		return err
-	})
+	defer inside.Close()
+	err = errors.Join(inside.Do(func() error { return network.Up("lo") }), network.Join(
+		network.End{In: w.space, Name: device, Addresses: []string{here + "/24", here6 + "/64"}},
+		network.End{In: inside, Name: "eth0", Addresses: []string{there + "/24", there6 + "/64"}, Gateways: []string{here, here6}}))
 	if err != nil {
-		return "", "", fmt.Errorf("the other end of %s: %w", device, err)
+		return "", "", fmt.Errorf("link %s to the network of process %d: %w", device, pid, err)
 	}
 	return there, device, nil
-}
-
-// addressed brings a link up and gives it addresses.
-func addressed(link string, addrs ...string) error {
-	l, err := netlink.LinkByName(link)
-	if err != nil {
-		return err
-	}
-	if err := netlink.LinkSetUp(l); err != nil {
-		return err
-	}
-	for _, a := range addrs {
-		if !strings.Contains(a, "/") {
-			a = fmt.Sprintf("%s/%d", a, netip.MustParseAddr(a).BitLen())
-		}
-		addr, err := netlink.ParseAddr(a)
-		if err != nil {
-			return err
-		}
-		addr.Flags = unix.IFA_F_NODAD
-		if err := netlink.AddrAdd(l, addr); err != nil {
-			return fmt.Errorf("%s on %s: %w", a, link, err)
-		}
-	}
-	return nil
 }
 
 // Serve serves HTTP on WebPort of all addresses, where every request is answered with a line that bears the name. It returns the
