@@ -15,11 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
-	"golang.zx2c4.com/wireguard/tun"
 
 	"forefend.dev/forefend/netns/enter"
 	"forefend.dev/forefend/netns/nft"
@@ -194,14 +191,6 @@ type gateway struct {
 	peers   int
 }
 
-// mtuTUN is a TUN in another namespace than ours.
-type mtuTUN struct {
-	tun.Device
-	mtu int
-}
-
-func (m mtuTUN) MTU() (int, error) { return m.mtu, nil }
-
 func newKey(t testing.TB) wg.Key {
 	t.Helper()
 	var k wg.Key
@@ -214,61 +203,14 @@ func newKey(t testing.TB) wg.Key {
 func newGateway(t testing.TB, name string, mtu int) *gateway {
 	t.Helper()
 	g := &gateway{ns: newNamespace(t), name: name, private: newKey(t)}
-	fd := -1
-	do(t, g.ns, func() (err error) {
-		request, err := unix.NewIfreq("gw0")
-		if err != nil {
-			return err
-		}
-		request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-		if fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
-			return err
-		}
-		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
-			return err
-		}
-		link, err := netlink.LinkByName("gw0")
-		if err != nil {
-			return err
-		}
-		if err := netlink.LinkSetMTU(link, mtu); err != nil {
-			return err
-		}
-		if err := network.Up("gw0", server4+"/32", server6+"/128"); err != nil {
-			return err
-		}
-		for _, family := range []*net.IPNet{{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}, {IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}} {
-			if err := netlink.RouteAdd(&netlink.Route{Dst: family, LinkIndex: link.Attrs().Index, Scope: unix.RT_SCOPE_LINK}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	file, _, err := tun.CreateUnmonitoredTUNFromFD(fd)
+	on, err := network.TUN(g.ns, "gw0", mtu, server4, server6)
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.device = device.NewDevice(mtuTUN{file, mtu}, conn.NewDefaultBind(), &device.Logger{Verbosef: device.DiscardLogf, Errorf: device.DiscardLogf})
+	if g.device, g.at, err = network.WireGuard(on, fmt.Sprintf("private_key=%x\n", g.private[:])); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(g.device.Close)
-	if err := g.device.IpcSet(fmt.Sprintf("private_key=%x\nlisten_port=0\n", g.private[:])); err != nil {
-		t.Fatal(err)
-	}
-	if err := g.device.Up(); err != nil {
-		t.Fatal(err)
-	}
-	text, err := g.device.IpcGet()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(text) {
-		if p, ok := strings.CutPrefix(strings.TrimSpace(line), "listen_port="); ok {
-			n, err := strconv.ParseUint(p, 10, 16)
-			if err != nil {
-				t.Fatal(err)
-			}
-			g.at = netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(n))
-		}
-	}
 	serve(t, g.ns, name)
 	return g
 }

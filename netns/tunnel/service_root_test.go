@@ -20,7 +20,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun/tuntest"
 
@@ -29,6 +28,7 @@ import (
 	"forefend.dev/forefend/netns/wg"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/record"
+	"forefend.dev/forefend/test/network"
 	"forefend.dev/forefend/test/root"
 )
 
@@ -96,31 +96,18 @@ func (c container) guard() api.GuardRequest {
 type gateway struct {
 	device  *device.Device
 	private wg.Key
-	at      string
+	at      netip.AddrPort
 }
 
 func newGateway(t testing.TB) *gateway {
 	t.Helper()
-	g := &gateway{device: device.NewDevice(tuntest.NewChannelTUN().TUN(), conn.NewDefaultBind(), &device.Logger{Verbosef: device.DiscardLogf, Errorf: device.DiscardLogf})}
+	g := &gateway{}
+	_, _ = rand.Read(g.private[:]) // it never fails
+	var err error
+	if g.device, g.at, err = network.WireGuard(tuntest.NewChannelTUN().TUN(), fmt.Sprintf("private_key=%x\n", g.private[:])); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(g.device.Close)
-	if _, err := rand.Read(g.private[:]); err != nil {
-		t.Fatal(err)
-	}
-	if err := g.device.IpcSet(fmt.Sprintf("private_key=%x\nlisten_port=0\n", g.private[:])); err != nil {
-		t.Fatal(err)
-	}
-	if err := g.device.Up(); err != nil {
-		t.Fatal(err)
-	}
-	text, err := g.device.IpcGet()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(text) {
-		if p, ok := strings.CutPrefix(strings.TrimSpace(line), "listen_port="); ok {
-			g.at = "127.0.0.1:" + p
-		}
-	}
 	return g
 }
 
@@ -128,7 +115,7 @@ func newGateway(t testing.TB) *gateway {
 func (g *gateway) tunnel(t testing.TB, name string, slots int) Tunnel {
 	t.Helper()
 	dir := t.TempDir()
-	r := Tunnel{Name: name, Kind: WireGuard, Class: "test", Encryption: flow.Standard, Endpoints: []string{g.at}, PublicKey: g.private.Public(),
+	r := Tunnel{Name: name, Kind: WireGuard, Class: "test", Encryption: flow.Standard, Endpoints: []string{g.at.String()}, PublicKey: g.private.Public(),
 		MTU: 1420, Keepalive: time.Second, DeadAfter: 2 * time.Second}
 	for n := range slots {
 		var k wg.Key
@@ -257,7 +244,7 @@ func TestRootService(t *testing.T) {
 	if _, err := s.Attach(ctx, ask); !errors.Is(err, errdefs.ErrNotFound) {
 		t.Errorf("a namespace that is gone: %v", err)
 	}
-	if r, err := s.Try(ctx, api.TryRequest{Tunnel: "one"}); err != nil || r.Handshake <= 0 || r.Endpoint != g.at {
+	if r, err := s.Try(ctx, api.TryRequest{Tunnel: "one"}); err != nil || r.Handshake <= 0 || r.Endpoint != g.at.String() {
 		t.Errorf("a trial: %+v, %v", r, err)
 	}
 }
