@@ -48,7 +48,7 @@ build: ## Build Forefend's binaries into ./bin
 
 # Where install puts what; uninstall and the packages go by the same lines.
 SHARE := $(DESTDIR)$(PREFIX)/share
-UNIT  := $(DESTDIR)$(PREFIX)/lib/systemd/system/forefend.service
+UNITS := $(DESTDIR)$(PREFIX)/lib/systemd/system
 BASH_COMPLETION := $(SHARE)/bash-completion/completions/forefend
 ZSH_COMPLETION  := $(SHARE)/zsh/site-functions/_forefend
 FISH_COMPLETION := $(SHARE)/fish/vendor_completions.d/forefend.fish
@@ -58,7 +58,8 @@ install: build ## Install binaries where containerd finds them, unit, completion
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(SHARE)/doc/forefend/decisions' '$(SHARE)/doc/forefend/predictor'
 	for main in cmd/*/main.go; do \
 	  install -m 0755 "$(BIN)/$$(basename "$${main%/main.go}")" '$(DESTDIR)$(PREFIX)/bin/'; done
-	sed 's#@bindir@#$(PREFIX)/bin#; s#@docdir@#$(PREFIX)/share/doc/forefend#' packaging/systemd/forefend.service | install -D -m 0644 /dev/stdin '$(UNIT)'
+	for unit in packaging/systemd/*; do \
+	  sed 's#@bindir@#$(PREFIX)/bin#; s#@docdir@#$(PREFIX)/share/doc/forefend#' "$$unit" | install -D -m 0644 /dev/stdin "$(UNITS)/$${unit##*/}"; done
 	$(BIN)/forefend completion bash | install -D -m 0644 /dev/stdin '$(BASH_COMPLETION)'
 	$(BIN)/forefend completion zsh | install -D -m 0644 /dev/stdin '$(ZSH_COMPLETION)'
 	$(BIN)/forefend completion fish | install -D -m 0644 /dev/stdin '$(FISH_COMPLETION)'
@@ -71,7 +72,8 @@ install: build ## Install binaries where containerd finds them, unit, completion
 .PHONY: uninstall
 uninstall: ## Remove what install has installed, except the configuration; history and state stay too
 	for main in cmd/*/main.go; do rm -f "$(DESTDIR)$(PREFIX)/bin/$$(basename "$${main%/main.go}")"; done
-	rm -f '$(UNIT)' '$(BASH_COMPLETION)' '$(ZSH_COMPLETION)' '$(FISH_COMPLETION)'
+	for unit in packaging/systemd/*; do rm -f "$(UNITS)/$${unit##*/}"; done
+	rm -f '$(BASH_COMPLETION)' '$(ZSH_COMPLETION)' '$(FISH_COMPLETION)'
 	rm -rf '$(SHARE)/doc/forefend'
 
 # A package's version begins with a digit and has no dash: a tag without its v, else the number of commits orders builds.
@@ -133,7 +135,7 @@ test: ## Set everything up, then every test, root parts and a smoke test in the 
 # Never from go's cache: it does not see that a binary in ./bin changed.
 .PHONY: test-root
 test-root: ## The tests that need root, containerd and the images (after: setup-test build images)
-	FOREFEND_ROOT_TESTS=1 SOAK='$(SOAK)' SOAK_CONTAINERS='$(SOAK_CONTAINERS)' $(GO) test -p 1 -count=1 -timeout 30m ./...
+	FOREFEND_ROOT_TESTS=1 SOAK='$(SOAK)' SOAK_CONTAINERS='$(SOAK_CONTAINERS)' $(GO) test -p 1 -count=1 -timeout 45m ./...
 
 .PHONY: test-apps
 test-apps: ## Real applications by nerdctl, stock and Forefend compared (minutes; after: setup-test build images)
@@ -145,7 +147,7 @@ test-apps: ## Real applications by nerdctl, stock and Forefend compared (minutes
 VM          := .cache/vm/vm
 VM_CPUS     ?= 1
 VM_SMOKE    := ^(TestRoot.*|TestCgroup|TestUpdate|TestObservation|TestDaemonIsApart)$$|^TestLifecycle$$/^(pause|oom)$$
-VM_PACKAGES := ./runtime/cgroup ./netns/gate ./netns/egress ./runtime/bundle ./runtime/rootfs ./runtime/seccomp ./test/e2e/harness ./test/e2e
+VM_PACKAGES := ./runtime/cgroup ./netns/gate ./netns/egress ./netns/uplink ./netns/gateway ./runtime/bundle ./runtime/rootfs ./runtime/seccomp ./test/e2e/harness ./test/e2e
 
 .PHONY: vm-setup
 vm-setup: ## Fetch the test VM's kernel and emulator (once, into ./.cache/vm)
@@ -156,7 +158,7 @@ vm-setup: ## Fetch the test VM's kernel and emulator (once, into ./.cache/vm)
 .PHONY: test-vm
 test-vm: ## The core suite in a VM: cgroup v2, a stock kernel (an hour; after: setup vm-setup build images)
 	$(VM) setup systemd
-	$(VM) test -cpus $(VM_CPUS) -timeout 20m -boot 5m -systemd -run '^TestSystemdCgroup$$' ./test/e2e
+	$(VM) test -cpus $(VM_CPUS) -timeout 20m -boot 5m -systemd -run '^(TestSystemdCgroup|TestUnits)$$' ./test/e2e
 	FOREFEND_EGRESS_WAIT=60s $(VM) test -cpus $(VM_CPUS) -timeout 90m $(VM_PACKAGES)
 
 .PHONY: test-vm-smoke
@@ -184,9 +186,24 @@ soak: SOAK_CONTAINERS = 50
 soak: ## Fifty containers, random changes, kills of daemon and agents: nothing hurt, nothing grows (SOAK=1h; after: setup build images)
 	FOREFEND_ROOT_TESTS=1 SOAK='$(SOAK)' SOAK_CONTAINERS='$(SOAK_CONTAINERS)' $(GO) test -v -count=1 -timeout 24h -run TestSoak ./test/soak
 
+.PHONY: lives
+lives: LIVES = 10000
+lives: ## Ten thousand containers come and go: nothing is left, nothing grows (LIVES=n: two a second; after: setup build images)
+	FOREFEND_ROOT_TESTS=1 LIVES='$(LIVES)' $(GO) test -v -count=1 -timeout 24h -run TestLives ./test/soak
+
+.PHONY: soak-egress
+soak-egress: SOAK_EGRESS = 10000
+soak-egress: ## Ten thousand forgeries and breakages of egress at random, with a capture of what leaves (SOAK_EGRESS=n; 45 s as part of make test)
+	FOREFEND_ROOT_TESTS=1 FOREFEND_SOAK_EGRESS='$(SOAK_EGRESS)' $(GO) test -count=1 -v -timeout 6h -run '^TestRootSoak$$' ./netns/egress
+
 .PHONY: test-rules
 test-rules: ## A million decisions of egress compared with plain CEL (minutes)
 	FOREFEND_RULE_PAIRS=1000000 $(GO) test -v -count=1 -timeout 30m -run '^TestDifferential$$' ./netns/pdp
+
+.PHONY: feeds
+feeds: FEEDS_CONTAINERS = 100
+feeds: ## A hundred containers that share a hundred thousand listed prefixes (FEEDS_CONTAINERS=n; after: setup build images)
+	FOREFEND_ROOT_TESTS=1 FEEDS_CONTAINERS='$(FEEDS_CONTAINERS)' $(GO) test -v -count=1 -timeout 1h -run 'TestFeedsOfManyContainers$$' ./test/e2e
 
 .PHONY: oracle
 oracle: ## A thousand random changes of a running container against an oracle (ORACLE=n; after: setup build images)
@@ -218,7 +235,8 @@ cover: ## Check that the pure packages are covered completely
 
 .PHONY: bench
 bench: ## Measure against stock runc (COUNT=n paired rounds, BASE=ref compares Go benchmarks)
-	@$(MAKE) --no-print-directory setup build images
+	@$(MAKE) --no-print-directory setup-test build images
+	@GO='$(GO)' $(GO) run ./test/images -out $(IMAGES) servers
 	BASE='$(BASE)' COUNT='$(COUNT)' $(GO) run ./test/bench
 
 .PHONY: clean

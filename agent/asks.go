@@ -113,8 +113,10 @@ type Interceptor interface {
 	Set(api.InterceptRequest) (api.InterceptResponse, error)
 	// Forget has decisions of before an epoch count no more; when it returns, none is in use.
 	Forget(api.ForgetRequest) error
-	// Flows tells of the connections there are.
+	// Flows tells of the connections there are, and of what was counted.
 	Flows() (api.FlowsResponse, error)
+	// Accounts tells what was counted of them where a gateway counts, too.
+	Accounts(api.AccountsRequest) (api.AccountsResponse, error)
 	// Close ends all of them.
 	Close()
 }
@@ -138,6 +140,13 @@ func (s *server) flows(context.Context, none) (api.FlowsResponse, error) {
 		return api.FlowsResponse{}, calls.Errorf(calls.FailedPrecondition, "this agent does not intercept")
 	}
 	return s.interceptor.Flows()
+}
+
+func (s *server) accounts(_ context.Context, r api.AccountsRequest) (api.AccountsResponse, error) {
+	if s.interceptor == nil {
+		return api.AccountsResponse{}, calls.Errorf(calls.FailedPrecondition, "this agent does not intercept")
+	}
+	return s.interceptor.Accounts(r)
 }
 
 func (s *server) fetchAsks(ctx context.Context, r api.AsksRequest) (api.AsksResponse, error) {

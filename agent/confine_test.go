@@ -1,4 +1,8 @@
+//go:build !cgo
+
 package agent
+
+// An agent is built without cgo, whose threads are made by glibc, with calls that the filter does not know.
 
 import (
 	"errors"

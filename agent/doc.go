@@ -22,6 +22,9 @@
 //   - A taken-over agent against the shim. It can say what it likes on its channel. Records are authenticated, ordered,
 //     bounded in size and rate (package channel); each answer is checked against what was asked. All it says is a claim: the shim
 //     passes requests on as the application's own, which loosen only what a profile grants.
+//   - A taken-over agent against the egress policy. What it says of a request is a claim, but not whose it is: the daemon verifies tokens
+//     itself, the shim knows the containers of its pod, and gives it tunnels only that a decision let something out by
+//     (docs/decisions/0081). Within these it can send what it likes.
 //   - A taken-over agent against the node. CAP_NET_ADMIN counts for the namespace its sockets belong to. All of them, the
 //     channel's included, are made inside of the container's network namespace, and the filter knows no way to another.
 //   - A third with a descriptor of the channel. It has no key: each start has a new one, in a sealed memfd that

@@ -72,6 +72,7 @@ func (s *server) methods() map[string]calls.Method {
 		"Intercept": method(s.intercept),
 		"Forget":    method(s.forget),
 		"Flows":     method(s.flows),
+		"Accounts":  method(s.accounts),
 		"Asks":      method(s.fetchAsks),
 		"Answer":    method(s.answerAsk),
 	}

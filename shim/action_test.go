@@ -54,12 +54,12 @@ func TestActions(t *testing.T) {
 	f.inner.create = func(*taskv3.CreateTaskRequest) (*taskv3.CreateTaskResponse, error) {
 		return &taskv3.CreateTaskResponse{Pid: 1 << 30}, nil
 	}
+	up := &states{TTRPCTaskService: f.inner, status: task.Status_RUNNING}
+	f.service.TTRPCTaskService = up
 	if err := f.create(); err != nil {
 		t.Fatal(err)
 	}
 	c := f.service.container("one")
-	up := &states{TTRPCTaskService: f.inner, status: task.Status_RUNNING}
-	f.service.TTRPCTaskService = up
 	adapter := adapter{f.service}
 	req := api.AdaptRequest{Version: api.Version, Oldest: api.Oldest, ID: c.id, Author: policy.Prediction, Source: "risk", Reason: "severe"}
 

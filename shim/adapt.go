@@ -63,11 +63,18 @@ func (a adapter) Agent(ctx context.Context, req api.AgentRequest) (api.Agent, er
 		c.agent.now(ctx)
 	}
 	state := c.agent.state(ctx)
-	if req.Flows && state.Status == api.AgentRunning {
+	if req.Flows {
 		var err error
-		if state.Flows, err = c.agent.flows(ctx); err != nil {
+		if state.Flows, state.Counters, err = c.agent.flows(ctx); err != nil {
 			state.Reason = err.Error()
 		}
+	}
+	if req.Verify && state.Status == api.AgentRunning {
+		r, err := c.agent.verify(ctx)
+		if err != nil {
+			return state, err
+		}
+		state.Receipts = &r
 	}
 	return state, nil
 }

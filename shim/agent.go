@@ -6,13 +6,10 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"forefend.dev/forefend/runtime/orchestrator/api"
@@ -31,8 +28,8 @@ type Agents interface {
 type Agent interface {
 	// State asks the agent how it is and what it sees.
 	State(context.Context) (api.Agent, error)
-	// Flows asks for the outbound connections that it takes, in the words of netns/intercept.
-	Flows(context.Context) (json.RawMessage, error)
+	// Flows asks for the outbound connections that it takes, and for what it has counted, in the words of netns/intercept.
+	Flows(context.Context) (flows, counters json.RawMessage, err error)
 	// Close kills the agent, however it is, and returns once it and its cgroup are gone.
 	Close()
 }
@@ -89,7 +86,7 @@ type seat struct {
 	// needed says that the container must not run without an agent; early that it is injected before the container
 	// starts; empty says why there is none.
 	needed, early bool
-	egress        bool  // it leads the container's outbound connections
+	egress        bool  // it leads the container's outbound connections, in a pod those of all
 	refused       error // why the container must not be started whatever its agent does
 	pod           bool  // the network namespace is that of a pod
 	empty         string
@@ -110,8 +107,15 @@ type seat struct {
 	status string            // of the application, by its own word; guarded by mu
 	faults map[string]uint64 // of the channel, by kind; guarded by mu
 
-	port    uint16 // where the agent takes outbound connections; guarded by mu
-	guarded uint64 // the network namespace that was closed around it; guarded by mu
+	paths     paths
+	audit     audit
+	granted   grants
+	searching sync.Mutex // held while the process of a connection is looked for
+
+	port    uint16       // where the agent takes outbound connections; guarded by mu
+	gate    Gate         // around the agent, nil: none; guarded by mu
+	guarded uint64       // the network namespace that was closed around it; guarded by mu
+	members []*container // of the pod, beside the sandbox, whose connections it takes; guarded by mu
 }
 
 // newSeat decides whether a container that was created gets an agent, and when (docs/decisions/0053).
@@ -127,6 +131,9 @@ func newSeat(s *Service, c *container, spec *specs.Spec) *seat {
 	a.egress, a.refused = a.egressNeeded(spec)
 	a.needed = a.needed || a.egress
 	_, a.pod = spec.Annotations[criKind]
+	if a.pod && a.egress {
+		s.sandbox.Store(a)
+	}
 	notified := spec.Annotations[policy.AnnotationNotify] == "on"
 	a.early = a.needed || notified || s.cfg.AgentDelay == 0
 	switch own, why := ownNetwork(spec); {
@@ -216,6 +223,9 @@ func (a *seat) created() {
 func (a *seat) ready(ctx context.Context) error {
 	if a != nil && a.refused != nil {
 		return a.refused
+	}
+	if lead := a.leading(); lead != nil && lead != a {
+		lead.join(ctx, a.c)
 	}
 	if a == nil || a.empty != "" || !a.early {
 		if a != nil && a.needed && a.empty != "" {
@@ -310,6 +320,9 @@ func (a *seat) inject() (done bool) {
 		Name: a.c.id.String(), PID: a.c.pid, PIDStart: a.c.pidStart, Cgroup: agentCgroup(a.c.id), Notify: a.notify,
 		Changed: a.changed, Event: a.event, Intercept: a.intercepting(),
 	})
+	if err != nil {
+		a.unfence()
+	}
 	a.mu.Lock()
 	closed, again := a.closed, a.failed != nil
 	if a.failed = err; err == nil && !closed {
@@ -320,43 +333,13 @@ func (a *seat) inject() (done bool) {
 	case closed && err == nil:
 		agent.Close()
 	case err == nil && a.egress:
-		a.s.epochs.join(a.c.id.String(), agent)
+		for _, c := range a.sharing() {
+			a.s.epochs.join(c.id.String(), agent)
+		}
 	case err != nil && !closed && !again: // the next failures say nothing new
 		a.report(api.EventDegraded, "no agent: "+err.Error(), nil)
 	}
 	return closed || err == nil
-}
-
-// changed notes an agent's process on disk, so that what is left when this shim dies can be ended, and reports what was not asked for.
-func (a *seat) changed(ch AgentChange) {
-	a.mu.Lock()
-	a.proc = nil
-	if ch.PID != 0 {
-		a.proc = &record.Agent{PID: ch.PID, Start: ch.Start, Cgroup: agentCgroup(a.c.id)}
-	}
-	closed := a.closed
-	if ch.Fault != "" && !closed {
-		if a.faults == nil {
-			a.faults = make(map[string]uint64)
-		}
-		a.faults[ch.Fault]++
-	}
-	a.mu.Unlock()
-	if closed {
-		return
-	}
-	if ch.PID != 0 {
-		if err := a.s.save(a.c); err != nil {
-			log.L.WithError(err).WithField("id", a.c.id.Container).Warn("forefend: agent not recorded")
-		}
-	}
-	switch {
-	case ch.Again:
-		a.report(api.EventAgent, fmt.Sprintf("its agent was replaced within %s: %s", ch.Outage.Round(time.Millisecond), ch.Reason), nil)
-	case ch.Fault != "":
-		a.report(api.EventAgent, "the channel to its agent was closed: "+ch.Reason, map[string]string{"fault": ch.Fault})
-		a.c.urgent.call()
-	}
 }
 
 // describe adds what an observation says of the agent.
@@ -367,82 +350,7 @@ func (a *seat) describe(o *workload.Observation) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o.Faults = maps.Clone(a.faults)
-}
-
-func (a *seat) report(kind, message string, fields map[string]string) {
-	a.s.reporter.event(api.Event{
-		Time: time.Now(), ID: a.c.id, Run: a.c.current().Facts.Run, Kind: kind, Message: message, Fields: fields,
-	})
-}
-
-// event takes what the agent claims. It is reported, and what an application asks for is asked of the daemon in the
-// application's name: a request loosens only what the container's profile grants.
-func (a *seat) event(e AgentEvent) {
-	switch e.Kind {
-	case agentAsked:
-		a.ask(e)
-	case agentRefused:
-		a.report(api.EventAgent, fmt.Sprintf("messages of the application were not taken (%d, from process %d): %s", e.Count, e.PID, e.Text), nil)
-	case agentListening:
-		if !a.pod { // in a pod it may be another container's
-			a.c.life.listens(time.Now())
-		}
-	case agentReady, agentReloading, agentStopping:
-		// Only what tightens is believed: by RELOADING=1 or STOPPING=1 whoever took over a server could do again what a start may.
-		if e.Kind == agentReady && a.c.life.serves(time.Now()) {
-			a.s.tellPhase(a.c, "it serves: by its own word (READY=1)")
-		}
-		a.report(api.EventAgent, "the application says that it is "+e.Kind, map[string]string{"phase": e.Kind, "pid": strconv.Itoa(e.PID)})
-	case agentStatus:
-		a.mu.Lock()
-		a.status = e.Text
-		a.mu.Unlock()
-	}
-	if a.s.cfg.OnAgentEvent != nil {
-		a.s.cfg.OnAgentEvent(a.c.id, e)
-	}
-}
-
-// Kinds of an AgentEvent that the shim itself acts on.
-const (
-	agentListening = "listening"
-	agentReady     = "ready"
-	agentReloading = "reloading"
-	agentStopping  = "stopping"
-	agentStatus    = "status"
-	agentAsked     = "asked"
-	agentRefused   = "refused"
-)
-
-// askDeadline is how long the daemon may take to decide on and apply what an application asks for.
-const askDeadline = 30 * time.Second
-
-// ask passes on what an application asks for. It waits for the answer: the next request comes after it.
-func (a *seat) ask(e AgentEvent) {
-	var resp api.AdjustResponse
-	err := a.s.link.call(a.ctx, askDeadline, func(ctx context.Context, client *api.Client) (err error) {
-		resp, err = client.Adjust(ctx, api.AdjustRequest{
-			Version: api.Version, ID: a.c.id, Set: e.Request, Author: policy.Request,
-			Source: fmt.Sprintf("process %d of the application", e.PID), Reason: "FOREFEND_REQUEST over " + notifyVariable,
-		})
-		return err
-	})
-	message := fmt.Sprintf("the application asked for %s: revision %d is in force", describe(e.Request), resp.Decision.Revision)
-	if err != nil {
-		message = fmt.Sprintf("the application asked for %s, in vain: %v", describe(e.Request), err)
-	}
-	a.report(api.EventAgent, message, map[string]string{"pid": strconv.Itoa(e.PID), "uid": strconv.Itoa(e.UID)})
-}
-
-// describe lists what was asked for.
-func describe(settings map[string]string) string {
-	const most = 200
-	var words []string
-	for _, key := range slices.Sorted(maps.Keys(settings)) {
-		words = append(words, key+"="+settings[key])
-	}
-	s := strings.Join(words, " ")
-	return s[:min(len(s), most)]
+	a.paths.describe(o)
 }
 
 // recorded is the agent for the record on disk. Its cgroup is there as soon as there may be one.
@@ -460,6 +368,9 @@ func (a *seat) recorded() *record.Agent {
 
 // close ends the agent and waits for it. The container ends, or did not come to be.
 func (a *seat) close() {
+	if lead := a.leading(); lead != nil && lead != a {
+		lead.part(a.c)
+	}
 	if a == nil || a.empty != "" {
 		return
 	}
@@ -470,6 +381,9 @@ func (a *seat) close() {
 		a.timer.Stop()
 	}
 	a.mu.Unlock()
+	if begun {
+		a.audit.finish(a)
+	}
 	a.giveUp()
 	if !begun {
 		return
@@ -479,9 +393,12 @@ func (a *seat) close() {
 	agent := a.agent
 	a.mu.Unlock()
 	if agent != nil {
-		a.s.epochs.leave(a.c.id.String())
+		for _, c := range a.sharing() {
+			a.s.epochs.leave(c.id.String())
+		}
 		agent.Close()
 	}
+	a.unfence()
 	a.release()
 }
 
@@ -504,19 +421,29 @@ func (a *seat) state(ctx context.Context) api.Agent {
 	}
 	out, err := agent.State(ctx)
 	out.Says = status
+	a.paths.show(&out)
 	if err != nil {
 		out.Status, out.Reason = api.AgentFailed, err.Error()
 	}
 	return out
 }
 
-// flows are the outbound connections that the agent takes; nil: it takes none.
-func (a *seat) flows(ctx context.Context) (json.RawMessage, error) {
-	a.mu.Lock()
-	agent := a.agent
-	a.mu.Unlock()
-	if agent == nil || !a.egress {
-		return nil, nil
+// flows are the outbound connections of the container that an agent takes, in a pod those of the sandbox are all, and what the agent
+// has counted, for all of a pod together; nil: none does.
+func (a *seat) flows(ctx context.Context) (flows, counters json.RawMessage, err error) {
+	lead := a.leading()
+	if lead == nil {
+		return nil, nil, nil
 	}
-	return agent.Flows(ctx)
+	lead.mu.Lock()
+	agent := lead.agent
+	lead.mu.Unlock()
+	if agent == nil {
+		return nil, nil, nil
+	}
+	flows, counters, err = agent.Flows(ctx)
+	if err == nil && lead != a {
+		flows, err = flowsOf(flows, a.c.id.Container)
+	}
+	return flows, counters, err
 }

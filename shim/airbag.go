@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"os"
 	"runtime"
 	"sync"
 	"time"
@@ -15,67 +16,39 @@ import (
 	"forefend.dev/forefend/runtime/orchestrator/api"
 )
 
-// How the airbag looks at a group. While nothing happens it sleeps until the group's bell rings; then it looks by the clock until
-// the group has been calm for a while: marks can be set anew only slowly (see cgroup.Memory), and the clock tells how fast need grows.
-const (
-	fastGrowth   = 2 << 30                // bytes/s that a container may grow by before anybody has seen it
-	shortestLook = time.Millisecond       // between two looks
-	longestLook  = 100 * time.Millisecond // while it is awake
-	calmAfter    = time.Second            // without growth it goes to sleep
-	calmGrowth   = 1 << 20                // bytes that are no growth
-	slowLook     = time.Second            // where the bell cannot tell all, or room may come of itself
-	rateMemory   = 250 * time.Millisecond // how long a rate that was seen counts
-	sparePs      = 4                      // slots of Go's scheduler beyond the processors
-)
-
-// airbags raises the predicted memory limits of one shim's containers before they are reached (docs/decisions/0057). One goroutine on a thread
-// of its own does it, from the first container that has such a limit on.
+// airbags raises the predicted memory limits of one shim's containers before they are reached (docs/decisions/0057). A sentry
+// does it, from the first container that has such a limit on; what is not urgent is done here.
 type airbags struct {
-	tell func(*bag, raising)                 // what happened, in order; it must not block
-	free func() (available int64, err error) // memory of the node
+	tell  func(*bag, raising) // what happened, in order; it must not block
+	stand func(*sentry)       // keeps the sentry at work until the order to end
 
-	mu      sync.Mutex
-	running bool          // guarded by mu
-	closed  bool          // guarded by mu
-	orders  []func()      // for the loop; guarded by mu
-	epoll   int           // set before the loop starts
-	wake    int           // an eventfd: there are orders
-	done    chan struct{} // closed when the loop has ended
-	arming  sync.WaitGroup
+	mu     sync.Mutex
+	sentry *sentry         // nil: none stands; guarded by mu, which makes one order wait for another
+	closed bool            // guarded by mu
+	bags   [maxGuards]*bag // by slot; guarded by mu
+	last   uint64          // id given last; guarded by mu
 
-	bags map[int]*bag // by number; the loop's alone
-	last int          // number given last; the loop's alone
+	heed   *os.File       // the sentry's news
+	ended  sync.WaitGroup // the sentry's thread and who listens
+	arming sync.WaitGroup
 }
 
-// bag is the airbag of one container. All but who is the loop's alone.
+// bag is the airbag of one container.
 type bag struct {
 	who    *container
-	number int
+	slot   int
+	id     uint64
 	memory *cgroup.Memory
-	table  *api.Airbag
-	soft   int64 // somebody's memory.high; math.MaxInt64: nobody's
-	limit  int64 // as the kernel has it
-
-	need  int64 // at the last look
-	seen  time.Time
-	rate  float64   // of need, bytes/s, recently
-	high  int64     // need that growth is measured from
-	grew  time.Time // when need was last above high
-	next  time.Time // the next look; zero: when the bell rings
-	bell  bool      // epoll waits for the bell
-	stale bool      // the bell's marks are not those of limit
-	arms  bool      // a goroutine makes new marks
-	held  string    // why growth is held, as last told
-	ended bool      // nothing will be raised any more
-
-	changing bool // somebody else is moving limits
-	raised   bool // it was raised since that began
+	table  *api.Airbag // guarded by airbags.mu
+	soft   int64       // somebody's memory.high; math.MaxInt64: nobody's; guarded by airbags.mu
+	arms   bool        // a goroutine makes new marks; guarded by airbags.mu
 }
 
 // raising is what the airbag did, or could not do.
 type raising struct {
 	at       time.Time
 	took     time.Duration // from the look to the limit read back
+	late     time.Duration // how much later than it was due the look was
 	from, to int64         // limits; the same: it stays
 	need     int64
 	rate     float64
@@ -83,41 +56,93 @@ type raising struct {
 	broken   error  // the airbag is of no use for this container any more
 }
 
-func newAirbags(tell func(*bag, raising)) *airbags {
-	return &airbags{
-		tell: tell, bags: make(map[int]*bag), epoll: -1, wake: -1, done: make(chan struct{}),
-		free: func() (int64, error) {
-			_, available, err := cgroup.NodeMemory()
-			return available, err
-		},
-	}
+func newAirbags(tell func(*bag, raising)) *airbags { return &airbags{tell: tell, stand: standApart} }
+
+// standApart is a sentry's thread.
+func standApart(s *sentry) {
+	runtime.LockOSThread() // never unlocked: the thread's priority ends with it
+	hurry()
+	s.stand()
 }
 
 // arm begins to watch a group whose limit is a predicted one: by the clock at first, until its bell is set. On an error
 // nothing is watched.
-func (a *airbags) arm(c *container, group cgroup.Group, table *api.Airbag, soft int64) (*bag, error) {
+func (a *airbags) arm(c *container, group cgroup.Group, table *api.Airbag, soft int64) (_ *bag, err error) {
 	memory, err := group.Memory()
 	if err != nil {
 		return nil, err
 	}
-	b := &bag{who: c, memory: memory, table: table, soft: soft, stale: true}
-	if b.limit, err = memory.Limit(); err != nil {
+	b := &bag{who: c, memory: memory, table: table, soft: soft}
+	defer func() {
+		if err != nil {
+			memory.Close()
+		}
+	}()
+	limit, err := memory.Limit()
+	if err != nil {
 		return nil, err
 	}
-	if b.limit == math.MaxInt64 {
+	if limit == math.MaxInt64 {
 		return nil, errors.New("the kernel has no memory limit where one was predicted")
 	}
 	if _, err := memory.State(); err != nil {
 		return nil, err
 	}
-	if err := b.throttle(); err != nil {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.startLocked(); err != nil {
 		return nil, err
 	}
-	if err := a.start(); err != nil {
-		return nil, errors.Join(err, memory.Throttle(b.soft))
+	if err := a.placeLocked(b); err != nil {
+		return nil, err
 	}
-	a.order(func() { a.add(b) })
+	g := guard{id: b.id, files: memory.Files(), terms: termsOf(table, soft), limit: limit, bell: -1, stale: true}
+	if err := memory.Throttle(throttleAt(&g.terms, limit, false)); err != nil {
+		a.bags[b.slot] = nil
+		return nil, errors.Join(err, memory.Throttle(soft))
+	}
+	a.orderLocked(b, order{do: actAdd, guard: g})
 	return b, nil
+}
+
+// placeLocked gives a bag its slot and id. The caller holds a.mu.
+func (a *airbags) placeLocked(b *bag) error {
+	for slot, other := range a.bags {
+		if other == nil {
+			a.last++
+			b.slot, b.id = slot, a.last
+			a.bags[slot] = b
+			return nil
+		}
+	}
+	return fmt.Errorf("one shim watches %d memory limits at most", maxGuards)
+}
+
+// orderLocked has the sentry do something about a bag, and returns once it has. The caller holds a.mu.
+func (a *airbags) orderLocked(b *bag, o order) error {
+	if a.sentry == nil {
+		return errors.New("the shim is ending")
+	}
+	o.slot, o.guard.id = b.slot, b.id
+	return a.sentry.carryOut(o)
+}
+
+// carryOut hands an order over and waits for its end. One caller at a time.
+func (s *sentry) carryOut(o order) error {
+	s.order = o
+	s.ring(s.wake)
+	var count [8]byte
+	for {
+		switch _, err := unix.Read(int(s.obeyed), count[:]); {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return fmt.Errorf("airbag: %w", err)
+		case s.order.errno != 0:
+			return cgroup.MemoryError(s.order.errno)
+		default:
+			return nil
+		}
+	}
 }
 
 // disarm ends the watch of a container; its limit stays. It returns once nobody looks at the group any more.
@@ -125,52 +150,63 @@ func (a *airbags) disarm(c *container) {
 	if a == nil {
 		return
 	}
-	a.obeyed(func() {
-		for _, b := range a.bags {
-			if b.who == c {
-				a.drop(b)
-			}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, b := range a.bags {
+		if b != nil && b.who == c {
+			a.dropLocked(b)
+			a.forgetLocked(b)
 		}
-	})
+	}
+}
+
+// release ends the watch of a group that lives on: memory.high is somebody else's again.
+func (a *airbags) release(b *bag, soft int64) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.bags[b.slot] != b {
+		return nil // it was lost
+	}
+	a.dropLocked(b)
+	defer a.forgetLocked(b)
+	return b.memory.Throttle(soft)
+}
+
+// dropLocked lets the sentry look at a group no more. The caller holds a.mu.
+func (a *airbags) dropLocked(b *bag) {
+	_ = a.orderLocked(b, order{do: actDrop}) // it fails where the sentry has lost the group, and where there is none
+}
+
+// forgetLocked gives back what a bag holds that the sentry no longer looks at. The caller holds a.mu.
+func (a *airbags) forgetLocked(b *bag) {
+	a.bags[b.slot] = nil
+	b.memory.Close() // epoll forgets its bell
 }
 
 // change says that somebody else is about to move limits of the group. On v2 nothing is raised until fit: the kernel would
 // kill for a limit that runc writes below what is in use by then, and holds the container at memory.high instead. v1
-// refuses such a limit.
+// refuses such a limit. What was raised before has been told when it returns.
 func (a *airbags) change(b *bag) {
-	a.obeyed(func() { b.changing, b.raised = true, false })
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.bags[b.slot] != b || a.sentry == nil {
+		return
+	}
+	_ = a.orderLocked(b, order{do: actChange}) // or it is lost, which is told
+	a.hearLocked(a.sentry)
 }
 
 // fit follows a decision: its table, and the limit that the kernel has now, unless it was raised since change.
 func (a *airbags) fit(b *bag, table *api.Airbag, soft int64) {
-	a.order(func() {
-		if a.bags[b.number] != b {
-			return
-		}
-		b.table, b.soft = table, soft
-		b.changing, b.ended, b.held, b.stale = false, false, "", true
-		is, err := b.memory.Limit()
-		if err == nil && b.raised && is < b.limit {
-			is, err = b.limit, b.memory.SetLimit(b.limit)
-		}
-		b.limit, b.raised = is, false
-		if err = errors.Join(err, b.throttle()); err != nil {
-			a.lost(b, err)
-			return
-		}
-		b.grew, b.next = time.Now(), time.Now()
-	})
-}
-
-// obeyed gives an order and waits until it has been carried out, or the loop has ended.
-func (a *airbags) obeyed(do func()) {
-	done := make(chan struct{})
-	if !a.order(func() { do(); close(done) }) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.bags[b.slot] != b {
 		return
 	}
-	select {
-	case <-done:
-	case <-a.done:
+	b.table, b.soft = table, soft
+	if err := a.orderLocked(b, order{do: actFit, guard: guard{terms: termsOf(table, soft)}}); err != nil && a.sentry != nil {
+		a.dropLocked(b)
+		a.lostLocked(b, notice{}, err)
 	}
 }
 
@@ -185,133 +221,121 @@ func marks(limit int64) []int64 {
 	return []int64{trip / 4 * 3, trip, trip + beyond/2, trip + beyond/4*3}
 }
 
-// throttle puts memory.high where room becomes short: on v2 it holds a fast grower until the limit is raised. At
-// the end of all raising it is not needed: the kernel does what it does to anybody.
-func (b *bag) throttle() error {
-	if b.ended {
-		return b.memory.Throttle(b.soft)
-	}
-	return b.memory.Throttle(min(b.soft, max(limitStep, tripAt(b.limit))))
-}
-
-// start runs the loop if it does not run yet.
-func (a *airbags) start() (err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+// startLocked posts the sentry if none stands yet. The caller holds a.mu.
+func (a *airbags) startLocked() error {
 	if a.closed {
 		return errors.New("the shim is ending")
 	}
-	if a.running {
+	if a.sentry != nil {
 		return nil
 	}
-	defer func() {
-		if err != nil {
-			a.closeFiles()
-		}
-	}()
-	if a.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+	s, err := newSentry()
+	if err != nil {
 		return fmt.Errorf("airbag: %w", err)
 	}
-	if a.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		return fmt.Errorf("airbag: %w", err)
-	}
-	if err = unix.EpollCtl(a.epoll, unix.EPOLL_CTL_ADD, a.wake, &unix.EpollEvent{Events: unix.EPOLLIN}); err != nil {
-		return fmt.Errorf("airbag: %w", err)
-	}
-	a.running = true
-	spareProcessors()
-	go a.loop()
+	a.sentry, a.heed = s, os.NewFile(uintptr(s.heed), "airbag")
+	a.ended.Go(func() { a.stand(s) })
+	a.ended.Go(func() { a.listen(s) })
 	return nil
 }
 
-func (a *airbags) closeFiles() {
-	for _, fd := range []*int{&a.epoll, &a.wake} {
-		if *fd >= 0 {
-			_ = unix.Close(*fd)
+func newSentry() (s *sentry, err error) {
+	s = &sentry{epoll: -1, wake: -1, obeyed: -1, heed: -1, meminfo: -1}
+	defer func() {
+		if err != nil {
+			s.close()
+			_ = unix.Close(int(s.heed))
 		}
-		*fd = -1
+	}()
+	for _, f := range []struct {
+		fd   *int32
+		open func() (int, error)
+	}{
+		{&s.epoll, func() (int, error) { return unix.EpollCreate1(unix.EPOLL_CLOEXEC) }},
+		{&s.wake, func() (int, error) { return unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK) }},
+		{&s.obeyed, func() (int, error) { return unix.Eventfd(0, unix.EFD_CLOEXEC) }},
+		{&s.heed, func() (int, error) { return unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK) }},
+		{&s.meminfo, func() (int, error) { return unix.Open("/proc/meminfo", unix.O_RDONLY|unix.O_CLOEXEC, 0) }},
+	} {
+		n, err := f.open()
+		if err != nil {
+			return nil, err
+		}
+		*f.fd = int32(n)
+	}
+	return s, unix.EpollCtl(int(s.epoll), unix.EPOLL_CTL_ADD, int(s.wake), &unix.EpollEvent{Events: unix.EPOLLIN, Pad: -1})
+}
+
+// close closes what the thread and who orders it hold.
+func (s *sentry) close() {
+	for _, fd := range []int32{s.epoll, s.wake, s.obeyed, s.meminfo} {
+		if fd >= 0 {
+			_ = unix.Close(int(fd))
+		}
 	}
 }
 
-// close ends the loop.
+// close ends the sentry.
 func (a *airbags) close() {
 	a.mu.Lock()
-	was := a.closed
-	a.closed = true
-	running := a.running
-	if running && !was {
-		a.ringLocked()
+	s := a.sentry
+	a.sentry, a.closed = nil, true
+	if s != nil {
+		_ = s.carryOut(order{do: actEnd})
+		_ = a.heed.Close() // and with it who listens
+	}
+	for _, b := range a.bags {
+		if b != nil {
+			a.forgetLocked(b)
+		}
 	}
 	a.mu.Unlock()
-	if running {
-		<-a.done
-	}
+	a.ended.Wait()
 	a.arming.Wait()
-}
-
-// order lets the loop do something; false: there is no loop.
-func (a *airbags) order(do func()) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if !a.running || a.closed {
-		return false
+	if s != nil {
+		s.close()
 	}
-	a.orders = append(a.orders, do)
-	a.ringLocked()
-	return true
 }
 
-func (a *airbags) ringLocked() {
-	one := [8]byte{1}
-	_, _ = unix.Write(a.wake, one[:]) // full: it rings already
-}
-
-// loop is the airbag of all containers. It allocates next to nothing and asks nobody.
-func (a *airbags) loop() {
-	runtime.LockOSThread() // never unlocked: the thread's priority ends with it
-	hurry()
-	defer func() {
-		for _, b := range a.bags {
-			b.memory.Close()
+// listen hears what the sentry has to tell, until it ends.
+func (a *airbags) listen(s *sentry) {
+	var count [8]byte
+	for {
+		if _, err := a.heed.Read(count[:]); err != nil {
+			return // closed
 		}
 		a.mu.Lock()
-		a.running = false
-		a.closeFiles()
+		a.hearLocked(s)
 		a.mu.Unlock()
-		close(a.done)
-	}()
-	var events [16]unix.EpollEvent
-	for {
-		n, err := unix.EpollWait(a.epoll, events[:], a.timeout())
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			n = 0
-			time.Sleep(longestLook) // cannot be; if it were, the clock still counts
-		}
-		now := time.Now()
-		for _, e := range events[:max(n, 0)] {
-			if b := a.bags[int(e.Pad)]; b != nil { // Pad 0 is wake
-				b.bell, b.next, b.grew = false, now, now
-			}
-		}
-		if !a.obey() {
-			return
-		}
-		for _, b := range a.bags {
-			if !b.next.IsZero() && !now.Before(b.next) {
-				a.look(b)
-			}
-		}
 	}
 }
 
-// spareProcessors lets more goroutines run than there are processors. The loop's thread is woken at once, but goes on only with a
-// slot of Go's scheduler, and where both processors are busy an ordinary thread of the shim can hold one for long while it does
-// not run itself. That is the likely cause, not a proven one, of a kill that was seen with as many slots as processors
-// (docs/live.md).
-func spareProcessors() {
-	if n := runtime.NumCPU() + sparePs; n > runtime.GOMAXPROCS(0) {
-		runtime.GOMAXPROCS(n)
+// hearLocked hears all that a sentry has told so far. The caller holds a.mu.
+func (a *airbags) hearLocked(s *sentry) {
+	for ; s.read.Load() < s.told.Load(); s.read.Add(1) {
+		a.heardLocked(s.notices[s.read.Load()%maxNotices])
 	}
+}
+
+func (a *airbags) heardLocked(n notice) {
+	b := a.bags[n.slot]
+	if b == nil || b.id != n.id {
+		return // it has ended meanwhile
+	}
+	switch n.kind {
+	case noticeRaised:
+		a.tell(b, n.raising(n.because(b.table)))
+	case noticeCalm:
+		a.rearmLocked(b, n.to)
+	case noticeLost:
+		a.lostLocked(b, n, cgroup.MemoryError(n.errno))
+	}
+}
+
+// raising is the news as people are told.
+func (n *notice) raising(held string) raising {
+	at := time.Now().Add(-time.Duration(clock() - n.at))
+	return raising{at: at, took: time.Duration(n.took), late: time.Duration(n.late), from: n.from, to: n.to, need: n.need, rate: n.rate, held: held}
 }
 
 // hurry lets the thread run before all others of its kind: where both processors are busy, an ordinary thread would
@@ -323,215 +347,58 @@ func hurry() {
 	}
 }
 
-// timeout is how long nobody has to be looked at, in milliseconds for epoll.
-func (a *airbags) timeout() int {
-	var first time.Time
-	for _, b := range a.bags {
-		if !b.next.IsZero() && (first.IsZero() || b.next.Before(first)) {
-			first = b.next
-		}
-	}
-	if first.IsZero() {
-		return -1
-	}
-	return int(max(0, time.Until(first)+time.Millisecond-1) / time.Millisecond)
-}
-
-// obey carries out the orders; false: end.
-func (a *airbags) obey() bool {
-	a.mu.Lock()
-	orders, closed := a.orders, a.closed
-	a.orders = nil
-	a.mu.Unlock()
-	if len(orders) > 0 || closed {
-		var count [8]byte
-		_, _ = unix.Read(a.wake, count[:])
-	}
-	for _, do := range orders {
-		do()
-	}
-	return !closed
-}
-
-func (a *airbags) add(b *bag) {
-	a.last++
-	b.number = a.last
-	a.bags[b.number] = b
-	b.next = time.Now()
-}
-
-func (a *airbags) drop(b *bag) {
-	if a.bags[b.number] != b {
-		return
-	}
-	delete(a.bags, b.number)
-	b.memory.Close() // epoll forgets it
-}
-
-// listen changes what epoll waits for at the bell.
-func (a *airbags) listen(b *bag, op int, events uint32) {
-	fd, _ := b.memory.Bell()
-	if fd < 0 {
-		return
-	}
-	_ = unix.EpollCtl(a.epoll, op, fd, &unix.EpollEvent{Events: events, Pad: int32(b.number)}) // a bell that does not ring is what slowLook is for
-}
-
-// look reads what a group needs, raises its limit where room is short, and says when to look again.
-func (a *airbags) look(b *bag) {
-	began := time.Now()
-	state, err := b.memory.State()
-	if err != nil {
-		a.lost(b, err)
-		return
-	}
-	b.measure(state.Need, time.Now()) // not began: what was taken while the thread did not run would count as taken at once
-	switch {
-	case b.ended || b.changing && b.memory.Unified():
-	case short(b.limit, b.need, b.rate):
-		a.raise(b, began)
-	default:
-		b.held = ""
-	}
-	a.rest(b, state, began)
-}
-
-// measure notes what is needed, and how fast that grows.
-func (b *bag) measure(need int64, now time.Time) {
-	d := now.Sub(b.seen)
-	switch {
-	case b.seen.IsZero():
-		b.high = need
-	case d > calmAfter:
-		b.rate = 0 // since it slept: a mean that says nothing of now
-	default:
-		seen := float64(need-b.need) / max(d, shortestLook/2).Seconds()
-		b.rate = max(0, seen, b.rate*(1-d.Seconds()/rateMemory.Seconds()))
-	}
-	b.need, b.seen = need, now
-	if need > b.high+calmGrowth || need < b.high-calmGrowth {
-		if need > b.high {
-			b.grew = now
-		}
-		b.high = need
-	}
-}
-
-// raise moves the limit as judge says, and tells.
-func (a *airbags) raise(b *bag, began time.Time) {
-	if b.changing { // somebody else may just have moved it
-		if is, err := b.memory.Limit(); err == nil {
-			b.limit = is
-		}
-	}
-	r := judge(b.table, b.limit, b.need, b.rate, a.free)
-	n := raising{at: began, from: b.limit, to: b.limit, need: b.need, rate: b.rate, held: r.held}
-	if r.to > 0 {
-		if err := b.memory.SetLimit(r.to); err != nil {
-			r.held = err.Error()
-		} else {
-			b.limit, b.stale, b.raised, n.to = r.to, true, true, r.to
-		}
-	}
-	b.ended = r.last && r.held != "" && b.limit >= b.table.Ceiling
-	if n.to != n.from || b.ended {
-		if err := b.throttle(); err != nil {
-			r.held = err.Error()
-		}
-	}
-	n.took = time.Since(began)
-	n.held = r.held
-	if n.to != n.from || r.held != "" && r.held != b.held {
-		b.held = r.held
-		a.tell(b, n)
-	}
-}
-
-// rest says when to look next: by the clock while there may be growth, else when the bell rings.
-func (a *airbags) rest(b *bag, state cgroup.MemoryState, now time.Time) {
-	if b.ended && !b.stale {
-		b.next = time.Time{}
-		return
-	}
-	calm := now.Sub(b.grew) >= calmAfter
-	if calm && b.stale {
-		a.rearm(b)
-	}
-	if !calm || b.stale {
-		room := float64(max(0, b.limit-b.need))
-		wait := time.Duration(room / 4 / max(b.rate, fastGrowth) * float64(time.Second))
-		if b.held != "" {
-			wait = longestLook / 4
-		}
-		b.next = now.Add(min(max(wait, shortestLook), longestLook))
-		return
-	}
-	if !b.bell {
-		b.memory.Hush()
-		_, events := b.memory.Bell()
-		a.listen(b, unix.EPOLL_CTL_MOD, events|unix.EPOLLONESHOT)
-		b.bell = true
-		b.next = now // what happened before the bell was on
-		return
-	}
-	b.next = time.Time{}
-	if b.held != "" || state.Usage >= tripAt(b.limit) {
-		b.next = now.Add(slowLook)
-	}
-}
-
-// rearm lets another goroutine make the marks of the present limit. v2 has none: memory.high is its one mark.
-func (a *airbags) rearm(b *bag) {
-	if fd, _ := b.memory.Bell(); b.memory.Unified() && fd >= 0 {
-		b.stale = false
-		return
-	}
-	if b.arms {
+// rearmLocked lets another goroutine make the marks of a limit. The caller holds a.mu.
+func (a *airbags) rearmLocked(b *bag, limit int64) {
+	if b.arms || a.closed {
 		return
 	}
 	b.arms = true
-	limit := b.limit
 	a.arming.Go(func() {
 		armed, err := b.memory.Arm(marks(limit))
-		if !a.order(func() { a.rearmed(b, armed, limit, err) }) && err == nil {
-			armed.Close()
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		b.arms = false
+		switch {
+		case a.bags[b.slot] != b || a.sentry == nil: // it has ended meanwhile
+			if err == nil {
+				armed.Close()
+			}
+		case err != nil:
+			a.dropLocked(b)
+			a.lostLocked(b, notice{from: limit, to: limit}, err)
+		default:
+			a.adoptLocked(b, armed, limit)
 		}
 	})
 }
 
-func (a *airbags) rearmed(b *bag, armed cgroup.Armed, limit int64, err error) {
-	b.arms = false
-	switch {
-	case err != nil:
-		if a.bags[b.number] == b {
-			a.lost(b, err)
-		}
-		return
-	case a.bags[b.number] != b: // it has ended meanwhile
-		armed.Close()
-		return
-	}
+// adoptLocked gives a bag its bell. The caller holds a.mu.
+func (a *airbags) adoptLocked(b *bag, armed cgroup.Armed, limit int64) {
 	before := b.memory.Adopt(armed)
+	fd, events := b.memory.Bell()
+	_ = unix.EpollCtl(int(a.sentry.epoll), unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Pad: int32(b.slot)}) // a bell that does not ring is what slowLook is for
+	_ = a.orderLocked(b, order{do: actRing, guard: guard{bell: int32(fd), bellEvents: events, limit: limit}})
 	before.Close() // epoll forgets it
-	b.bell, b.stale, b.next = false, limit != b.limit, time.Now()
-	a.listen(b, unix.EPOLL_CTL_ADD, 0)
 }
 
-// lost ends the watch of a group that cannot be watched: it is gone, or else its limit must not stay where nobody
-// raises it.
-func (a *airbags) lost(b *bag, err error) {
-	a.drop(b)
+// lostLocked ends the watch of a group that cannot be watched, and that the sentry no longer looks at: it is gone, or else its limit must not stay where nobody
+// raises it. The caller holds a.mu.
+func (a *airbags) lostLocked(b *bag, n notice, err error) {
+	defer a.forgetLocked(b)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
-	n := raising{at: time.Now(), from: b.limit, to: b.limit, need: b.need, rate: b.rate, broken: err}
-	if b.limit < b.table.Ceiling {
-		b.ended = true
-		if e := errors.Join(b.memory.SetLimit(b.table.Ceiling), b.throttle()); e != nil {
-			n.broken = errors.Join(err, e)
+	limit, e := b.memory.Limit()
+	if e != nil {
+		limit = n.from
+	}
+	r := raising{at: time.Now(), from: limit, to: limit, need: n.need, rate: n.rate, broken: err}
+	if limit < b.table.Ceiling {
+		if e := errors.Join(b.memory.SetLimit(b.table.Ceiling), b.memory.Throttle(b.soft)); e != nil {
+			r.broken = errors.Join(err, e)
 		} else {
-			b.limit, n.to = b.table.Ceiling, b.table.Ceiling
+			r.to = b.table.Ceiling
 		}
 	}
-	a.tell(b, n)
+	a.tell(b, r)
 }

@@ -167,7 +167,7 @@ func (s *Service) moved(c *container, d api.Decision, n raising) {
 		Fields: map[string]string{
 			"author": origin.Author.String(), "source": origin.Source, "revision": strconv.Itoa(after.Revision),
 			"from": strconv.FormatInt(n.from, 10), "to": strconv.FormatInt(n.to, 10), "need": strconv.FormatInt(n.need, 10),
-			"rate": strconv.FormatInt(int64(n.rate), 10), "took": n.took.String(),
+			"rate": strconv.FormatInt(int64(n.rate), 10), "took": n.took.String(), "late": n.late.String(),
 		},
 	}
 	if n.broken != nil {
@@ -265,8 +265,7 @@ func (s *Service) fitAirbag(c *container) {
 	}
 	if !predicted || d.Airbag == nil {
 		if c.airbag != nil {
-			s.airbags.disarm(c)
-			if err := c.airbag.memory.Throttle(soft); err != nil {
+			if err := s.airbags.release(c.airbag, soft); err != nil {
 				log.L.WithError(err).WithField("id", c.id.Container).Warn("forefend: memory.high stays where the airbag had it")
 			}
 			c.airbag = nil

@@ -15,11 +15,12 @@ import (
 	"forefend.dev/forefend/runtime/policy"
 )
 
-// predicted is a fixture whose container "one" has a predicted limit in a group that is pretended.
-func predicted(t *testing.T, p *pretend, table *api.Airbag) (*fixture, *container) {
+// predicted is a fixture whose container "one" has a predicted limit in a group that is pretended, and the sentry of it.
+func predicted(t *testing.T, p *pretend, table *api.Airbag) (*fixture, *container, *drill) {
 	t.Helper()
 	f, c := supervised(t)
-	f.service.airbags.free = func() (int64, error) { return 1 << 40, nil }
+	drill := newDrill(t, t.TempDir(), f.service.ledger.hear)
+	f.service.airbags = drill.airbags
 	d := c.current()
 	d.Effective = d.Effective.Put(policy.Field{Key: policy.KeyMemory, Value: policy.Value(p.limit()), Origin: policy.Origin{Author: policy.Prediction, Source: "history", Reason: "seen"}})
 	d.Airbag = table
@@ -28,7 +29,7 @@ func predicted(t *testing.T, p *pretend, table *api.Airbag) (*fixture, *containe
 	c.put(d)
 	c.cgroup = p.group().Map()
 	f.service.fitAirbag(c)
-	return f, c
+	return f, c, drill
 }
 
 // told are the events of a kind that wait for the daemon, and are not just being sent in vain.
@@ -46,7 +47,7 @@ func (f *fixture) told(kind string) (out []api.Event) {
 
 func soon(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for until := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for until := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatal("never: " + what)
 		}
@@ -57,7 +58,7 @@ func soon(t *testing.T, what string, ok func() bool) {
 func TestLedgerOfARaise(t *testing.T) {
 	p := newPretend(t, t.TempDir(), true, 200*mib, 100*mib)
 	table := plain()
-	f, c := predicted(t, p, &table)
+	f, c, sentry := predicted(t, p, &table)
 	told := make(chan int64, 8)
 	f.inner.update = func(r *taskv3.UpdateTaskRequest) error {
 		var res specs.LinuxResources
@@ -68,7 +69,7 @@ func TestLedgerOfARaise(t *testing.T) {
 		return nil
 	}
 	p.grow(190 * mib)
-	f.service.airbags.ring(c.airbag)
+	sentry.ring(c.airbag)
 	to := p.limit()
 	soon(t, "a revision", func() bool { return c.current().Revision == 2 })
 	d := c.current()
@@ -96,7 +97,7 @@ func TestLedgerOfARaise(t *testing.T) {
 		if limit != to {
 			t.Errorf("runc is told %d", limit)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("runc is not told")
 	}
 }
@@ -106,9 +107,9 @@ func TestLedgerOfWhatIsHeld(t *testing.T) {
 	p := newPretend(t, t.TempDir(), false, 200*mib, 100*mib)
 	table := plain()
 	table.Held = "the risk is high"
-	f, c := predicted(t, p, &table)
+	f, c, sentry := predicted(t, p, &table)
 	p.grow(190 * mib)
-	f.service.airbags.ring(c.airbag)
+	sentry.ring(c.airbag)
 	var held []api.Event
 	soon(t, "an event", func() bool { held = f.told(api.EventHeld); return len(held) == 1 })
 	if e := held[0]; !strings.Contains(e.Message, "memory limit stays at 200 MiB although 190 MiB are in use: the risk is high") || c.current().Revision != 1 {
@@ -182,11 +183,11 @@ func TestLedgerOfWhatCannotBeWatched(t *testing.T) {
 func TestLedgerKeepsOrder(t *testing.T) {
 	p := newPretend(t, t.TempDir(), false, 200*mib, 100*mib)
 	table := plain()
-	f, c := predicted(t, p, &table)
+	f, c, sentry := predicted(t, p, &table)
 	c.updating.Lock() // nobody writes meanwhile
 	for _, need := range []int64{190, 250, 310} {
 		p.grow(need * mib)
-		f.service.airbags.ring(c.airbag)
+		sentry.ring(c.airbag)
 	}
 	if c.current().Revision != 1 {
 		t.Errorf("revision %d while somebody else decides", c.current().Revision)

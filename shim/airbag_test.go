@@ -3,15 +3,17 @@ package shim
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"forefend.dev/forefend/runtime/cgroup"
@@ -104,12 +106,42 @@ func (p *pretend) high() int64 {
 	return n / mib
 }
 
-// inflated is an airbag for one group, on a node with memory to spare, and what it tells.
-func inflated(t testing.TB, p *pretend, table api.Airbag) (*airbags, *bag, *heard) {
+// drill is a sentry that looks at a group only when it is told to, on a node with memory to spare.
+type drill struct {
+	*airbags
+	mu sync.Mutex // of all that is the thread's
+}
+
+func newDrill(t rapid.TB, dir string, tell func(*bag, raising)) *drill {
+	t.Helper()
+	node := filepath.Join(dir, "meminfo")
+	if err := os.WriteFile(node, []byte("MemTotal: 1 kB\nMemAvailable:   1073741824 kB\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := &drill{airbags: newAirbags(tell)}
+	d.stand = func(s *sentry) {
+		fd, err := unix.Open(node, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			panic(err)
+		}
+		_ = unix.Close(int(s.meminfo))
+		s.meminfo = int32(fd)
+		for !s.ending {
+			if n, err := unix.Poll([]unix.PollFd{{Fd: s.wake, Events: unix.POLLIN}}, -1); n == 1 && err == nil {
+				d.mu.Lock()
+				s.obey(clock())
+				d.mu.Unlock()
+			}
+		}
+	}
+	return d
+}
+
+// inflated is the airbag of one group, and what it tells.
+func inflated(t testing.TB, p *pretend, table api.Airbag) (*drill, *bag, *heard) {
 	t.Helper()
 	h := &heard{}
-	a := newAirbags(h.tell)
-	a.free = func() (int64, error) { return 1 << 40, nil }
+	a := newDrill(t, t.TempDir(), h.tell)
 	t.Cleanup(a.close)
 	b, err := a.arm(nil, p.group(), &table, math.MaxInt64)
 	if err != nil {
@@ -119,16 +151,31 @@ func inflated(t testing.TB, p *pretend, table api.Airbag) (*airbags, *bag, *hear
 	return a, b, h
 }
 
-// ring lets the airbag look at a group after a long sleep, in which no rate was seen, and sleep again.
-func (a *airbags) ring(b *bag) {
-	a.obeyed(func() {
-		if a.bags[b.number] != b {
-			return
-		}
-		b.seen = time.Unix(1, 0)
-		a.look(b)
-		b.seen, b.next = time.Unix(1, 0), time.Now().Add(time.Hour)
+// ring lets the sentry look at a group after a long sleep, in which no rate was seen.
+func (d *drill) ring(b *bag) {
+	d.sees(b, func(s *sentry, g *guard) {
+		g.seen = 1
+		s.look(b.slot, g, clock())
+		g.seen = 1
 	})
+}
+
+// sees does something in the sentry's place, if it guards that group, and waits until all that it tells has been heard.
+func (d *drill) sees(b *bag, do func(*sentry, *guard)) {
+	d.airbags.mu.Lock()
+	s := d.sentry
+	d.airbags.mu.Unlock()
+	if s == nil {
+		return
+	}
+	d.mu.Lock()
+	if g := &s.guards[b.slot]; g.live && g.id == b.id {
+		do(s, g)
+	}
+	d.mu.Unlock()
+	for s.read.Load() != s.told.Load() {
+		runtime.Gosched()
+	}
 }
 
 func plain() api.Airbag {
@@ -281,13 +328,7 @@ func TestAirbagThatIsLost(t *testing.T) {
 	bothVersions(t, func(t *testing.T, v1 bool) {
 		p := newPretend(t, t.TempDir(), v1, 200*mib, 100*mib)
 		a, b, h := inflated(t, p, plain())
-		if err := os.Remove(filepath.Join(p.dir, "memory.stat")); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Mkdir(filepath.Join(p.dir, "memory.stat"), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		a.ring(b)
+		a.sees(b, func(s *sentry, g *guard) { s.lose(b.slot, g, unix.EIO) })
 		if all := h.all(); p.limit() != 900*mib || len(all) != 1 || all[0].broken == nil || all[0].from != 200*mib || all[0].to != 900*mib {
 			t.Errorf("limit %d MiB, told %+v", p.limit()/mib, all)
 		}
@@ -298,28 +339,59 @@ func TestAirbagThatIsLost(t *testing.T) {
 }
 
 func TestAirbagOfAGroupThatIsGone(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "group")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	p := newPretend(t, dir, false, 200*mib, 100*mib)
+	p := newPretend(t, t.TempDir(), false, 200*mib, 100*mib)
 	a, b, h := inflated(t, p, plain())
-	if err := os.RemoveAll(dir); err != nil {
-		t.Fatal(err)
+	a.sees(b, func(s *sentry, g *guard) { s.lose(b.slot, g, unix.ENODEV) }) // what the kernel says of it
+	if a.bags[b.slot] != nil {
+		t.Error("still watched")
 	}
-	a.ring(b)
-	a.obeyed(func() {
-		if len(a.bags) > 0 {
-			t.Error("still watched")
-		}
-	})
 	table := plain()
 	a.fit(b, &table, math.MaxInt64) // of what is not there: nothing
-	if a.ring(b); len(h.all()) > 0 {
-		t.Errorf("told %+v", h.all())
+	a.change(b)
+	a.disarm(nil)
+	if err := a.release(b, math.MaxInt64); err != nil {
+		t.Error(err)
 	}
-	if _, err := a.arm(nil, p.group(), &table, math.MaxInt64); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("armed again: %v", err)
+	if a.ring(b); len(h.all()) > 0 || p.limit() != 200*mib {
+		t.Errorf("limit %d MiB, told %+v", p.limit()/mib, h.all())
+	}
+}
+
+// A sentry guards a certain number of groups; a place that was left is taken again.
+func TestAirbagsHavePlaces(t *testing.T) {
+	p := newPretend(t, t.TempDir(), true, 200*mib, 100*mib)
+	a := newDrill(t, t.TempDir(), (&heard{}).tell)
+	t.Cleanup(a.close)
+	table := plain()
+	var bags []*bag
+	for range maxGuards {
+		b, err := a.arm(nil, p.group(), &table, math.MaxInt64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bags = append(bags, b)
+	}
+	if _, err := a.arm(nil, p.group(), &table, math.MaxInt64); err == nil || !strings.Contains(err.Error(), "128 memory limits at most") {
+		t.Errorf("one more: %v", err)
+	}
+	if err := a.release(bags[7], math.MaxInt64); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := a.arm(nil, p.group(), &table, math.MaxInt64); err != nil || b.slot != 7 || b.id == bags[7].id {
+		t.Errorf("%+v, %v", b, err)
+	}
+}
+
+// What nobody hears is not told: what was done is done, and told later.
+func TestAirbagThatNobodyHears(t *testing.T) {
+	s := &sentry{epoll: -1, heed: -1, meminfo: -1}
+	s.told.Store(maxNotices)
+	if n := s.next(noticeLost, 0, &s.guards[0]); n != nil {
+		t.Errorf("overwrites %+v", n)
+	}
+	g := &guard{live: true}
+	if s.lose(0, g, unix.EIO); !g.live || g.next == 0 {
+		t.Errorf("lost, and nobody knows: %+v", g)
 	}
 }
 
@@ -343,12 +415,12 @@ func TestAirbagRefusals(t *testing.T) {
 }
 
 // The rate that counts is the highest of late, and forgets.
-func TestBagMeasuresGrowth(t *testing.T) {
-	b := &bag{}
-	now := time.Unix(1e9, 0)
+func TestGuardMeasuresGrowth(t *testing.T) {
+	b := &guard{}
+	const now = 1e9
 	at := func(after time.Duration, need int64, least, most float64) {
 		t.Helper()
-		if b.measure(need*mib, now.Add(after)); b.rate < least*mib || b.rate > most*mib {
+		if b.measure(need*mib, now+int64(after)); b.rate < least*mib || b.rate > most*mib {
 			t.Errorf("after %v: %g MiB/s, want %g to %g", after, b.rate/mib, least, most)
 		}
 	}
@@ -356,8 +428,8 @@ func TestBagMeasuresGrowth(t *testing.T) {
 	at(100*time.Millisecond, 150, 500, 500)
 	at(110*time.Millisecond, 150, 470, 490)
 	at(200*time.Millisecond, 140, 250, 350) // it shrinks: what was seen counts a while
-	if !b.grew.Equal(now.Add(100 * time.Millisecond)) {
-		t.Errorf("grew last at %v", b.grew.Sub(now))
+	if b.grew != now+int64(100*time.Millisecond) {
+		t.Errorf("grew last at %v", time.Duration(b.grew-now))
 	}
 	at(500*time.Millisecond, 140, 0, 0)
 	at(10*time.Second, 900, 0, 0) // it slept: nobody knows how fast that was
@@ -377,8 +449,7 @@ func TestAirbagLaws(t *testing.T) {
 		v1 := rapid.Bool().Draw(t, "v1")
 		table := plain()
 		p := newPretend(t, dir, v1, table.Predicted, 50*mib)
-		a := newAirbags(func(*bag, raising) {})
-		a.free = func() (int64, error) { return 1 << 40, nil }
+		a := newDrill(t, dir, func(*bag, raising) {})
 		defer a.close()
 		b, err := a.arm(nil, p.group(), &table, math.MaxInt64)
 		if err != nil {
@@ -408,8 +479,7 @@ func TestAirbagLaws(t *testing.T) {
 			}
 			a.ring(b)
 			is := p.limit()
-			var held string
-			a.obeyed(func() { held = b.table.Held })
+			held := b.table.Held
 			switch {
 			case is < before:
 				t.Fatalf("lowered from %d to %d MiB", before/mib, is/mib)

@@ -43,6 +43,7 @@ type Config struct {
 	OnAgentEvent func(workload.ID, AgentEvent)
 	Egress       Egress        // leads outbound connections; nil: nobody does
 	DecideWithin time.Duration // the decision about one of them
+	Verify       time.Duration // from one comparison with gateways' receipts to the next; 0: none but those that people ask for
 	AgentDelay   time.Duration // how long a container runs before it gets its agent; 0: it gets it before it starts
 	Airbag       bool          // predicted memory limits may be hard ones
 	Reserve      int64         // bytes of memory that the node keeps when they are raised

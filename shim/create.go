@@ -94,6 +94,7 @@ func (s *Service) prepare(ctx context.Context, r *taskv3.CreateTaskRequest) (_ *
 		Version:      api.Version,
 		Facts:        factsOf(id, b.Spec(), r, s.cfg.Containerd),
 		Spec:         forDecision(b.Spec()),
+		Closed:       closed(b.Spec().Mounts),
 		ListenerPath: c.notify,
 		Airbag:       s.canRaise(),
 		Kin:          true,
@@ -165,8 +166,14 @@ func (s *Service) commit(ctx context.Context, c *container, b *bundle.Bundle) er
 	return nil
 }
 
-// disksExist reports a rate of a disk that is not there, and says who decided it: runc would only say that the kernel does not know it.
+// disksExist reports a rate of a disk that is not there, or a weight that this kernel has not, and says who decided it: runc would only
+// name a file.
 func disksExist(eff policy.Effective) error {
+	if f, ok := eff.Lookup(policy.KeyIOWeight); ok && f.Value != policy.Unlimited {
+		if err := cgroup.IOWeighable(); err != nil {
+			return fmt.Errorf("%s of %s: %w", policy.KeyIOWeight, f.Source, err)
+		}
+	}
 	for _, family := range []policy.Key{policy.KeyIORead, policy.KeyIOWrite} {
 		for _, disk := range slices.Sorted(maps.Keys(eff.Members(family))) {
 			f, _ := eff.Lookup(family.Member(disk))
@@ -225,7 +232,9 @@ func (s *Service) created(ctx context.Context, c *container, pid uint32) error {
 		log.G(ctx).WithError(err).WithField("id", c.id.Container).Warn("forefend: cgroup not found")
 	}
 	if err == nil { // else the one to expect stays
+		s.mu.Lock() // who looks for a pod's processes reads it
 		c.cgroup = group.Map()
+		s.mu.Unlock()
 	}
 	if err := s.openGate(c, group); err != nil {
 		return err

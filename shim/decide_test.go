@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -89,12 +90,17 @@ func TestDecidingAloneIsTold(t *testing.T) {
 	if _, err := s.readjust(t.Context(), &container{id: d.Facts.ID, decision: d}, &specs.LinuxResources{}); err != nil {
 		t.Fatal(err)
 	}
-	s.reporter.mu.Lock()
-	defer s.reporter.mu.Unlock()
-	if len(s.reporter.events) != 1 {
-		t.Fatalf("%+v", s.reporter.events)
+	var told []api.Event
+	soon(t, "an event", func() bool { // that is not just being sent in vain
+		s.reporter.mu.Lock()
+		defer s.reporter.mu.Unlock()
+		told = slices.Clone(s.reporter.events)
+		return len(told) > 0
+	})
+	if len(told) != 1 {
+		t.Fatalf("%+v", told)
 	}
-	e := s.reporter.events[0]
+	e := told[0]
 	if e.Kind != api.EventAdmitted || e.ID != d.Facts.ID || e.Run != d.Facts.Run || e.Fields["availability"] != "site-default" ||
 		e.Fields["mode"] != "adaptive" || e.Fields["sealed"] != "false" {
 		t.Errorf("%+v", e)

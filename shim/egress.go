@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -11,18 +12,27 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"forefend.dev/forefend/netns/flow"
+	"forefend.dev/forefend/runtime/cgroup"
 	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/workload"
 )
 
 // Egress leads a node's outbound connections. cmd gives the shim tunneld as one; without tunnels there is none.
 type Egress interface {
-	// Settings are those of a container's interceptor; base is what is known of all its requests, Data of those that say nothing of it.
-	Settings(base flow.Context) json.RawMessage
+	// Settings are those of a container's interceptor; pod are all that share its network namespace, nil where it is its own.
+	Settings(own EgressContainer, pod []EgressContainer) json.RawMessage
 	// Guard closes a container's network namespace, but for what its interceptor lets out. It may be repeated, and should be when the
 	// namespace has other devices or addresses than before.
 	Guard(context.Context, EgressTarget) (namespace uint64, err error)
 	// Way answers an interceptor's question for a tunnel, which is there when it returns.
 	Way(ctx context.Context, namespace uint64, workload string, question []byte) ([]byte, error)
+	// Ahead has a tunnel attached that is likely to be asked for.
+	Ahead(ctx context.Context, namespace uint64, name string, way workload.Way) error
+	// Process answers an interceptor's question for who opened a connection of a process's network namespace: one of these processes.
+	Process(ctx context.Context, pid int, among []int, question []byte) ([]byte, error)
+	// Reconcile holds what the interceptor of a namespace has counted against what its tunnels' gateways have, and ends the connections with
+	// which something is wrong.
+	Reconcile(context.Context, api.ReconcileRequest) (api.Reconciled, error)
 	// Release gives up what Guard and Way made. The namespace stays closed.
 	Release(ctx context.Context, namespace uint64) error
 }
@@ -45,8 +55,14 @@ type AgentIntercept struct {
 
 // What an agent may ask.
 const (
-	askDecide = "decide"
-	askWay    = "way"
+	askDecide  = "decide"
+	askMany    = "decide-many"
+	askWay     = "way"
+	askProcess = "process"
+	// Where several containers share the network namespace.
+	askContainer = "container"
+	// It tells, rather than asks.
+	askContacts = "contacts"
 )
 
 const releaseDeadline = 5 * time.Second
@@ -78,28 +94,63 @@ func (a *seat) intercepting() *AgentIntercept {
 		return nil
 	}
 	return &AgentIntercept{
-		Settings: func() json.RawMessage { return a.s.cfg.Egress.Settings(a.base()) },
+		Settings: a.settings,
 		Ready: func(ctx context.Context, port uint16) error {
 			a.mu.Lock()
 			a.port = port
 			a.mu.Unlock()
-			return a.guard(ctx)
+			if err := a.fence(); err != nil {
+				return err
+			}
+			if err := a.guard(ctx); err != nil {
+				return err
+			}
+			a.mu.Lock()
+			namespace := a.guarded
+			a.mu.Unlock()
+			a.prepare(ctx, namespace)
+			return nil
 		},
 		Ask: a.answer,
 	}
 }
 
-// base is what is known of every request of the container.
-func (a *seat) base() flow.Context {
-	d := a.c.current()
-	c := flow.Context{
-		Version: flow.Version, Container: a.c.id.Container, Namespace: a.c.id.Namespace, Workload: d.Facts.Name(), Image: d.Facts.Image.Name,
-		Data: d.Data,
+// fence puts a gate around the agent: what the container sends by it does not pass the container's own.
+func (a *seat) fence() error {
+	rules := a.agentRules(nil, GateRules{})
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.gate != nil || a.c.gate == nil {
+		return nil // an agent that takes another's place is in the same cgroup; without gates nothing is promised
 	}
-	if d.Risk != nil {
-		c.Risk = int(d.Risk.Score)
+	group, err := cgroup.Named(agentCgroup(a.c.id))
+	if err != nil {
+		return err
 	}
-	return c
+	gate, err := a.s.cfg.Gates.Gate(group.Unified, 0, func(p Passage) {
+		if !p.Accepted { // that is the container's own connections
+			a.s.onPassage(a.c, p)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("threat feeds for the container's agent: %w", err)
+	}
+	if err := gate.Set(rules); err != nil {
+		return errors.Join(err, gate.Close())
+	}
+	a.gate = gate
+	return nil
+}
+
+// unfence forgets the gate of an agent whose cgroup is gone.
+func (a *seat) unfence() {
+	a.mu.Lock()
+	gate := a.gate
+	a.gate = nil
+	a.mu.Unlock()
+	if gate != nil {
+		_ = gate.Close() // what it leaves is swept
+	}
 }
 
 // guard closes the namespace as it is now around the agent that runs.
@@ -122,32 +173,130 @@ func (a *seat) guard(ctx context.Context) error {
 	return nil
 }
 
+// asked is what an agent asks a decision for, and the token that proves its user.
+type asked struct {
+	flow.Context
+	Token flow.Credential `json:"token"`
+}
+
+func (q asked) context() flow.Context {
+	c := q.Context
+	c.Credential = q.Token
+	return c
+}
+
 // answer answers the agent. What it says of who asks is not believed: that is known here.
 func (a *seat) answer(ctx context.Context, method string, body []byte) ([]byte, error) {
 	switch method {
 	case askDecide:
-		var c flow.Context
-		if err := json.Unmarshal(body, &c); err != nil {
+		var q asked
+		if err := json.Unmarshal(body, &q); err != nil {
 			return nil, fmt.Errorf("context of a request: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
-		own := a.base()
-		c.Container, c.Namespace, c.Workload, c.Image, c.Risk = own.Container, own.Namespace, own.Workload, own.Image, own.Risk
-		var d flow.Decision
-		err := a.s.link.call(ctx, a.s.cfg.DecideWithin, func(ctx context.Context, client *api.Client) (err error) {
-			d, err = client.Decide(ctx, api.DecideRequest{Version: flow.Version, Context: c})
-			return err
-		})
+		d, err := a.decide(ctx, q.context())
 		if err != nil {
 			return nil, err
 		}
 		return json.Marshal(d)
+	case askMany:
+		var qs []asked
+		if err := json.Unmarshal(body, &qs); err != nil {
+			return nil, fmt.Errorf("contexts of requests: %w: %w", err, errdefs.ErrInvalidArgument)
+		}
+		if len(qs) > api.MaxDecisions {
+			return nil, fmt.Errorf("%d requests at once, the most is %d: %w", len(qs), api.MaxDecisions, errdefs.ErrInvalidArgument)
+		}
+		cs := make([]flow.Context, 0, len(qs))
+		for _, q := range qs {
+			cs = append(cs, q.context())
+		}
+		all, err := a.decideMany(ctx, cs)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(all)
 	case askWay:
-		a.mu.Lock()
-		namespace := a.guarded
-		a.mu.Unlock()
-		return a.s.cfg.Egress.Way(ctx, namespace, a.base().Workload, body)
+		return a.way(ctx, body)
+	case askContainer:
+		var q struct {
+			Cgroup uint64 `json:"cgroup"`
+		}
+		if err := json.Unmarshal(body, &q); err != nil {
+			return nil, fmt.Errorf("question for a container: %w: %w", err, errdefs.ErrInvalidArgument)
+		}
+		id, err := a.whose(q.Cgroup)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(map[string]string{"container": id.Container})
+	case askContacts:
+		var told struct {
+			Container string            `json:"container"`
+			Names     map[string]uint64 `json:"names"`
+		}
+		if err := json.Unmarshal(body, &told); err != nil {
+			return nil, fmt.Errorf("contacts: %w: %w", err, errdefs.ErrInvalidArgument)
+		}
+		if c := a.named(told.Container); c != nil {
+			c.passages.name(told.Names)
+		}
+		return []byte("{}"), nil
+	case askProcess:
+		a.searching.Lock() // one at a time: what a container can have its shim do is one processor's work at most
+		defer a.searching.Unlock()
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		return a.s.cfg.Egress.Process(ctx, a.c.pid, a.processes(), body)
 	}
 	return nil, fmt.Errorf("agents do not ask for %.30q: %w", method, errdefs.ErrNotImplemented)
+}
+
+// way answers an interceptor's question for a tunnel, which is the workload's that asks, if a decision was that something may leave so.
+func (a *seat) way(ctx context.Context, question []byte) ([]byte, error) {
+	var q struct {
+		Profile   flow.Profile `json:"profile"`
+		User      string       `json:"user"`
+		Container string       `json:"container"`
+	}
+	if err := json.Unmarshal(question, &q); err != nil {
+		return nil, fmt.Errorf("question for a tunnel: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	c, id := a.c, "" // whichever of the pod it is, the tunnel is the sandbox's
+	if who := a.asking(q.Container); len(who) == 1 {
+		c, id = who[0], who[0].id.Container
+	}
+	if !a.granted.has(grantOf(id, q.User, q.Profile)) {
+		return nil, fmt.Errorf("no decision lets anything out by such a tunnel: %w", errdefs.ErrPermissionDenied)
+	}
+	a.mu.Lock()
+	namespace := a.guarded
+	a.mu.Unlock()
+	got, err := a.s.cfg.Egress.Way(ctx, namespace, c.base().Workload, question)
+	if err == nil {
+		c.agent.paths.note(question)
+		a.audit.begin(a)
+	}
+	return got, err
+}
+
+// processes are those of the containers in the agent's network namespace, by the host's numbers.
+func (a *seat) processes() (pids []int) {
+	groups := []map[string]string{a.c.cgroup}
+	if a.pod {
+		a.s.mu.Lock()
+		for _, c := range a.s.containers {
+			if c != a.c {
+				groups = append(groups, c.cgroup)
+			}
+		}
+		a.s.mu.Unlock()
+	}
+	for _, g := range groups {
+		some, _ := cgroup.FromMap(g).PIDs() // one that has ended has none
+		pids = append(pids, some...)
+	}
+	return pids
 }
 
 // release gives up the container's ways out.

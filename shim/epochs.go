@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,10 +39,12 @@ type epochs struct {
 
 	mu     sync.Mutex
 	agents map[string]forgetter // by container; guarded by mu
+	risks  map[string]int       // by which risk each decides; negative: not known; guarded by mu
+	told   map[string]bool      // of which another risk would be told now; guarded by mu
 }
 
 func newEpochs(s *Service) *epochs {
-	e := &epochs{s: s, agents: make(map[string]forgetter)}
+	e := &epochs{s: s, agents: make(map[string]forgetter), risks: make(map[string]int)}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	return e
 }
@@ -54,6 +57,7 @@ func (e *epochs) join(container string, agent Agent) {
 	}
 	e.mu.Lock()
 	e.agents[container] = f
+	e.risks[container] = -1
 	e.mu.Unlock()
 	e.begin.Do(func() { e.done.Go(e.run) })
 }
@@ -62,6 +66,45 @@ func (e *epochs) leave(container string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.agents, container)
+	delete(e.risks, container)
+}
+
+// follows tells whether the daemon tells of another risk of a container: what depends on its risk holds until then.
+func (e *epochs) follows(container string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.told[container]
+}
+
+// asking returns the risks by which agents decide, as a call for the next epoch has them.
+func (e *epochs) asking() map[string]int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.told = make(map[string]bool, len(e.risks))
+	for id := range e.risks {
+		e.told[id] = true
+	}
+	return maps.Clone(e.risks)
+}
+
+// unheard has answers that depend on a risk hold for a moment only, until the daemon tells of it again.
+func (e *epochs) unheard() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.told = nil
+}
+
+// learn notes risks and returns whose they are.
+func (e *epochs) learn(risks map[string]int) (whose []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for id, risk := range risks {
+		if _, ok := e.agents[id]; ok {
+			e.risks[id] = risk
+			whose = append(whose, id)
+		}
+	}
+	return whose
 }
 
 func (e *epochs) close() {
@@ -80,13 +123,19 @@ func (e *epochs) run() {
 		}
 		var r api.EpochResponse
 		err := e.s.link.call(e.ctx, epochWait+epochLate, func(ctx context.Context, c *api.Client) (err error) {
-			r, err = c.Epoch(ctx, api.EpochRequest{After: after, Wait: epochWait})
+			r, err = c.Epoch(ctx, api.EpochRequest{After: after, Wait: epochWait, Risks: e.asking()})
 			return err
 		})
+		if err != nil {
+			e.unheard()
+		}
 		switch {
 		case err == nil:
+			whose := e.learn(r.Risks)
 			if r.Epoch != known || forgotten {
 				e.tell(r.Epoch)
+			} else if len(whose) > 0 {
+				e.tell(r.Epoch, whose...) // what they decided by another risk
 			}
 			known, grace, lost, forgotten = r.Epoch, r.Grace, time.Time{}, false
 		case errdefs.IsNotImplemented(err):
@@ -112,15 +161,20 @@ func (e *epochs) pause(d time.Duration) {
 	}
 }
 
-// tell has all agents forget decisions of before an epoch, and returns once they have.
-func (e *epochs) tell(epoch uint64) {
+// tell has agents, all unless some are named, forget decisions of before an epoch, and those of it that they have; it returns once they have.
+func (e *epochs) tell(epoch uint64, only ...string) {
 	ctx, cancel := context.WithTimeout(e.ctx, epochTell)
 	defer cancel()
 	var all sync.WaitGroup
 	e.mu.Lock()
 	agents := maps.Clone(e.agents)
 	e.mu.Unlock()
+	told := make(map[forgetter]bool) // containers of a pod share one
 	for id, agent := range agents {
+		if told[agent] || len(only) > 0 && !slices.Contains(only, id) {
+			continue
+		}
+		told[agent] = true
 		all.Go(func() {
 			if err := agent.Forget(ctx, epoch); err != nil && e.ctx.Err() == nil {
 				e.s.reporter.event(api.Event{Time: time.Now(), Kind: api.EventDegraded,

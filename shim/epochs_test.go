@@ -19,7 +19,16 @@ import (
 type decisionPoint struct {
 	mu      sync.Mutex
 	epoch   uint64        // guarded by mu
+	risk    int           // of the container "c"; 0: rules do not ask; guarded by mu
 	changed chan struct{} // guarded by mu
+}
+
+func (d *decisionPoint) turn(risk int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.risk = risk
+	close(d.changed)
+	d.changed = make(chan struct{})
 }
 
 func (d *decisionPoint) set(epoch uint64) {
@@ -37,8 +46,11 @@ func (d *decisionPoint) Decide(context.Context, api.DecideRequest) (flow.Decisio
 func (d *decisionPoint) Epoch(ctx context.Context, r api.EpochRequest) (api.EpochResponse, error) {
 	for {
 		d.mu.Lock()
-		epoch, changed := d.epoch, d.changed
+		epoch, risk, changed := d.epoch, d.risk, d.changed
 		d.mu.Unlock()
+		if known, asked := r.Risks["c"]; risk != 0 && asked && known != risk {
+			return api.EpochResponse{Epoch: epoch, Grace: 500 * time.Millisecond, Risks: map[string]int{"c": risk}}, nil
+		}
 		if epoch != r.After {
 			return api.EpochResponse{Epoch: epoch, Grace: 500 * time.Millisecond}, nil
 		}
@@ -62,17 +74,45 @@ func (d *decisionPoint) serve(t *testing.T, socket string) (stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	conns := &accepted{Listener: l}
 	served := make(chan struct{})
-	go func() { _ = server.Serve(context.Background(), l); close(served) }()
-	return func() { _ = server.Close(); <-served }
+	go func() { _ = server.Serve(context.Background(), conns); close(served) }()
+	return func() { _ = server.Close(); <-served; conns.end() }
+}
+
+// accepted ends its connections as those of a process that is killed end: a ttrpc server that is closed lets calls go on.
+type accepted struct {
+	net.Listener
+	mu    sync.Mutex
+	conns []net.Conn // guarded by mu
+}
+
+func (a *accepted) Accept() (net.Conn, error) {
+	c, err := a.Listener.Accept()
+	if err == nil {
+		a.mu.Lock()
+		a.conns = append(a.conns, c)
+		a.mu.Unlock()
+	}
+	return c, err
+}
+
+func (a *accepted) end() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range a.conns {
+		_ = c.Close()
+	}
 }
 
 // remembering is an agent that tells what it was told.
 type remembering chan uint64
 
-func (remembering) State(context.Context) (api.Agent, error)       { return api.Agent{}, nil }
-func (remembering) Close()                                         {}
-func (remembering) Flows(context.Context) (json.RawMessage, error) { return nil, nil }
+func (remembering) State(context.Context) (api.Agent, error) { return api.Agent{}, nil }
+func (remembering) Close()                                   {}
+func (remembering) Flows(context.Context) (flows, counters json.RawMessage, err error) {
+	return nil, nil, nil
+}
 func (r remembering) Forget(_ context.Context, epoch uint64) error { r <- epoch; return nil }
 
 // TestEpochs: agents learn of each epoch; once the daemon has been away for its grace they forget; when it is back, whichever it is, its
@@ -96,7 +136,7 @@ func TestEpochs(t *testing.T) {
 			if got != want {
 				t.Fatalf("told of epoch %d, want %d", got, want)
 			}
-		case <-time.After(30 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("not told of epoch %d", want)
 		}
 	}
@@ -105,6 +145,13 @@ func TestEpochs(t *testing.T) {
 	d.set(200)
 	told(200)
 	t.Logf("an epoch reached the agent within %s", time.Since(began))
+	began = time.Now()
+	d.turn(70)
+	told(200) // of the same epoch: what was decided by another risk is forgotten
+	t.Logf("another risk reached the agent within %s", time.Since(began))
+	if !e.follows("c") || e.follows("stranger") {
+		t.Error("it is not known whose risk the daemon tells of")
+	}
 	began = time.Now() // it is away before stop returns
 	stop()
 	told(201)

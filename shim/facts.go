@@ -2,6 +2,8 @@ package shim
 
 import (
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -135,6 +137,22 @@ func hasNamespace(spec *specs.Spec, t specs.LinuxNamespaceType) bool {
 	}
 	return false
 }
+
+// closed reports whether no mount brings programs into the container that its image does not have: directories of the
+// node from which programs can be executed, and single programs. What cannot be looked at counts as one.
+func closed(mounts []specs.Mount) bool {
+	return !slices.ContainsFunc(mounts, func(m specs.Mount) bool {
+		bound := m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+		if !bound || slices.Contains(m.Options, "noexec") || m.Destination == "/dev/shm" || strings.HasPrefix(m.Destination, serviceAccount) {
+			return false
+		}
+		info, err := os.Stat(m.Source)
+		return err != nil || info.IsDir() || info.Mode()&0o111 != 0
+	})
+}
+
+// serviceAccount is below where a kubelet puts a pod's token.
+const serviceAccount = "/var/run/secrets/kubernetes.io/"
 
 // forDecision copies what a decision looks at. Environment, hooks, mounts and
 // foreign annotations stay behind: they can hold secrets.

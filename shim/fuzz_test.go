@@ -393,7 +393,7 @@ func holding(t testing.TB) held {
 // released waits until no more is held than before.
 func released(t testing.TB, before held) {
 	t.Helper()
-	deadline, tick := time.Now().Add(20*time.Second), time.NewTicker(time.Millisecond)
+	deadline, tick := time.Now().Add(time.Minute), time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for ; ; <-tick.C {
 		now := holding(t)

@@ -44,8 +44,10 @@ type GateRules struct {
 	Off          bool // no network but loopback, in either direction
 	Closed       bool // no contact is begun but with Allow
 	Allow, Block []netip.Prefix
-	WatchListed  bool // contacts with addresses that threat feeds list are seen
-	BlockListed  bool // and not let through
+	// AllowNames and BlockNames are members of egress that are hosts, which the container's interceptor can tell apart, and a gate cannot.
+	AllowNames, BlockNames []string
+	WatchListed            bool // contacts with addresses that threat feeds list are seen
+	BlockListed            bool // and not let through
 }
 
 // restricts tells whether the rules keep anything from passing.
@@ -79,7 +81,10 @@ func rulesOf(e policy.Effective) GateRules {
 		}
 		for _, name := range f.Names {
 			switch p, ok := policy.ParseEgress(name); {
-			case !ok: // no author's claim is one
+			case !ok && f.Value == policy.Tight:
+				r.BlockNames = append(r.BlockNames, name)
+			case !ok:
+				r.AllowNames = append(r.AllowNames, name)
 			case f.Value == policy.Tight:
 				r.Block = append(r.Block, p)
 			default:

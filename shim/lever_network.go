@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/containerd/errdefs"
@@ -19,7 +20,7 @@ func (networkLever) holds(k policy.Key) bool {
 	return k.Dimension() == policy.Network || k.Dimension() == policy.Egress
 }
 
-func (l networkLever) move(_ context.Context, c *container, before, after policy.Effective, _ manner) (func(context.Context) error, error) {
+func (l networkLever) move(ctx context.Context, c *container, before, after policy.Effective, _ manner) (func(context.Context) error, error) {
 	was, is := rulesOf(before), rulesOf(after)
 	switch {
 	case c.gate == nil:
@@ -29,9 +30,10 @@ func (l networkLever) move(_ context.Context, c *container, before, after policy
 	case was.Off && !is.Off && c.offline:
 		return nil, fmt.Errorf("the network cannot be switched on: the container was created without one: %w", errdefs.ErrFailedPrecondition)
 	}
-	if err := c.gate.Set(is); err != nil {
-		return nil, err
+	set := func(ctx context.Context, r GateRules) error { return errors.Join(c.gate.Set(r), c.hold(ctx, r)) }
+	if err := set(ctx, is); err != nil {
+		return nil, errors.Join(err, set(ctx, was))
 	}
 	l.s.tellFrames(c)
-	return func(context.Context) error { return c.gate.Set(was) }, nil
+	return func(ctx context.Context) error { return set(ctx, was) }, nil
 }

@@ -21,7 +21,7 @@ import (
 	"forefend.dev/forefend/runtime/rewrite"
 )
 
-// resourcesLever moves the limits of a container's cgroup: memory, swap, CPU time and weight, processes, rates of disks. It writes them
+// resourcesLever moves the limits of a container's cgroup: memory, swap, CPU time and weight, processes, rates and weight at disks. It writes them
 // itself where runc does not keep them with systemd, because starting runc for it takes longer than all else together
 // (docs/decisions/0051); what a client of containerd asked for beside them goes through runc.
 type resourcesLever struct{ s *Service }
@@ -32,7 +32,7 @@ func (resourcesLever) name() string { return leverResources }
 
 func (resourcesLever) holds(k policy.Key) bool {
 	switch k {
-	case policy.KeyMemory, policy.KeyMemorySoft, policy.KeyMemorySwap, policy.KeyCPUs, policy.KeyCPUShares, policy.KeyPIDs:
+	case policy.KeyMemory, policy.KeyMemorySoft, policy.KeyMemorySwap, policy.KeyCPUs, policy.KeyCPUShares, policy.KeyPIDs, policy.KeyIOWeight:
 		return true
 	}
 	family, _ := k.Family()
@@ -92,7 +92,7 @@ func (l resourcesLever) apply(ctx context.Context, c *container, before, after p
 	return throttle(cgroup.FromMap(c.cgroup), before, after, true)
 }
 
-// throttle sets the rates of disks that differ between two policies, and with all also those that do not: runc puts back those that it
+// throttle sets the rates and the weight at disks that differ between two policies, and with all also those that do not: runc puts back those that it
 // created the container with. A disk that was pulled out meanwhile keeps nobody from changing something else.
 func throttle(group cgroup.Group, before, after policy.Effective, all bool) error {
 	for _, f := range []struct {
@@ -112,6 +112,14 @@ func throttle(group cgroup.Group, before, after policy.Effective, all bool) erro
 				return fmt.Errorf("%s: %w", key, err)
 			}
 		}
+	}
+	was, _ := before.Limit(policy.KeyIOWeight)
+	is, _ := after.Limit(policy.KeyIOWeight) // 0: none
+	if was == is && !(all && is != 0) {
+		return nil
+	}
+	if err := group.SetIOWeight(is); err != nil {
+		return fmt.Errorf("%s: %w", policy.KeyIOWeight, err)
 	}
 	return nil
 }

@@ -29,6 +29,9 @@ func (syscallsLever) holds(k policy.Key) bool {
 
 // settle implements settler.
 func (syscallsLever) settle(c *container, before, after policy.Effective) (policy.Effective, string) {
+	if sameCalls(before, after) {
+		return after, ""
+	}
 	var kept []policy.Field
 	var names []string
 	for _, s := range c.stuck(before, after) {
@@ -49,6 +52,9 @@ func (syscallsLever) settle(c *container, before, after policy.Effective) (polic
 
 // also implements settler: a denial may hold for others than before.
 func (syscallsLever) also(before, after policy.Effective) (changed []string) {
+	if sameCalls(before, after) {
+		return nil
+	}
 	was := callFields(before)
 	for name, f := range callFields(after) {
 		old, decided := was[name]
@@ -169,6 +175,21 @@ func (c *container) stuck(before, after policy.Effective) (list []stuck) {
 	}
 	slices.SortFunc(list, func(a, b stuck) int { return strings.Compare(a.name, b.name) })
 	return list
+}
+
+// sameCalls reports whether a change is not about system calls, as most are not, so that nobody looks at each of hundreds.
+func sameCalls(before, after policy.Effective) bool {
+	calls := func(e policy.Effective) (out []policy.Field) {
+		for _, f := range e.Fields {
+			if f.Key == policy.KeySyscalls && !f.NoValue {
+				out = append(out, f)
+			}
+		}
+		return out
+	}
+	return slices.EqualFunc(calls(before), calls(after), func(a, b policy.Field) bool {
+		return a.Value == b.Value && a.Origin == b.Origin && slices.Equal(a.Names, b.Names)
+	})
 }
 
 // callFields finds the decided field of each call.

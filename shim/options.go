@@ -5,6 +5,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
@@ -71,13 +72,13 @@ func lostOptions(asked *anypb.Any) bool {
 }
 
 // slicePath is a cgroup path of the systemd driver: slice, prefix and name.
-var slicePath = regexp.MustCompile(`^[^/:]+\.slice:[^/:]*:[^/:]+$`)
+var slicePath = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[^/:]+\.slice:[^/:]*:[^/:]+$`) })
 
 // driverOfPath replaces options that were lost by what the spec tells of them:
 // the CRI plugin writes cgroup paths of this form for the systemd driver alone, and the
 // other would take one for a name.
 func driverOfPath(spec *specs.Spec) (*anypb.Any, error) {
-	if spec.Linux == nil || !slicePath.MatchString(spec.Linux.CgroupsPath) {
+	if spec.Linux == nil || !slicePath().MatchString(spec.Linux.CgroupsPath) {
 		return nil, nil
 	}
 	return typeurl.MarshalAnyToProto(&options.Options{SystemdCgroup: true})

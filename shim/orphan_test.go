@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"context"
 	"os"
 	"sync/atomic"
 	"testing"
@@ -20,23 +19,45 @@ func TestOrphan(t *testing.T) {
 			_, sd := shutdown.WithShutdown(t.Context())
 			var used atomic.Bool
 			used.Store(c.used)
-			asked := make(chan bool, 100)
-			endWhenOrphaned(sd, &used, func() bool { asked <- true; return c.gone }, time.Millisecond)
-			ctx, cancel := context.WithTimeout(t.Context(), map[bool]time.Duration{true: 10 * time.Second, false: 50 * time.Millisecond}[c.ends])
-			defer cancel()
-			select {
-			case <-sd.Done():
-				if !c.ends {
-					t.Error("it has ended")
+			defer sd.Shutdown()
+			asked := make(chan bool)
+			endWhenOrphaned(sd, &used, func() bool {
+				select {
+				case asked <- true:
+				case <-sd.Done():
 				}
-			case <-ctx.Done():
-				if c.ends {
+				return c.gone
+			}, time.Millisecond)
+			looks, wait := 2, time.Minute // it goes on looking, and does not end
+			if c.ends {
+				looks = 1
+			}
+			if c.used { // nothing is to happen, which nobody tells
+				looks, wait = 1, 50*time.Millisecond
+			}
+			late := time.After(wait)
+			for range looks {
+				select {
+				case <-asked:
+					if c.used {
+						t.Error("it looks although it was used")
+					}
+				case <-sd.Done():
+					t.Error("it has ended")
+				case <-late:
+					if !c.used {
+						t.Error("it does not look")
+					}
+				}
+			}
+			if c.ends {
+				select {
+				case <-sd.Done():
+				case <-late:
 					t.Error("it goes on")
 				}
-				if !c.used && len(asked) < 2 {
-					t.Error("it looked once only")
-				}
-				sd.Shutdown()
+			} else if sd.Err() != nil {
+				t.Error("it has ended")
 			}
 		})
 	}

@@ -2,8 +2,10 @@ package shim
 
 import (
 	"maps"
+	"strings"
 	"sync"
 
+	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/workload"
 )
 
@@ -13,6 +15,7 @@ type passages struct {
 	mu      sync.Mutex
 	refused map[string]uint64 // guarded by mu
 	listed  map[string]uint64 // guarded by mu
+	named   map[string]uint64 // by name, as the interceptor saw them; guarded by mu
 	lost    uint64            // of refused; guarded by mu
 }
 
@@ -36,18 +39,40 @@ func (p *passages) add(s Passage) {
 	(*counts)[s.Destination] += n
 }
 
+// name adds contacts by name, by an agent's word: what is no name of a host and a port, or too long for an observation, is left out.
+func (p *passages) name(told map[string]uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for d, n := range told {
+		protocol, name, _ := strings.Cut(d, "/")
+		_, port, ok := policy.ParseEgressName(name)
+		if _, known := p.named[d]; !ok || port == 0 || protocol != "tcp" || len(d) > maxNamed || !known && len(p.named) >= workload.MaxDestinations/2 {
+			continue
+		}
+		if p.named == nil {
+			p.named = make(map[string]uint64)
+		}
+		p.named[d] += n
+	}
+}
+
+// maxNamed is how long a destination by name is at most, in bytes: that of any in an observation.
+const maxNamed = 128
+
 // describe adds what was seen to an observation. A listed destination is one whether or not its connect was watched.
 func (p *passages) describe(o *workload.Observation) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	o.Refused, o.RefusedLost = maps.Clone(p.refused), p.lost
-	for d, n := range p.listed {
-		if _, known := o.Destinations[d]; known || len(o.Destinations) >= workload.MaxDestinations {
-			continue
+	for _, seen := range []map[string]uint64{p.listed, p.named} {
+		for d, n := range seen {
+			if _, known := o.Destinations[d]; known || len(o.Destinations) >= workload.MaxDestinations {
+				continue
+			}
+			if o.Destinations == nil {
+				o.Destinations = make(map[string]uint64)
+			}
+			o.Destinations[d] = n
 		}
-		if o.Destinations == nil {
-			o.Destinations = make(map[string]uint64)
-		}
-		o.Destinations[d] = n
 	}
 }

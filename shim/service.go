@@ -37,6 +37,8 @@ type Service struct {
 	// accepted is told of the first TCP connection that a container accepted; nil: nobody is. It must not block.
 	accepted func(*container, Passage)
 
+	sandbox atomic.Pointer[seat] // of a pod whose outbound connections are led; nil: there is none
+
 	mu         sync.Mutex
 	containers map[string]*container // by id, guarded by mu
 }

@@ -93,7 +93,7 @@ func newFixture(t *testing.T, spec, onUnavailable string) *fixture {
 			State: state, Socket: state + "/no.sock", Containers: record.Dir(state + "/c"), Sealed: record.SealedDir(dir + "/sealed"),
 			NotifyDir: state + "/n", SpoolDir: dir + "/spool", StartLock: state + "/lock", DaemonLog: "/dev/null",
 			Daemon: "/nonexistent/forefend", OnUnavailable: onUnavailable,
-			AdmitDeadline: time.Second, ColdStart: time.Second, Sample: time.Hour, Checkpoint: time.Hour,
+			AdmitDeadline: time.Minute, ColdStart: time.Minute, Sample: time.Hour, Checkpoint: time.Hour,
 		},
 	}
 	if err := os.MkdirAll(filepath.Join(f.bundle, "rootfs"), 0o755); err != nil {

@@ -223,7 +223,8 @@ func sameNews(a, b workload.Observation) bool {
 	return a.Usage.MemoryPeak == b.Usage.MemoryPeak && a.Usage.PIDsPeak == b.Usage.PIDsPeak &&
 		a.Usage.OOMKills == b.Usage.OOMKills && a.Usage.MemoryFail == b.Usage.MemoryFail &&
 		b.Usage.CPUSeconds-a.Usage.CPUSeconds < cpu && b.Usage.CPUPeak-a.Usage.CPUPeak < cpu &&
-		maps.Equal(a.Syscalls, b.Syscalls) && maps.Equal(a.Denied, b.Denied) && maps.Equal(a.Destinations, b.Destinations) && maps.Equal(a.Refused, b.Refused) && maps.Equal(a.Programs, b.Programs)
+		maps.Equal(a.Syscalls, b.Syscalls) && maps.Equal(a.Denied, b.Denied) && maps.Equal(a.Destinations, b.Destinations) && maps.Equal(a.Refused, b.Refused) && maps.Equal(a.Programs, b.Programs) &&
+		len(a.Ways) == len(b.Ways) && maps.Equal(a.Faults, b.Faults)
 }
 
 // observation is what was seen so far, and the order of the calls since the last one: each is to be reported.

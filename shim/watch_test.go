@@ -32,6 +32,7 @@ func TestSameNews(t *testing.T) {
 		"limit":    func(o *workload.Observation) { o.Usage.MemoryFail++ },
 		"call":     func(o *workload.Observation) { o.Syscalls = map[string]uint64{"execve": 2} },
 		"denial":   func(o *workload.Observation) { o.Denied = map[string]uint64{"ptrace": 1} },
+		"fault":    func(o *workload.Observation) { o.Faults = map[string]uint64{workload.ReceiptFault + "differs": 1} },
 		"destination": func(o *workload.Observation) {
 			o.Destinations = maps.Clone(o.Destinations)
 			o.Destinations["udp/127.0.0.1:2"] = 1

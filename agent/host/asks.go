@@ -78,8 +78,14 @@ func (a *Agent) Forget(ctx context.Context, epoch uint64) error {
 	return err
 }
 
-// Flows asks for the connections that are intercepted now.
-func (a *Agent) Flows(ctx context.Context) (json.RawMessage, error) {
+// Accounts asks what was counted of connections that gateways count, too; next and live are of the last answer.
+func (a *Agent) Accounts(ctx context.Context, next, live uint64) (json.RawMessage, error) {
+	r, err := askNow[api.AccountsRequest, api.AccountsResponse](ctx, a, "Accounts", api.AccountsRequest{Next: next, Live: live})
+	return r.Accounts, err
+}
+
+// Flows asks for the connections that are intercepted now, and for what was counted since the agent began.
+func (a *Agent) Flows(ctx context.Context) (flows, counters json.RawMessage, err error) {
 	r, err := askNow[struct{}, api.FlowsResponse](ctx, a, "Flows", struct{}{})
-	return r.Flows, err
+	return r.Flows, r.Counters, err
 }

@@ -35,6 +35,7 @@ func configure() (shim.Config, error) {
 		AgentDelay:    c.Agent.Delay,
 		Egress:        newEgress(c),
 		DecideWithin:  c.Egress.DecideWithin,
+		Verify:        c.Egress.Verify,
 		Airbag:        c.Airbag.Enabled,
 		Reserve:       c.Airbag.Reserve,
 		AdmitDeadline: c.Deadlines.Admit,

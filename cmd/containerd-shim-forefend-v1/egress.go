@@ -15,9 +15,13 @@ import (
 
 	"forefend.dev/forefend/cmd/internal/config"
 	"forefend.dev/forefend/cmd/internal/egress"
+	"forefend.dev/forefend/netns/enter"
 	"forefend.dev/forefend/netns/flow"
+	"forefend.dev/forefend/netns/intercept/document"
+	"forefend.dev/forefend/netns/owner"
 	"forefend.dev/forefend/runtime/cgroup"
 	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/workload"
 	"forefend.dev/forefend/shim"
 )
 
@@ -26,7 +30,7 @@ type tunnels struct{ cfg *config.Config }
 
 // newEgress is the node's egress; nil where neither rules nor tunnels are configured.
 func newEgress(c *config.Config) shim.Egress {
-	if len(c.Tunnels) == 0 && c.Egress.Rules == "" {
+	if len(c.Tunnels) == 0 && !c.Egress.Decides() {
 		return nil
 	}
 	return tunnels{c}
@@ -60,10 +64,14 @@ func (t tunnels) call(ctx context.Context, do func(context.Context, api.Tunnels)
 }
 
 // Settings implements shim.Egress.
-func (t tunnels) Settings(base flow.Context) json.RawMessage {
-	settings, err := newSettings(t.cfg.Egress.Interception, base)
+func (t tunnels) Settings(own shim.EgressContainer, pod []shim.EgressContainer) json.RawMessage {
+	settings, err := newSettings(t.cfg.Egress.Interception, own.Base)
 	if err != nil {
-		log.L.WithError(err).WithField("id", base.Container).Warn("forefend: part of how outbound requests are understood is left out")
+		log.L.WithError(err).WithField("id", own.Base.Container).Warn("forefend: part of how outbound requests are understood is left out")
+	}
+	settings.Contacts = contacts(own.Rules)
+	for _, c := range pod {
+		settings.Containers = append(settings.Containers, document.Container{Cgroup: c.Cgroup, Base: c.Base, Contacts: contacts(c.Rules)})
 	}
 	body, _ := json.Marshal(settings) // plain values
 	return body
@@ -100,13 +108,52 @@ func (t tunnels) Way(ctx context.Context, namespace uint64, workload string, que
 	var w egress.Way
 	err := t.call(ctx, func(ctx context.Context, c api.Tunnels) error {
 		a, err := c.Attach(ctx, api.AttachRequest{Namespace: namespace, Profile: q.Profile, Workload: workload, User: q.User})
-		w = egress.Way{Tunnel: a.Tunnel, Mark: a.Mark, Device: a.Device, Valid: a.Valid}
+		w = egress.Way{Tunnel: a.Tunnel, Mark: a.Mark, Device: a.Device, Valid: a.Valid, Receipts: a.Receipts}
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	return json.Marshal(w)
+}
+
+// Ahead implements shim.Egress.
+func (t tunnels) Ahead(ctx context.Context, namespace uint64, name string, way workload.Way) error {
+	r := api.AttachRequest{Namespace: namespace, Workload: name, User: way.User, Ahead: true, Profile: flow.Profile{Dedicated: way.Dedicated, Endpoint: way.Endpoint}}
+	if err := r.Profile.Encryption.UnmarshalText([]byte(way.Encryption)); err != nil {
+		return err
+	}
+	return t.call(ctx, func(ctx context.Context, c api.Tunnels) error {
+		_, err := c.Attach(ctx, r)
+		return err
+	})
+}
+
+// Reconcile implements shim.Egress.
+func (t tunnels) Reconcile(ctx context.Context, r api.ReconcileRequest) (out api.Reconciled, err error) {
+	err = t.call(ctx, func(ctx context.Context, c api.Tunnels) error {
+		out, err = c.Reconcile(ctx, r)
+		return err
+	})
+	return out, err
+}
+
+// Process implements shim.Egress.
+func (tunnels) Process(ctx context.Context, pid int, among []int, question []byte) ([]byte, error) {
+	var q egress.ProcessQuestion
+	if err := json.Unmarshal(question, &q); err != nil {
+		return nil, fmt.Errorf("question for a process: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	ns, err := enter.Process(pid)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	p, err := owner.Find(ctx, ns, among, owner.Connection{Local: q.Local, Remote: q.Remote})
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(p)
 }
 
 // Release implements shim.Egress.

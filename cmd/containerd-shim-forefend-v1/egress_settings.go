@@ -8,6 +8,8 @@ import (
 	"forefend.dev/forefend/cmd/internal/config"
 	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/netns/intercept/document"
+	"forefend.dev/forefend/runtime/policy"
+	"forefend.dev/forefend/shim"
 )
 
 // systemRoots are where distributions have the certificates that servers are checked by.
@@ -21,6 +23,7 @@ const maxPEM = 384 << 10
 func newSettings(c config.Interception, base flow.Context) (document.Document, error) {
 	s := document.Document{Base: base, Data: base.Data, UserHeaders: c.UserHeaders, DataHeaders: c.DataHeaders, Limits: &document.Limits{Connections: c.Connections},
 		DecideWithin: c.DecideWithin}
+	s.Names = document.Names{Resolver: c.Names.Resolver, Resolvers: c.Names.Resolvers, Services: c.Names.Services, ECH: c.Names.ECH, Queries: c.Names.Queries}
 	for _, p := range c.ServerFirst {
 		s.ServerFirst = append(s.ServerFirst, uint16(p))
 	}
@@ -73,4 +76,19 @@ func readFirst(paths []string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("no certificates of the system at %q: name a file with ca", paths)
+}
+
+// contacts are what an interceptor holds a container to.
+func contacts(r shim.GateRules) document.Contacts {
+	named := func(list []string) (out []document.Name) {
+		for _, s := range list {
+			if host, port, ok := policy.ParseEgressName(s); ok {
+				out = append(out, document.Name{Host: host, Port: port})
+			}
+		}
+		return out
+	}
+	return document.Contacts{
+		Off: r.Off, Closed: r.Closed, Allow: r.Allow, Block: r.Block, AllowNames: named(r.AllowNames), BlockNames: named(r.BlockNames),
+	}
 }

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"forefend.dev/forefend/agent"
@@ -28,13 +30,19 @@ const (
 	// maxFlows is how many connections are told of, the youngest, and maxPath how much of a path: a message has its bound.
 	maxFlows = 300
 	maxPath  = 256
+	// maxAccounts is how many accounts of connections one message has.
+	maxAccounts = 1000
 	// wayWait is how long a tunnel may take to be attached.
 	wayWait = 8 * time.Second
 )
 
-// interceptor is netns/intercept as the agent knows it. It implements agent.Interceptor, intercept.Decider and intercept.Ways.
+// interceptor is netns/intercept as the agent knows it. It implements agent.Interceptor, intercept.Decider, intercept.Ways
+// and intercept.Finder.
 type interceptor struct {
 	asker     agent.Asker
+	dialer    again
+	contacts  *contacts
+	whose     *containers
 	engine    *intercept.Engine
 	decisions *cache.Cache
 
@@ -42,10 +50,39 @@ type interceptor struct {
 	// is denied: a time.Duration.
 	within atomic.Int64
 
+	deciding, leading, finding turns
+
+	turn   sync.Mutex // keeps a decision from being kept once Forget has come
+	forgot uint64     // how often; guarded by turn
+
 	mu   sync.Mutex
 	port uint16            // 0: it has not begun; guarded by mu
 	ways map[wayKey]wayFor // guarded by mu
 }
+
+// How many questions of a kind are with the shim at once: together fewer than it takes (api.MaxAsks). Others wait, each for as long as it
+// may take: who comes with a thousand connections at once is not refused for that.
+const (
+	decisionsAtOnce  = 32
+	waysAtOnce       = 16
+	processesAtOnce  = 6
+	containersAtOnce = 2
+)
+
+// turns is for how many there is room.
+type turns chan struct{}
+
+// take waits for one's turn; after it, the answer may be known.
+func (t turns) take(ctx context.Context) error {
+	select {
+	case t <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("too many questions before it: %w", ctx.Err())
+	}
+}
+
+func (t turns) give() { <-t }
 
 // wayKey is what a way depends on.
 type wayKey struct {
@@ -53,6 +90,8 @@ type wayKey struct {
 	dedicated  bool
 	endpoint   string
 	user       string // of a dedicated one
+	container  string // likewise
+	qos        string
 }
 
 type wayFor struct {
@@ -62,12 +101,16 @@ type wayFor struct {
 
 // newInterceptor makes one that has not begun.
 func newInterceptor(asker agent.Asker) (agent.Interceptor, error) {
-	i := &interceptor{asker: asker, decisions: cache.New(cached), ways: make(map[wayKey]wayFor)}
-	engine, err := intercept.New(i, again{i, intercept.Marked{Ways: i}}, intercept.Limits{})
+	i := &interceptor{asker: asker, decisions: cache.New(cached), ways: make(map[wayKey]wayFor),
+		deciding: make(turns, decisionsAtOnce), leading: make(turns, waysAtOnce), finding: make(turns, processesAtOnce)}
+	i.dialer = again{i, intercept.Marked{Ways: i}}
+	engine, err := intercept.New(i, i.dialer, intercept.Limits{})
 	if err != nil {
 		return nil, err
 	}
-	i.engine = engine
+	i.engine, i.contacts, i.whose = engine, newContacts(asker), newContainers(asker)
+	engine.Find(i)
+	engine.Attribute(i.whose)
 	return i, nil
 }
 
@@ -82,25 +125,54 @@ func (i *interceptor) Set(r api.InterceptRequest) (api.InterceptResponse, error)
 		return api.InterceptResponse{}, fmt.Errorf("settings of the interceptor: %w", err)
 	}
 	i.within.Store(int64(cmp.Or(d.DecideWithin, decideWithin))) // a shim of an older release says nothing
+	i.whose.set(d.Containers)
+	i.contacts.only(&d)
 	i.engine.Set(set)
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.port == 0 {
-		listeners, err := intercept.Listen(0)
-		if err != nil {
-			return api.InterceptResponse{}, fmt.Errorf("listen for redirected connections: %w", err)
+		if i.port, err = i.begin(); err != nil {
+			return api.InterceptResponse{}, fmt.Errorf("listen for what is led here: %w", err)
 		}
-		for _, l := range listeners {
-			go func() { _ = i.engine.Serve(l) }() // until Close
-		}
-		i.port = uint16(listeners[0].Addr().(*net.TCPAddr).Port)
 	}
 	return api.InterceptResponse{Port: i.port}, nil
 }
 
+// begin takes connections, and queries for names, on one port.
+func (i *interceptor) begin() (port uint16, err error) {
+	for range 16 {
+		listeners, err := intercept.Listen(0)
+		if err != nil {
+			return 0, err
+		}
+		port = uint16(listeners[0].Addr().(*net.TCPAddr).Port)
+		packets, err := intercept.ListenPackets(port)
+		if err != nil {
+			for _, l := range listeners {
+				_ = l.Close() // nobody knows it yet
+			}
+			if errors.Is(err, syscall.EADDRINUSE) {
+				continue
+			}
+			return 0, err
+		}
+		for _, l := range listeners {
+			go func() { _ = i.engine.Serve(l) }() // until Close
+		}
+		for _, l := range packets {
+			go func() { _ = i.engine.ServePackets(l, i.dialer) }() // likewise
+		}
+		return port, nil
+	}
+	return 0, errors.New("no port is free for both connections and datagrams")
+}
+
 // Forget implements agent.Interceptor.
 func (i *interceptor) Forget(r api.ForgetRequest) error {
+	i.turn.Lock()
+	i.forgot++
 	i.decisions.Reset(r.Epoch)
+	i.turn.Unlock()
 	i.engine.Redecide()
 	return nil
 }
@@ -113,11 +185,24 @@ func (i *interceptor) Flows() (api.FlowsResponse, error) {
 		flows[j].Context.Path = flows[j].Context.Path[:min(len(flows[j].Context.Path), maxPath)]
 	}
 	body, err := json.Marshal(flows)
-	return api.FlowsResponse{Flows: body}, err
+	counters, failed := json.Marshal(i.engine.Counters())
+	return api.FlowsResponse{Flows: body, Counters: counters}, errors.Join(err, failed)
+}
+
+// Accounts implements agent.Interceptor.
+func (i *interceptor) Accounts(r api.AccountsRequest) (api.AccountsResponse, error) {
+	body, err := json.Marshal(i.engine.Accounts(r.Next, r.Live, maxAccounts))
+	return api.AccountsResponse{Accounts: body}, err
 }
 
 // Close implements agent.Interceptor.
-func (i *interceptor) Close() { i.engine.Close() }
+func (i *interceptor) Close() {
+	i.engine.Close()
+	i.contacts.close()
+}
+
+// Known implements intercept.Rememberer.
+func (i *interceptor) Known(c *flow.Context) *flow.Decision { return i.decisions.Get(c, time.Now()) }
 
 // Decide implements intercept.Decider.
 func (i *interceptor) Decide(ctx context.Context, c flow.Context) (flow.Decision, error) {
@@ -126,40 +211,69 @@ func (i *interceptor) Decide(ctx context.Context, c flow.Context) (flow.Decision
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(i.within.Load()))
 	defer cancel()
+	if err := i.deciding.take(ctx); err != nil {
+		return flow.Decision{}, fmt.Errorf("no decision: %w", err)
+	}
+	defer i.deciding.give()
+	if d := i.decisions.Get(&c, time.Now()); d != nil {
+		return *d, nil
+	}
 	for {
+		before := i.forgets()
 		var d flow.Decision
-		if err := ask(ctx, i.asker, api.AskDecide, c, &d); err != nil {
+		if err := ask(ctx, i.asker, api.AskDecide, egress.DecideQuestion{Context: c, Token: c.Credential}, &d); err != nil {
 			return flow.Decision{}, fmt.Errorf("no decision: %w", err)
 		}
 		if d.Version != flow.Version {
 			return flow.Decision{}, fmt.Errorf("a decision of version %d, this agent understands %d", d.Version, flow.Version)
 		}
-		if epoch := i.decisions.Epoch(); d.Epoch < epoch {
-			continue // it was overtaken on its way, by Forget
-		} else if d.Epoch > epoch {
-			i.decisions.Reset(d.Epoch)
+		if i.keep(&c, d, before) {
+			return d, nil
 		}
-		i.decisions.Put(&c, d, time.Now())
-		return d, nil
 	}
+}
+
+func (i *interceptor) forgets() uint64 {
+	i.turn.Lock()
+	defer i.turn.Unlock()
+	return i.forgot
+}
+
+// keep keeps a decision unless it was overtaken on its way by Forget: by other rules, or by another risk under the same ones.
+func (i *interceptor) keep(c *flow.Context, d flow.Decision, before uint64) bool {
+	i.turn.Lock()
+	defer i.turn.Unlock()
+	epoch := i.decisions.Epoch()
+	if i.forgot != before || d.Epoch < epoch {
+		return false
+	}
+	if d.Epoch > epoch {
+		i.decisions.Reset(d.Epoch)
+	}
+	i.decisions.Put(c, d, time.Now())
+	return true
 }
 
 // Way implements intercept.Ways.
 func (i *interceptor) Way(ctx context.Context, c flow.Context, d flow.Decision) (intercept.Way, error) {
 	key := keyOf(c, d)
-	i.mu.Lock()
-	known, ok := i.ways[key]
-	i.mu.Unlock()
-	if ok && time.Now().Before(known.until) {
-		return known.Way, nil
+	if known, ok := i.way(key); ok {
+		return known, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, wayWait)
 	defer cancel()
-	var w egress.Way
-	if err := ask(ctx, i.asker, api.AskWay, egress.WayQuestion{Profile: d.Profile, User: key.user}, &w); err != nil {
+	if err := i.leading.take(ctx); err != nil {
 		return intercept.Way{}, err
 	}
-	known = wayFor{intercept.Way{Tunnel: w.Tunnel, Mark: w.Mark, Device: w.Device}, time.Now().Add(w.Valid)}
+	defer i.leading.give()
+	if known, ok := i.way(key); ok {
+		return known, nil
+	}
+	var w egress.Way
+	if err := ask(ctx, i.asker, api.AskWay, egress.WayQuestion{Profile: d.Profile, User: key.user, Container: c.Container}, &w); err != nil {
+		return intercept.Way{}, err
+	}
+	known := wayFor{intercept.Way{Tunnel: w.Tunnel, Mark: w.Mark, Device: w.Device, Receipts: w.Receipts}, time.Now().Add(w.Valid)}
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if len(i.ways) >= cached { // of more users than tunnels
@@ -169,10 +283,28 @@ func (i *interceptor) Way(ctx context.Context, c flow.Context, d flow.Decision) 
 	return known.Way, nil
 }
 
+// way is one that is known and still good.
+func (i *interceptor) way(key wayKey) (intercept.Way, bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	known, ok := i.ways[key]
+	return known.Way, ok && time.Now().Before(known.until)
+}
+
+// Process implements intercept.Finder. The shim sees the container's processes, the agent does not.
+func (i *interceptor) Process(ctx context.Context, local, remote netip.AddrPort) (p flow.Process, err error) {
+	if err := i.finding.take(ctx); err != nil {
+		return p, err
+	}
+	defer i.finding.give()
+	err = ask(ctx, i.asker, api.AskProcess, egress.ProcessQuestion{Local: local, Remote: remote}, &p)
+	return p, err
+}
+
 func keyOf(c flow.Context, d flow.Decision) wayKey {
-	k := wayKey{encryption: d.Profile.Encryption, dedicated: d.Profile.Dedicated, endpoint: d.Profile.Endpoint}
+	k := wayKey{encryption: d.Profile.Encryption, dedicated: d.Profile.Dedicated, endpoint: d.Profile.Endpoint, qos: d.Profile.QoS}
 	if k.dedicated {
-		k.user = c.User
+		k.user, k.container = c.User, c.Container
 	}
 	return k
 }
@@ -185,26 +317,39 @@ type again struct {
 
 // Dial implements intercept.Dialer.
 func (a again) Dial(ctx context.Context, c flow.Context, d flow.Decision) (intercept.Upstream, error) {
-	up, err := a.Marked.Dial(ctx, c, d)
+	up, err := dialAgain(ctx, a.i, c, d, a.Marked.Dial)
+	if err == nil {
+		a.i.contacts.note(&c)
+	}
+	return up, err
+}
+
+// DialPacket implements intercept.Packets.
+func (a again) DialPacket(ctx context.Context, c flow.Context, d flow.Decision) (*net.UDPConn, error) {
+	return dialAgain(ctx, a.i, c, d, a.Marked.DialPacket)
+}
+
+func dialAgain[T any](ctx context.Context, i *interceptor, c flow.Context, d flow.Decision, dial func(context.Context, flow.Context, flow.Decision) (T, error)) (T, error) {
+	up, err := dial(ctx, c, d)
 	if err == nil || ctx.Err() != nil {
 		return up, err
 	}
 	key := keyOf(c, d)
-	a.i.mu.Lock()
-	old, ok := a.i.ways[key]
-	delete(a.i.ways, key)
-	a.i.mu.Unlock()
+	i.mu.Lock()
+	old, ok := i.ways[key]
+	delete(i.ways, key)
+	i.mu.Unlock()
 	if !ok {
 		return up, err
 	}
-	now, failed := a.i.Way(ctx, c, d)
+	now, failed := i.Way(ctx, c, d)
 	if failed != nil {
 		return up, errors.Join(err, failed)
 	}
 	if now == old.Way {
 		return up, err
 	}
-	return a.Marked.Dial(ctx, c, d)
+	return dial(ctx, c, d)
 }
 
 // ask asks the shim a question in JSON.

@@ -16,7 +16,9 @@ type part struct {
 func parts() []part {
 	return []part{
 		{"system calls", func(ctx context.Context, in input, s *evidence.Scan) error {
-			return scan.Analyze(ctx, in.root, in.req, s)
+			err := scan.Analyze(ctx, in.root, in.req, s)
+			s.OneNumbering = err == nil && scan.OneNumbering(in.root, s)
+			return err
 		}},
 		{"memory", prior},
 		{"capabilities and ports", wants},

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os/user"
 
 	"github.com/spf13/cobra"
 
@@ -49,12 +48,8 @@ func (a *app) act(ctx context.Context, daemon api.Orchestrator, name string, act
 	}
 	ctx, cancel := context.WithTimeout(ctx, adjustTimeout)
 	defer cancel()
-	source := "forefend " + string(action)
-	if u, err := user.Current(); err == nil && u.Username != "" {
-		source += " by " + u.Username
-	}
 	resp, err := daemon.Adjust(ctx, api.AdjustRequest{
-		Version: api.Version, ID: id, Action: action, Author: policy.Operator, Source: source, Reason: reason,
+		Version: api.Version, ID: id, Action: action, Author: policy.Operator, Source: sourceOf(string(action)), Reason: reason,
 	})
 	if err != nil {
 		return err

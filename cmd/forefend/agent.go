@@ -90,6 +90,13 @@ func (a *app) printAgent(g api.Agent) error {
 		fact("Fault", fmt.Sprintf("%s, %d×", kind, g.Faults[kind]))
 	}
 	fact("Says", g.Says)
+	for _, w := range g.Ways {
+		when := "attached on first use"
+		if w.Ahead {
+			when = fmt.Sprintf("attached before the start, as predicted; all within %s", output.Took(g.AheadTook))
+		}
+		fact("Tunnel", fmt.Sprintf("%s: asked for %d×, %s", output.Printable(w.Way), w.Asked, when))
+	}
 	sockets := func(heading string, list []api.Socket) {
 		if len(list) == 0 {
 			return

@@ -48,7 +48,7 @@ func newDaemonCommand(a *app) *cobra.Command {
 			case stop && (detach || takeover):
 				return usage(cmd, errors.New("--stop goes with no other flag"))
 			case stop:
-				return a.stopDaemon(cmd.Context(), cfg)
+				return a.stop(cmd.Context(), cfg.Lock(), "forefend daemon")
 			case detach:
 				return detachDaemon(cmd.Context(), cfg, timeout, takeover)
 			}
@@ -239,14 +239,15 @@ func underManager() bool { return os.Getenv("NOTIFY_SOCKET") != "" }
 
 func tellManager(ctx context.Context, state string) {
 	if _, err := systemd.SdNotify(false, state); err != nil {
-		log.G(ctx).WithError(err).Warn("forefend daemon: the service manager was not told " + state)
+		log.G(ctx).WithError(err).Warn("forefend: the service manager was not told " + state)
 	}
 }
 
-func (a *app) stopDaemon(ctx context.Context, cfg *config.Config) error {
-	was, err := stopDaemon(ctx, cfg)
+// stop ends the process that holds a lock; what names it to people.
+func (a *app) stop(ctx context.Context, lock, what string) error {
+	was, err := stop(ctx, lock)
 	if err == nil && !was {
-		_, err = fmt.Fprintln(a.stdout, "no forefend daemon is running")
+		_, err = fmt.Fprintf(a.stdout, "no %s is running\n", what)
 	}
 	return err
 }

@@ -26,6 +26,7 @@ const (
 	maxAdjusting   = 32             // changes of running containers, each as long as its shim takes
 	maxEpochs      = maxConnections // shims that wait for other rules of egress, one call each
 	maxDeciding    = 8              // outbound requests, microseconds each
+	maxPushing     = 1              // versions of rules, which are compiled and tested
 	messageTime    = 10 * time.Second
 	answerTime     = 10 * time.Second
 )
@@ -33,6 +34,7 @@ const (
 // newDoor lets in who runs as the daemon does, and bounds what they hold.
 func newDoor() *door.Door {
 	queries := door.Class{Name: "queries", Turns: maxQueries}
+	pushing := door.Class{Name: "pushing", Turns: maxPushing}
 	return door.New(ttrpc.UnixSocketRequireSameUser(), door.Limits{
 		Conns: maxConnections, CallsOfOne: maxCallsOfOne, Message: maxMessage, Waiting: maxWaiting,
 		MessageTime: messageTime, AnswerTime: answerTime,
@@ -44,7 +46,8 @@ func newDoor() *door.Door {
 			"Await":  {Name: "waiting", Turns: maxAwaiting},
 			"Epoch":  {Name: "epochs", Turns: maxEpochs},
 			"Decide": {Name: "deciding", Turns: maxDeciding},
-			"List":   queries, "Profile": queries, "Explain": queries, "History": queries, "Status": {Name: "status", Turns: maxQueries},
+			"Push":   pushing, "Rollback": pushing, "Versions": queries, "Pull": queries,
+			"List": queries, "Profile": queries, "Explain": queries, "History": queries, "Status": {Name: "status", Turns: maxQueries},
 		},
 	})
 }

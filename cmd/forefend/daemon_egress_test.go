@@ -6,7 +6,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 	"forefend.dev/forefend/cmd/internal/config/rules"
 	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/netns/pdp"
+	"forefend.dev/forefend/netns/pdp/audit"
 	"forefend.dev/forefend/runtime/orchestrator"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/workload"
@@ -40,10 +43,13 @@ tunnel = { encryption = "strong" }
 func servedEgress(t *testing.T, dir string) (*egress, *api.Client) {
 	t.Helper()
 	web := workload.ID{Namespace: "default", Container: "c1"}
+	f := rules.NewFollower(dir, pdp.Options{Default: flow.Profile{Deny: true}}, func(rules.Reload) {})
 	e := &egress{
-		rules: rules.NewFollower(dir, pdp.Options{Default: flow.Profile{Deny: true}}, func(rules.Reload) {}),
-		grace: time.Minute,
-		load:  func() int { return 60 },
+		decider: here{f.Current, func(context.Context) { f.Look() }}, // run looks once: nobody follows here
+		audit:   audit.New(),
+		grace:   time.Minute,
+		risks:   func() <-chan struct{} { return nil },
+		load:    func() int { return 60 },
 		about: func(id workload.ID) (orchestrator.Subject, bool) {
 			return orchestrator.Subject{Workload: "web", Image: "nginx:1", Risk: 7, Label: "confidential"}, id == web
 		},
@@ -96,6 +102,60 @@ func TestEgressDecides(t *testing.T) {
 	}
 }
 
+// TestEgressDecidesMany: many requests are answered in their order, and what cannot be is left out.
+func TestEgressDecidesMany(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a.toml"), []byte(egressRules), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, c := servedEgress(t, dir)
+	of := func(version int, host string) api.DecideRequest {
+		return api.DecideRequest{Version: version, Context: flow.Context{Namespace: "default", Container: "c1", Host: host}}
+	}
+	got, err := c.DecideMany(t.Context(), api.DecideManyRequest{Version: flow.Version, Requests: []api.DecideRequest{
+		of(flow.Version, "busy"), of(flow.Version+1, "busy"), of(flow.Version, "label"),
+	}})
+	if err != nil || len(got.Decisions) != 3 || got.Decisions[1] != nil || !strings.Contains(fmt.Sprint(got.Decisions[0].Matches), "busy") ||
+		strings.Contains(fmt.Sprint(got.Decisions[2].Matches), "busy") {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := c.DecideMany(t.Context(), api.DecideManyRequest{Requests: make([]api.DecideRequest, api.MaxDecisions+1)}); !errdefs.IsInvalidArgument(err) {
+		t.Error(err)
+	}
+}
+
+// TestEgressAmong: where it is not known which of a pod's containers asks, the strictest of their answers holds.
+func TestEgressAmong(t *testing.T) {
+	dir := t.TempDir()
+	rules := "[[rule]]\nname = \"web\"\nwhen = 'image == \"nginx:1\"'\ntunnel = { encryption = \"none\" }\n" +
+		"[[rule]]\nname = \"batch\"\nwhen = 'image == \"batch:1\"'\ntunnel = { encryption = \"strong\" }\n"
+	if err := os.WriteFile(filepath.Join(dir, "a.toml"), []byte(rules), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e, c := servedEgress(t, dir)
+	web := e.about
+	e.about = func(id workload.ID) (orchestrator.Subject, bool) {
+		if id.Container == "c2" {
+			return orchestrator.Subject{Workload: "batch", Image: "batch:1"}, true
+		}
+		return web(id)
+	}
+	ids := []workload.ID{{Namespace: "default", Container: "c1"}, {Namespace: "default", Container: "c2"}}
+	for n, want := range map[int]flow.Encryption{1: flow.None, 2: flow.Strong} {
+		d, err := c.Decide(t.Context(), api.DecideRequest{Version: flow.Version, Among: ids[:n]})
+		if err != nil || d.Profile.Deny || d.Profile.Encryption != want || len(d.Matches) != n {
+			t.Errorf("one of %d: %+v, %v", n, d, err)
+		}
+	}
+	ids = append(ids, workload.ID{Namespace: "default", Container: "gone"})
+	if d, err := c.Decide(t.Context(), api.DecideRequest{Version: flow.Version, Among: ids}); err != nil || !d.Profile.Deny {
+		t.Errorf("one of them is not known: %+v, %v", d, err)
+	}
+	if _, err := c.Decide(t.Context(), api.DecideRequest{Version: flow.Version, Among: make([]workload.ID, maxAmong+1)}); !errdefs.IsInvalidArgument(err) {
+		t.Error(err)
+	}
+}
+
 // TestEgressEpoch: who waits learns of new rules at once, and the next answers follow them.
 func TestEgressEpoch(t *testing.T) {
 	dir := t.TempDir()
@@ -104,7 +164,7 @@ func TestEgressEpoch(t *testing.T) {
 	if err != nil || now.Epoch == 0 || now.Grace != time.Minute {
 		t.Fatalf("%+v, %v", now, err)
 	}
-	if again, err := c.Epoch(t.Context(), api.EpochRequest{After: now.Epoch, Wait: time.Millisecond}); err != nil || again != now {
+	if again, err := c.Epoch(t.Context(), api.EpochRequest{After: now.Epoch, Wait: time.Millisecond}); err != nil || again.Epoch != now.Epoch || len(again.Risks) > 0 {
 		t.Errorf("%+v, %v", again, err)
 	}
 	type answer struct {
@@ -121,7 +181,7 @@ func TestEgressEpoch(t *testing.T) {
 		t.Fatal(err)
 	}
 	changed := time.Now()
-	e.rules.Look()
+	e.decider.run(t.Context())
 	got := <-answers
 	if got.err != nil || got.Epoch <= now.Epoch {
 		t.Fatalf("%+v", got)
@@ -143,5 +203,39 @@ func TestEgressWithoutRules(t *testing.T) {
 	e := ruleEvent(rules.Reload{Path: "/r", Err: os.ErrNotExist})
 	if e.Kind != api.EventRules || !strings.Contains(e.Message, "not in order") || e.Fields["error"] == "" {
 		t.Errorf("%+v", e)
+	}
+}
+
+// TestEgressRisk: a shim that follows risks is told of another one at once, and what depends on it holds until then.
+func TestEgressRisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "a.toml"), []byte(egressRules), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e, c := servedEgress(t, dir)
+	changed := make(chan struct{})
+	var risk atomic.Int64
+	risk.Store(7)
+	e.risks = func() <-chan struct{} { return changed }
+	e.about = func(workload.ID) (orchestrator.Subject, bool) {
+		return orchestrator.Subject{Workload: "web", Image: "nginx:1", Risk: int(risk.Load())}, true
+	}
+	now, err := c.Epoch(t.Context(), api.EpochRequest{Risks: map[string]int{"default/c1": -1}})
+	if err != nil || now.Risks["default/c1"] != 7 {
+		t.Fatalf("%+v, %v", now, err)
+	}
+	ask := api.DecideRequest{Version: flow.Version, Context: flow.Context{Namespace: "default", Container: "c1"}, Told: true}
+	if d, err := c.Decide(t.Context(), ask); err != nil || d.Valid != 0 || !slices.Contains(d.Depends, flow.FieldRisk) {
+		t.Errorf("%+v, %v", d, err)
+	}
+	told := make(chan api.EpochResponse, 1)
+	go func() {
+		r, _ := c.Epoch(t.Context(), api.EpochRequest{After: now.Epoch, Wait: 30 * time.Second, Risks: now.Risks})
+		told <- r
+	}()
+	risk.Store(80)
+	close(changed)
+	if r := <-told; r.Epoch != now.Epoch || r.Risks["default/c1"] != 80 {
+		t.Errorf("%+v", r)
 	}
 }

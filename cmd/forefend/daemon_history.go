@@ -59,6 +59,9 @@ func (d *daemon) close() error {
 	if d.scrapes != nil {
 		errs = append(errs, ignoreClosed(d.scrapes.Close())) // closed already unless run was never reached
 	}
+	if d.nodes != nil {
+		errs = append(errs, ignoreClosed(d.nodes.Close()))
+	}
 	if d.identity != nil {
 		errs = append(errs, d.identity.Close())
 	}

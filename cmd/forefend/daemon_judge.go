@@ -5,6 +5,7 @@ import (
 
 	"forefend.dev/forefend/cmd/forefend/foresight"
 	"forefend.dev/forefend/cmd/internal/config"
+	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/predictor/recommend"
 	"forefend.dev/forefend/runtime/cgroup"
 	"forefend.dev/forefend/runtime/policy"
@@ -26,12 +27,18 @@ func judge(cfg *config.Config) func(foresight.Known) foresight.Judgement {
 		in := recommend.Input{
 			Cores: processors(), NodeMemory: memory, Enforce: mode == policy.ModeEnforce,
 			Unified:           cgroup.CurrentMode() == cgroup.V2,
-			AllowReadonlyRoot: cfg.ReadonlyRoot,
-			Airbag:            cfg.Airbag.Enabled && k.Request.Airbag, RunsForMemory: cfg.Airbag.MinRuns, Sized: k.Scan.Sized(),
+			AllowReadonlyRoot: cfg.ReadonlyRoot, UnseenEgress: cfg.UnseenEgress,
+			Airbag: cfg.Airbag.Enabled && k.Request.Airbag, RunsForMemory: cfg.Airbag.MinRuns, Sized: k.Scan.Sized(),
 			Hot: class(seccomp.ClassHot), Sensitive: class(seccomp.ClassSensitive), Dangerous: class(seccomp.ClassDangerous),
 		}
 		j.Risk = foresight.Assess(k)
 		j.Claims = recommend.Claims(k.Prediction, in)
+		closed, why := recommend.Egress(k.Prediction, in, func(d string) bool {
+			return slices.ContainsFunc(k.Past.Contacts, func(c evidence.Contact) bool { return c.Destination == d })
+		})
+		if j.Claims = append(j.Claims, closed...); why != "" {
+			j.Notes = append(j.Notes, why)
+		}
 		if _, why := recommend.HardMemory(k.Prediction, in); why != "" && k.Prediction.Memory.Value > 0 {
 			j.Notes = append(j.Notes, "the predicted memory limit is no hard one: "+why)
 		}

@@ -42,7 +42,7 @@ func (d *daemon) standing() meter.Standing {
 		StoreBytes: make(map[string]uint64), StoreRecords: make(map[string]uint64),
 		SetAside: len(d.store.SetAside()), Spooled: spooled(d.cfg.SpoolDir()), Queue: len(d.journal.queue), Degraded: len(d.degraded),
 	}
-	for _, stream := range []store.Stream{store.Runs, store.Checkpoints, store.Events, store.Decisions} {
+	for _, stream := range []store.Stream{store.Runs, store.Checkpoints, store.Events, store.Decisions, store.Rules} {
 		state, err := d.store.State(ctx, stream)
 		if err != nil {
 			continue // a figure that is missing says so itself

@@ -74,7 +74,7 @@ func TestDaemonServesMetrics(t *testing.T) {
 		`(?m)^process_resident_memory_bytes [1-9]`,
 	} {
 		// What is kept is counted once it is on disk, after the answer.
-		for end := time.Now().Add(10 * time.Second); !regexp.MustCompile(want).MatchString(text); time.Sleep(20 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); !regexp.MustCompile(want).MatchString(text); time.Sleep(20 * time.Millisecond) {
 			if text = s.scrape(t); time.Now().After(end) {
 				t.Errorf("no %s", want)
 				break

@@ -19,6 +19,8 @@ import (
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
+	"forefend.dev/forefend/cmd/forefend/bucket"
+	"forefend.dev/forefend/cmd/forefend/central"
 	"forefend.dev/forefend/cmd/forefend/foresight"
 	"forefend.dev/forefend/cmd/forefend/meter"
 	"forefend.dev/forefend/cmd/forefend/scans"
@@ -65,7 +67,10 @@ type daemon struct {
 	journal   *journal
 	identity  *identity.Resolver
 	service   *orchestrator.Service
-	egress    *egress // nil: no egress policy
+	egress    *egress         // nil: no egress policy
+	rules     *bucket.Bucket  // nil: the rules are not in the store
+	central   *central.Server // nil: it decides for no other node
+	nodes     net.Listener    // of central
 	started   time.Time
 	loaded    time.Duration // how long it took to load the history
 	degraded  []string
@@ -83,7 +88,7 @@ func openDaemon(ctx context.Context, cfg *config.Config, takeover bool) (_ *daem
 	}()
 	lock := func() (*os.File, error) { return takeLock(cfg) }
 	if takeover {
-		lock = func() (*os.File, error) { return takeOver(ctx, cfg) }
+		lock = func() (*os.File, error) { return takeOver(ctx, cfg, cfg.Lock()) }
 	}
 	if d.lock, err = lock(); err != nil {
 		return nil, err
@@ -101,7 +106,9 @@ func openDaemon(ctx context.Context, cfg *config.Config, takeover bool) (_ *daem
 		return nil, err
 	}
 	d.service = orchestrator.New(d.orchestration(), bookHistory{d.book}, d.journal, d.identity, d.sources(), recent)
-	d.openEgress(ctx)
+	if err := d.openEgress(ctx); err != nil {
+		return nil, err
+	}
 	if d.listener, err = listen(cfg.Socket()); err != nil {
 		return nil, err
 	}
@@ -210,16 +217,25 @@ func (d *daemon) run(ctx context.Context) error {
 	if d.egress != nil {
 		api.RegisterDecisions(server, d.egress)
 	}
+	api.RegisterRules(server, d.ruleBucket())
 	served, kept := make(chan error, 1), make(chan error, 1)
 	go func() { served <- server.Serve(context.WithoutCancel(ctx), d.listener) }()
 	background, stop := context.WithCancel(ctx)
 	go func() { kept <- d.service.Run(background) }()
 	var beside sync.WaitGroup
 	if d.egress != nil {
-		beside.Go(func() { d.egress.rules.Run(background) })
+		beside.Go(func() { d.egress.decider.run(background) })
+	}
+	if d.central != nil {
+		beside.Go(func() {
+			if err := d.central.Serve(background, d.nodes); err != nil {
+				log.G(ctx).WithError(err).Error("forefend daemon: it decides for no other node any more")
+			}
+		})
 	}
 	beside.Go(func() { d.keepLog(background) })
 	beside.Go(func() { d.keepTunnels(background) })
+	beside.Go(func() { d.watchUplinks(background) })
 	d.runSources(background, &beside)
 	if d.scrapes != nil {
 		beside.Go(func() {
@@ -252,7 +268,7 @@ func (d *daemon) status() api.Status {
 	st := api.Status{
 		Version: version, PID: os.Getpid(), Started: d.started, Config: d.cfg.Path, Root: d.cfg.Root, State: d.cfg.State,
 		Workloads: stats.Workloads, Runs: int(stats.Runs), SetAside: d.store.SetAside(), Load: d.loaded,
-		Degraded: slices.Concat(d.degraded, d.journal.losses(), refusals(d.door.Counts())),
+		Degraded: slices.Concat(d.degraded, d.journal.losses(), refusals(d.door.Counts()), d.ruleWarnings()),
 	}
 	st.RSS = residentSet()
 	return st

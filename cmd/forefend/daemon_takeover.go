@@ -16,20 +16,20 @@ import (
 )
 
 const (
-	// handOver is how long the daemon before this one may take to end. It is asked, and then made to: what it enforces
+	// handOver is how long the process before this one may take to end. It is asked, and then made to: what it enforces
 	// lives in shims and the kernel, and what it knows is on disk.
 	handOver = 10 * time.Second
-	// lookAgain is shorter than it takes to start a daemon: who waits for the lock gets it before a newcomer does.
+	// lookAgain is shorter than it takes to start a process: who waits for the lock gets it before a newcomer does.
 	lookAgain = 2 * time.Millisecond
 )
 
-// takeOver is takeLock for a daemon that replaces another: the one that holds the lock is ended first.
-func takeOver(ctx context.Context, cfg *config.Config) (*os.File, error) {
+// takeOver is lockFile for a process that replaces another: the one that holds the lock is ended first.
+func takeOver(ctx context.Context, cfg *config.Config, path string) (*os.File, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*handOver)
 	defer cancel()
-	end := ender{cfg: cfg, asked: make(map[int]time.Time)}
+	end := ender{lock: path, asked: make(map[int]time.Time)}
 	for {
-		lock, err := takeLock(cfg)
+		lock, err := lockFile(cfg, path)
 		if !errors.Is(err, errBusy) {
 			return lock, err
 		}
@@ -37,23 +37,23 @@ func takeOver(ctx context.Context, cfg *config.Config) (*os.File, error) {
 			return nil, err
 		}
 		if !sleep(ctx, lookAgain) {
-			return nil, fmt.Errorf("%w, and it does not end: %w", errBusy, ctx.Err())
+			return nil, fmt.Errorf("%s is locked, and its process does not end: %w", path, ctx.Err())
 		}
 	}
 }
 
-// stopDaemon ends the running daemon and returns whether there was one. Containers run on under their policy.
-func stopDaemon(ctx context.Context, cfg *config.Config) (bool, error) {
+// stop ends the process that holds a lock and returns whether there was one. Containers run on under their policy.
+func stop(ctx context.Context, path string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*handOver)
 	defer cancel()
-	end := ender{cfg: cfg, asked: make(map[int]time.Time)}
-	first := lockHolder(cfg.Lock())
-	for pid := first; pid != 0 && pid == first; pid = lockHolder(cfg.Lock()) { // another one was started meanwhile: by somebody who wants it
+	end := ender{lock: path, asked: make(map[int]time.Time)}
+	first := lockHolder(path)
+	for pid := first; pid != 0 && pid == first; pid = lockHolder(path) { // another one was started meanwhile: by somebody who wants it
 		if err := end.holder(); err != nil {
 			return true, err
 		}
 		if !sleep(ctx, lookAgain) {
-			return true, fmt.Errorf("daemon %d does not end: %w", pid, ctx.Err())
+			return true, fmt.Errorf("process %d does not end: %w", pid, ctx.Err())
 		}
 	}
 	return first != 0, nil
@@ -71,15 +71,15 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// ender asks daemons to end, each once, and ends those that do not.
+// ender asks the holders of a lock to end, each once, and ends those that do not.
 type ender struct {
-	cfg   *config.Config
+	lock  string // path
 	asked map[int]time.Time
 }
 
 // holder is called again and again while the lock is taken.
 func (e *ender) holder() error {
-	pid := lockHolder(e.cfg.Lock())
+	pid := lockHolder(e.lock)
 	if pid == 0 || pid == os.Getpid() {
 		return nil // it has only just ended, or has not yet written who it is
 	}
@@ -94,12 +94,12 @@ func (e *ender) holder() error {
 		sig = unix.SIGKILL
 	}
 	if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("end daemon %d: %w", pid, err)
+		return fmt.Errorf("end process %d: %w", pid, err)
 	}
 	return nil
 }
 
-// lockHolder returns the process that holds the daemon's lock: the one the file names, if the kernel says so too. 0 is
+// lockHolder returns the process that holds a lock: the one the file names, if the kernel says so too. 0 is
 // nobody, or nobody that this process can see.
 func lockHolder(path string) int {
 	text, err := os.ReadFile(path)

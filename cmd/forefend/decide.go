@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"forefend.dev/forefend/cmd/forefend/bucket"
 	"forefend.dev/forefend/cmd/forefend/output"
 	"forefend.dev/forefend/cmd/internal/config"
 	"forefend.dev/forefend/cmd/internal/config/rules"
@@ -92,15 +93,33 @@ func (a *app) loadRules(path string) (*rules.Directory, error) {
 	if err != nil {
 		return nil, err
 	}
+	if path == "" && cfg.Egress.Stored() {
+		return storedRules(cfg)
+	}
 	if path = cmp.Or(path, cfg.Egress.Rules); path == "" {
 		return nil, errors.New(`no rules: name a directory, or set rules = "/etc/forefend/rules" in [egress] of config.toml`)
 	}
 	return rules.Load(path, ruleOptions(cfg))
 }
 
+// storedRules reads the newest rules in the daemon's store, whether it runs or not.
+func storedRules(cfg *config.Config) (*rules.Directory, error) {
+	v, _, err := bucket.Peek(cfg.StoreDir()) // where there is none, there are no rules
+	if err != nil {
+		return nil, fmt.Errorf("egress rules: %w", err)
+	}
+	return bucket.Compile(v.Contents, v.Number, ruleOptions(cfg))
+}
+
 // ruleOptions are what holds where rules say nothing.
 func ruleOptions(cfg *config.Config) pdp.Options {
-	return pdp.Options{Default: cfg.Egress.Default, Data: cfg.Egress.Data}
+	o := pdp.Options{Default: cfg.Egress.Default, Lookups: &cfg.Egress.Lookups, Data: cfg.Egress.Data}
+	for n, i := range cfg.Egress.Inspect {
+		o.Amend = append(o.Amend, pdp.Rule{
+			Name: fmt.Sprintf("egress.inspect %d", n+1), Source: cfg.Path, When: fmt.Sprintf("risk >= %d", i.Risk), Profile: flow.Profile{Endpoint: i.Endpoint},
+		})
+	}
+	return o
 }
 
 func (a *app) printFlowDecision(d flow.Decision) error {

@@ -62,6 +62,8 @@ func (a *app) diagnose(ctx context.Context, progress *output.Progress) diagnosis
 	rows, status := a.daemonRows(ctx)
 	d.Rows, d.Daemon = append(d.Rows, rows...), status
 	if c, err := a.config(); err == nil {
+		progress.Step("looking at uplinks")
+		d.Rows = append(d.Rows, a.uplinkRows(ctx, c)...)
 		progress.Step("looking at the directories")
 		site := doctor.Site{Root: c.Root, State: c.State, Store: c.StoreDir(), Spool: c.SpoolDir(),
 			Containers: record.Dir(c.ContainersDir()), Daemon: status != nil}

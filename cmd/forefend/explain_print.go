@@ -170,6 +170,11 @@ func printPrediction(page *output.Page, d api.Decision, all bool) {
 	}
 	list(page, "calls seen", seen(d), all)
 	list(page, "destinations", p.Destinations, all)
+	var ways []string
+	for _, w := range p.Ways {
+		ways = append(ways, fmt.Sprintf("%s (%d of %d runs)", output.Printable(w.Way), w.Used, w.Runs))
+	}
+	list(page, "tunnels", ways, true)
 }
 
 // seen lists the calls of earlier runs, those of the fewest runs first: they are what a sealed policy hangs on. A call

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
@@ -68,6 +70,10 @@ func serveFake(t testing.TB, fake api.Orchestrator) string {
 		t.Fatal(err)
 	}
 	api.Register(server, fake)
+	if _, seen := fake.(*fakeDaemon); seen {
+		api.RegisterDecisions(server, fakeDecisions{})
+		api.RegisterRules(server, &fakeRules{})
+	}
 	serveTunnels(t, dir)
 	done := make(chan struct{})
 	go func() {
@@ -116,16 +122,22 @@ func (f *fakeDaemon) Agent(_ context.Context, r api.AgentRequest) (api.Agent, er
 	if r.ID.Container != "web-1" {
 		return api.Agent{}, fmt.Errorf("container %s does not run: %w", r.ID, errdefs.ErrNotFound)
 	}
-	var flows json.RawMessage
+	var flows, counters json.RawMessage
 	if r.Flows {
 		flows = json.RawMessage(fmt.Sprintf(`[
 			{"id": 1, "context": {"protocol": "http", "destination": "192.0.2.1:80", "user": "admin", "user_proof": "token", "data": "confidential", "host": "pay.example.com", "method": "POST", "path": "/transfer"},
 				"rules": ["admin-confidential", "payments"], "tunnel": "wg-eu", "verified": true, "started": %q, "requests": 3, "sent": 2048, "received": 4096},
 			{"id": 2, "context": {"protocol": "tls", "destination": "192.0.2.2:443", "user": "web", "user_proof": "workload", "host": "example.com"},
 				"tunnel": "direct", "started": %[1]q, "sent": 100, "received": 3145728}]`, time.Now().Add(-200*time.Minute).Format(time.RFC3339)))
+		counters = json.RawMessage(`{"connections": 12, "open": 2, "requests": 40, "denied": 3, "malformed": {"bare-lf": 1},
+			"lookups": {"queries": 500, "denied": 4, "none": 7, "dropped": 90, "forged": 1, "asked": 20480, "answered": 65536, "known": 33}}`)
+	}
+	var receipts *api.Reconciled
+	if r.Verify {
+		receipts = fakeReceipts()
 	}
 	return api.Agent{
-		Flows:  flows,
+		Flows: flows, Counters: counters, Receipts: receipts,
 		Status: api.AgentRunning, PID: 4711, UID: 4043178000, Build: "v1", Capabilities: []string{"CAP_NET_ADMIN"}, Features: []string{"sock_diag"},
 		Uptime: 90 * time.Second, CPU: 12 * time.Millisecond, Memory: 1 << 20, Files: 9, Restarts: 1, Reason: "it ended",
 		Faults:      map[string]int{"replayed": 1},
@@ -332,4 +344,14 @@ func (f *fakeDaemon) Events(ctx context.Context, r api.EventsRequest) (api.Event
 func (f *fakeDaemon) Status(context.Context) (api.Status, error) {
 	return api.Status{Version: "v0.1.0", API: 1, PID: 4242, Started: clock.Add(-3 * time.Hour), Containers: 5, Workloads: 2, Runs: 6,
 		RSS: 41 << 20, Load: 12 * time.Millisecond, Degraded: []string{"threat feeds: none configured"}, SetAside: []string{"history 4711"}}, nil
+}
+
+// fakeReceipts has a connection that agrees and one that does not.
+func fakeReceipts() *api.Reconciled {
+	began := time.Now().Add(-200 * time.Minute)
+	one := flow.Verdict{Local: netip.MustParseAddrPort("10.8.0.2:4000"), Remote: netip.MustParseAddrPort("192.0.2.1:80"), Tunnel: "wg-eu", Standing: flow.Agrees,
+		Account: &flow.Account{Began: began, Sent: 2048, Received: 4096}, Receipt: &flow.Receipt{Serial: 3<<32 + 17, Age: 2 * time.Second, Bytes: 2400, BytesBack: 4500}}
+	two := flow.Verdict{Local: netip.MustParseAddrPort("10.8.0.2:4001"), Remote: netip.MustParseAddrPort("192.0.2.9:443"), Tunnel: "wg-eu", Standing: flow.Astray,
+		Why: "the gateway does not know it: it went elsewhere", Ended: true, Cut: true, Account: &flow.Account{Began: began, Sent: 100, Received: 50}}
+	return &api.Reconciled{Owed: true, Verdicts: []flow.Verdict{one, two}, Without: []string{"direct"}, Left: 2, Trouble: []string{"tunnel wg-us: gateway https://us:7443 cannot be asked"}}
 }

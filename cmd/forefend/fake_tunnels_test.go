@@ -32,6 +32,7 @@ func serveTunnels(t testing.TB, state string) {
 		t.Fatal(err)
 	}
 	api.RegisterTunnels(server, fakeTunnels{})
+	api.RegisterUplinks(server, fakeTunnels{})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -57,6 +58,17 @@ func (fakeTunnels) Tunnels(context.Context) (api.TunnelsResponse, error) {
 		},
 		Guarded: []api.Guarded{{Container: "default/web-1", Namespace: 7, Dropped: map[string]uint64{"forged": 3, "wrong_device": 1}}},
 	}, nil
+}
+
+// Uplinks implements api.Uplinks: one uplink is in order, one is somebody else's.
+func (fakeTunnels) Uplinks(context.Context) (api.UplinksResponse, error) {
+	return api.UplinksResponse{Uplinks: []api.Uplink{
+		{Device: "eth0", Rate: 950_000_000 / 8, Status: api.UplinkKept, Queue: "fq_codel", Classes: []api.UplinkClass{
+			{Class: flow.QoSRealtime, Sent: 2 << 20, Packets: 9000}, {Class: flow.QoSInteractive, Sent: 300 << 20, Packets: 400_000},
+			{Class: flow.QoSStandard, Sent: 4 << 30, Packets: 3_000_000}, {Class: flow.QoSBulk, Sent: 7 << 30, Packets: 5_000_000, Dropped: 1200, Waiting: 150 << 10},
+		}},
+		{Device: "eth1", Rate: 10_000_000_000 / 8, Status: api.UplinkForeign, Why: "eth1: somebody else's queueing discipline (tbf 8001:)"},
+	}}, nil
 }
 
 func (fakeTunnels) Drain(_ context.Context, r api.DrainRequest) error {

@@ -17,27 +17,36 @@ import (
 )
 
 func newFlowsCommand(a *app) *cobra.Command {
-	var asJSON bool
+	var asJSON, counters, verify bool
 	cmd := &cobra.Command{
 		Use:   "flows CONTAINER",
 		Short: "Show a container's outbound connections: for whom, by which rule and tunnel",
-		Long: "Shows the outbound connections of a container that its agent takes: what the last request on each\n" +
-			"was for, which rules decided, by which tunnel it leaves, whether the kernel's word on that was read\n" +
-			"back, and how many bytes went each way. A user with \"!\" is proved by a token, one with \"?\" claimed\n" +
-			"by a header. It is the agent's word.",
-		Example:           "  forefend flows web-1\n  forefend flows web-1 --json",
+		Long: "Shows the outbound connections of a container that its agent takes, and of HTTP/2 each open stream:\n" +
+			"what the last request was for, which rules decided, by which tunnel it leaves, whether the kernel's\n" +
+			"word on that was read back, and how many bytes went each way. A user with \"!\" is proved by a token,\n" +
+			"one with \"?\" claimed by a header. With --counters it shows what was counted of all of them since the\n" +
+			"agent began, queries for names among them. It is the agent's word.\n\n" +
+			"With --verify it is compared with the word of the gateways: their signed receipts of each connection. What\n" +
+			"contradicts them is an event (receipt), is ended, and raises the container's risk (docs/gateway.md).",
+		Example:           "  forefend flows web-1\n  forefend flows web-1 --counters\n  forefend flows web-1 --json\n  forefend flows web-1 --verify",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeContainers,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.askAgent(cmd.Context(), args[0], api.AgentRequest{Flows: true}, func(found api.Agent) error {
+			return a.askAgent(cmd.Context(), args[0], api.AgentRequest{Flows: true, Verify: verify}, func(found api.Agent) error {
 				if found.Flows == nil {
 					return fmt.Errorf("the outbound connections of %s are not intercepted: %s", args[0], cmp.Or(found.Reason, "no policy of egress holds for it"))
+				}
+				if counters {
+					return a.showCounters(found.Counters, asJSON)
 				}
 				var flows []intercept.Flow
 				if err := json.Unmarshal(found.Flows, &flows); err != nil {
 					return errors.Join(errors.New("the agent's answer makes no sense"), err)
 				}
-				if asJSON {
+				switch {
+				case verify:
+					return a.showReceipts(found.Receipts, flows, asJSON)
+				case asJSON:
 					return output.JSON(a.stdout, flows)
 				}
 				return a.printFlows(flows)
@@ -45,6 +54,9 @@ func newFlowsCommand(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&counters, "counters", false, "what was counted since the agent began")
+	cmd.Flags().BoolVar(&verify, "verify", false, "compare them with what gateways have counted")
+	cmd.MarkFlagsMutuallyExclusive("counters", "verify")
 	return cmd
 }
 

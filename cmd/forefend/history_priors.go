@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/containerd/errdefs"
 	"github.com/spf13/cobra"
@@ -33,26 +32,12 @@ func newExportPriorsCommand(a *app) *cobra.Command {
 			case !found:
 				return fmt.Errorf("no history has been saved in %s yet: %w", cfg.StoreDir(), errdefs.ErrNotFound)
 			}
-			return writePriors(args[0], priors)
+			if err := writeWhole(args[0], 0o600, priors); err != nil {
+				return fmt.Errorf("write the priors: %w", err)
+			}
+			return nil
 		},
 	}
-}
-
-// writePriors replaces a file, all or nothing.
-func writePriors(file string, p *history.Priors) error {
-	f, err := os.CreateTemp(filepath.Dir(file), ".priors-")
-	if err != nil {
-		return fmt.Errorf("write the priors: %w", err)
-	}
-	_, err = p.WriteTo(f)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), file)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("write the priors: %w", err), os.Remove(f.Name()))
-	}
-	return nil
 }
 
 // readPriors reads the file that the configuration names, "": none.

@@ -19,11 +19,12 @@ type checkResult struct {
 func newPolicyCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
-		Short: "Work with policy files",
+		Short: "Work with policy files and the rules of egress",
 		Args:  noCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newPolicyCheckCommand(a), newPolicyTestCommand(a))
+	cmd.AddCommand(newPolicyCheckCommand(a), newPolicyTestCommand(a), newPolicyAuditCommand(a),
+		newPolicyPushCommand(a), newPolicyPullCommand(a), newPolicyVersionsCommand(a), newPolicyRollbackCommand(a))
 	return cmd
 }
 
@@ -52,6 +53,11 @@ func (a *app) checkPolicy(file string, asJSON bool) error {
 	if err != nil {
 		return err
 	}
+	return a.showProblems(file, found, asJSON)
+}
+
+// showProblems prints what is wrong with a file, and fails where something is.
+func (a *app) showProblems(file string, found []config.Problem, asJSON bool) (err error) {
 	result := checkResult{File: file, OK: len(found) == 0, Problems: append([]config.Problem{}, found...)}
 	if asJSON {
 		err = output.JSON(a.stdout, result)

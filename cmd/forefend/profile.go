@@ -18,11 +18,11 @@ import (
 func newProfileCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "profile",
-		Short: "Show users and groups: what they did, how far they are trusted, what they may request",
+		Short: "What users and groups did and may request; what was learned, exported",
 		Args:  noCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newProfileListCommand(a), newProfileShowCommand(a))
+	cmd.AddCommand(newProfileListCommand(a), newProfileShowCommand(a), newProfileExportCommand(a))
 	return cmd
 }
 

@@ -67,7 +67,7 @@ func newRoot(a *app) *cobra.Command {
 	root.PersistentFlags().StringVar(&a.configPath, "config", "", "config `file` (default: FOREFEND_CONFIG, else "+config.DefaultPath+")")
 	root.AddCommand(newPsCommand(a), newExplainCommand(a), newHistoryCommand(a), newEventsCommand(a), newSetCommand(a), newUnsetCommand(a), newResetCommand(a), newRollbackCommand(a), newAgentCommand(a), newFlowsCommand(a),
 		newScanCommand(a), newProfileCommand(a), newPolicyCommand(a), newDecideCommand(a), newThreatCommand(a), newTunnelCommand(a), newReplayCommand(a),
-		newDoctorCommand(a), newDaemonCommand(a), newTunneldCommand(a), eval.Command(), newVersionCommand(a), newCompletionCommand(a))
+		newDoctorCommand(a), newDaemonCommand(a), newTunneldCommand(a), newGatewayCommand(a), eval.Command(), newVersionCommand(a), newCompletionCommand(a))
 	root.AddCommand(newActionCommands(a)...)
 	asUsage(root)
 	fitHelp(root)

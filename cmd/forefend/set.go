@@ -121,7 +121,7 @@ func newRollbackCommand(a *app) *cobra.Command {
 
 // adjust sends a change and shows what became of it. A rollback without a revision is the operator's last change.
 func (a *app) adjust(ctx context.Context, name string, req api.AdjustRequest, f adjustFlags) error {
-	req.Version, req.Author, req.Source, req.Reason = api.Version, policy.Operator, sourceSet(), f.reason
+	req.Version, req.Author, req.Source, req.Reason = api.Version, policy.Operator, sourceOf("set"), f.reason
 	req.DryRun, req.Reclaim = f.dryRun, f.reclaim
 	return a.withDaemon(ctx, func(ctx context.Context, daemon api.Orchestrator) error {
 		id, err := findContainer(ctx, daemon, name)
@@ -152,12 +152,21 @@ func (a *app) adjust(ctx context.Context, name string, req api.AdjustRequest, f 
 	})
 }
 
-// sourceSet names who runs the command, as explain and events show it.
-func sourceSet() string {
-	if u, err := user.Current(); err == nil && u.Username != "" {
-		return "forefend set by " + u.Username
+// person is who runs the command; "": its name is not known.
+func person() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
 	}
-	return "forefend set"
+	return ""
+}
+
+// sourceOf names a command and who runs it, as explain and events show it.
+func sourceOf(command string) string {
+	source := "forefend " + command
+	if who := person(); who != "" {
+		source += " by " + who
+	}
+	return source
 }
 
 // beforeLast is the revision before the operators' last change.

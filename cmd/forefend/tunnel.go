@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,7 +33,7 @@ func newTunnelCommand(a *app) *cobra.Command {
 var errNoTunnels = errors.New("forefend tunneld does not run; the daemon starts it where a [[tunnel]] is configured")
 
 // withTunnels calls do with a connection to tunneld.
-func (a *app) withTunnels(ctx context.Context, do func(context.Context, api.Tunnels) error) error {
+func (a *app) withTunnels(ctx context.Context, do func(context.Context, *api.TunnelsClient) error) error {
 	c, err := a.config()
 	if err != nil {
 		return err
@@ -52,27 +53,41 @@ func (a *app) withTunnels(ctx context.Context, do func(context.Context, api.Tunn
 	return do(ctx, client)
 }
 
+// tunnelList is what `forefend tunnel ls --json` prints.
+type tunnelList struct {
+	api.TunnelsResponse
+	Uplinks []api.Uplink `json:"uplinks,omitempty"`
+}
+
 func newTunnelListCommand(a *app) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "ls",
-		Short: "List the tunnels, their health and how many slots are taken",
+		Short: "List the tunnels, their health and slots, and what classes of uplinks send",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withTunnels(cmd.Context(), func(ctx context.Context, tunnels api.Tunnels) error {
+			return a.withTunnels(cmd.Context(), func(ctx context.Context, tunnels *api.TunnelsClient) error {
 				list, err := tunnels.Tunnels(ctx)
 				if err != nil {
 					return err
 				}
+				uplinks, err := listUplinks(ctx, tunnels)
+				if err != nil {
+					return err
+				}
 				if asJSON {
-					return output.JSON(a.stdout, list)
+					return output.JSON(a.stdout, tunnelList{list, uplinks})
 				}
 				t := output.NewTable(output.Column{Name: "NAME", Min: 8}, output.Column{Name: "KIND"}, output.Column{Name: "CLASS"},
 					output.Column{Name: "ENCRYPTION"}, output.Column{Name: "HEALTH"}, output.Column{Name: "SLOTS", Note: "used/all"}, output.Column{Name: "ENDPOINT", Min: 8})
 				for _, one := range list.Tunnels {
-					t.Row(one.Name, one.Kind, dash(one.Class), one.Encryption.String(), health(one), taken(one), dash(strings.Join(one.Endpoints, " ")))
+					t.Row(one.Name, one.Kind, dash(one.Class), one.Encryption.String(), health(one), taken(one), dash(cmp.Or(one.Gateway, strings.Join(one.Endpoints, " "))))
 				}
-				return t.Write(a.stdout)
+				if err := errors.Join(t.Write(a.stdout), a.printUplinks(uplinks)); err != nil || list.Ahead == (api.Ahead{}) {
+					return err
+				}
+				_, err = fmt.Fprintf(a.stdout, "\nAttached before they were asked for: %d, of which %d were; on first use: %d\n", list.Ahead.Attached, list.Ahead.Used, list.Ahead.First)
+				return err
 			})
 		},
 	}
@@ -108,7 +123,7 @@ func newTunnelShowCommand(a *app) *cobra.Command {
 		Short: "Show a tunnel and the containers that use it",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withTunnels(cmd.Context(), func(ctx context.Context, tunnels api.Tunnels) error {
+			return a.withTunnels(cmd.Context(), func(ctx context.Context, tunnels *api.TunnelsClient) error {
 				list, err := tunnels.Tunnels(ctx)
 				if err != nil {
 					return err
@@ -139,6 +154,10 @@ func (a *app) printTunnel(t api.Tunnel, guarded []api.Guarded) error {
 	fact("Class", t.Class)
 	fact("Encryption", t.Encryption.String())
 	fact("Endpoint", strings.Join(t.Endpoints, ", "))
+	if t.Gateway != "" {
+		fact("Gateway", fmt.Sprintf("%s, %s ready", t.Gateway, plural(t.Ready, "peer")))
+		fact("Trouble", t.Trouble)
+	}
 	state := health(t)
 	if t.Reason != "" {
 		state += ": " + t.Reason
@@ -156,7 +175,7 @@ func (a *app) printTunnel(t api.Tunnel, guarded []api.Guarded) error {
 	}
 	page.Heading("Used by")
 	table := output.NewTable(output.Column{Name: "CONTAINER", Min: 12}, output.Column{Name: "FOR", Min: 8}, output.Column{Name: "DEVICE"},
-		output.Column{Name: "ENGINE"}, output.Column{Name: "HANDSHAKE", Right: true}, output.Column{Name: "SENT", Right: true}, output.Column{Name: "RECEIVED", Right: true})
+		output.Column{Name: "ENGINE"}, output.Column{Name: "HANDSHAKE", Right: true}, output.Column{Name: "SENT", Right: true}, output.Column{Name: "RECEIVED", Right: true}, output.Column{Name: "ATTACHED"})
 	for _, u := range t.Uses {
 		whom := "everybody"
 		if u.Workload != "" || u.User != "" {
@@ -166,7 +185,14 @@ func (a *app) printTunnel(t api.Tunnel, guarded []api.Guarded) error {
 		if !u.Handshake.IsZero() {
 			handshake = output.Age(a.now().Sub(u.Handshake))
 		}
-		table.Row(u.Container, whom, dash(u.Device), dash(u.Engine), handshake, output.Bytes(int64(u.Sent)), output.Bytes(int64(u.Received)))
+		attached := "on first use"
+		switch {
+		case u.Ahead && u.Asked == 0:
+			attached = "ahead, not asked for yet"
+		case u.Ahead:
+			attached = "ahead"
+		}
+		table.Row(u.Container, whom, dash(u.Device), dash(u.Engine), handshake, output.Bytes(int64(u.Sent)), output.Bytes(int64(u.Received)), attached)
 	}
 	page.Table(table)
 	for _, g := range guarded {
@@ -190,7 +216,7 @@ func newTunnelTestCommand(a *app) *cobra.Command {
 			"answer. No container is touched.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withTunnels(cmd.Context(), func(ctx context.Context, tunnels api.Tunnels) error {
+			return a.withTunnels(cmd.Context(), func(ctx context.Context, tunnels *api.TunnelsClient) error {
 				r, err := tunnels.Try(ctx, api.TryRequest{Tunnel: args[0]})
 				if err != nil {
 					return err
@@ -216,7 +242,7 @@ func newTunnelDrainCommand(a *app) *cobra.Command {
 			"next requests take another one only where that one is down.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withTunnels(cmd.Context(), func(ctx context.Context, tunnels api.Tunnels) error {
+			return a.withTunnels(cmd.Context(), func(ctx context.Context, tunnels *api.TunnelsClient) error {
 				return tunnels.Drain(ctx, api.DrainRequest{Tunnel: args[0], Undo: undo})
 			})
 		},

@@ -6,15 +6,19 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
+	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/cmd/internal/config"
 	"forefend.dev/forefend/netns/tunnel"
+	"forefend.dev/forefend/netns/uplink"
 	"forefend.dev/forefend/netns/wg"
 	"forefend.dev/forefend/runtime/cgroup"
 	"forefend.dev/forefend/runtime/orchestrator/api"
@@ -25,30 +29,47 @@ const tunnelGroup = "tunneld" // see groupOf
 // errTunnelsBusy says that another tunneld of the same config serves already.
 var errTunnelsBusy = errors.New("another forefend tunneld of this configuration is running")
 
-func newTunneldCommand(*app) *cobra.Command {
+// errNoTunnelsConfigured says that there is nothing to do for tunneld.
+var errNoTunnelsConfigured = errors.New("no tunnel is configured")
+
+func newTunneldCommand(a *app) *cobra.Command {
 	var ready int
+	var takeover, end, configured bool
 	c := &cobra.Command{
 		Use:   "tunneld",
 		Short: "Run the tunnels of this node (the daemon starts it where tunnels are configured)",
 		Long: "Run the process that holds the node's tunnels: their keys, sockets and devices in containers' networks.\n" +
 			"It outlives the daemon, which starts it where the configuration has a [[tunnel]]. When it ends, what goes\n" +
-			"through tunnels stops, and goes nowhere else. The one that comes after it takes them up again.",
+			"through tunnels stops, and goes nowhere else. The one that comes after it takes them up again. As a systemd\n" +
+			"service it is forefend-tunneld.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := config.FromEnv()
 			if err != nil {
 				return err
 			}
-			return runTunneld(cmd.Context(), cfg, ready)
+			switch {
+			case end:
+				return a.stop(cmd.Context(), cfg.TunnelsLock(), "forefend tunneld")
+			case configured && len(cfg.Tunnels) == 0:
+				return errNoTunnelsConfigured
+			case configured:
+				return nil
+			}
+			return runTunneld(cmd.Context(), cfg, ready, takeover)
 		},
 	}
+	c.Flags().BoolVar(&takeover, "takeover", false, "end the tunneld that runs, and take its place")
+	c.Flags().BoolVar(&end, "stop", false, "end the tunneld that runs; the daemon starts another")
+	c.Flags().BoolVar(&configured, "configured", false, "do nothing, and fail where no tunnel is configured")
 	c.Flags().IntVar(&ready, "ready-fd", 0, "write \"ready\" to this descriptor once serving")
 	_ = c.Flags().MarkHidden("ready-fd") // it exists: registered the line above
+	c.MarkFlagsMutuallyExclusive("takeover", "stop", "configured")
 	return c
 }
 
 // runTunneld serves the node's tunnels until ctx ends.
-func runTunneld(ctx context.Context, cfg *config.Config, readyFD int) (err error) {
+func runTunneld(ctx context.Context, cfg *config.Config, readyFD int, takeover bool) (err error) {
 	say := readySayer(readyFD)
 	defer func() {
 		if err != nil {
@@ -62,9 +83,9 @@ func runTunneld(ctx context.Context, cfg *config.Config, readyFD int) (err error
 		return err
 	}
 	if len(cfg.Tunnels) == 0 {
-		return fmt.Errorf("no tunnel is configured: write a [[tunnel]] into %s, see config.toml.example", cfg.Path)
+		return fmt.Errorf("%w: write a [[tunnel]] into %s, see config.toml.example", errNoTunnelsConfigured, cfg.Path)
 	}
-	lock, err := lockTunnels(cfg)
+	lock, err := lockTunnels(ctx, cfg, takeover)
 	if err != nil {
 		return err
 	}
@@ -73,10 +94,15 @@ func runTunneld(ctx context.Context, cfg *config.Config, readyFD int) (err error
 	if !underManager() {
 		defer func() { _ = cgroup.Leave(groupOf(cfg, tunnelGroup), os.Getpid()) }() // an empty group stays; the next one takes it
 	}
-	service, err := tunnel.Open(ctx, tunnel.NewPool(poolOf(ctx, cfg)), cfg.TunnelsDir())
+	service, err := tunnel.Open(ctx, tunnel.NewPool(poolOf(ctx, cfg)), cfg.TunnelsDir(), admitOpenVPN(ctx, cfg))
 	if err != nil {
 		return err
 	}
+	ways, err := keepUplinks(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, ways.Close(ctx)) }()
 	listener, err := listen(cfg.TunnelsSocket())
 	if err != nil {
 		return err
@@ -86,12 +112,66 @@ func runTunneld(ctx context.Context, cfg *config.Config, readyFD int) (err error
 		return errors.Join(fmt.Errorf("build the server: %w", err), listener.Close())
 	}
 	api.RegisterTunnels(server, service)
+	api.RegisterUplinks(server, ways)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(context.WithoutCancel(ctx), listener) }()
 	say("ready")
+	tellManager(ctx, systemd.SdNotifyReady)
 	log.G(ctx).WithField("socket", cfg.TunnelsSocket()).WithField("tunnels", len(cfg.Tunnels)).Info("forefend tunneld: serving")
+	var followed sync.WaitGroup
+	followed.Go(func() { followTunnels(ctx, cfg.Path, service, ways) })
+	followed.Go(func() { ways.Run(ctx) })
 	err = service.Run(ctx)
+	tellManager(ctx, systemd.SdNotifyStopping)
+	followed.Wait()
 	return errors.Join(err, server.Close(), ignore(<-served, ttrpc.ErrServerClosed))
+}
+
+// followEvery is how often tunneld looks at its configuration.
+const followEvery = time.Second
+
+// followTunnels has tunnels and uplinks be those of a configuration that has changed, until ctx ends. One that is not in order
+// changes nothing, and neither does one that is being written: it has to stay as it is from one look to the next.
+func followTunnels(ctx context.Context, path string, service *tunnel.Service, ways *uplink.Keeper) {
+	ticker := time.NewTicker(followEvery)
+	defer ticker.Stop()
+	for seen, taken := (stamp{}), (stamp{}); ; { // it may have changed since it was read
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		now := stampOf(path)
+		settled := now == seen
+		seen = now
+		if !settled || now == taken {
+			continue
+		}
+		taken = now
+		cfg, err := config.Load(path)
+		if err == nil {
+			err = errors.Join(service.Reload(ctx, poolOf(ctx, cfg)), ways.Set(ctx, uplinksOf(cfg)))
+		}
+		if err != nil {
+			log.G(ctx).WithError(err).Error("forefend tunneld: the configuration has changed and is not in order: tunnels are as they were")
+		}
+	}
+}
+
+// stamp tells one state of a file from another.
+type stamp struct {
+	modified time.Time
+	inode    uint64
+	size     int64
+}
+
+func stampOf(path string) stamp {
+	info, err := os.Stat(path)
+	if err != nil {
+		return stamp{}
+	}
+	st, _ := info.Sys().(*syscall.Stat_t)
+	return stamp{info.ModTime(), st.Ino, info.Size()}
 }
 
 // ignore is err, unless it is the expected one.
@@ -103,7 +183,10 @@ func ignore(err, expected error) error {
 }
 
 // lockTunnels makes this the one tunneld of its configuration.
-func lockTunnels(cfg *config.Config) (*os.File, error) {
+func lockTunnels(ctx context.Context, cfg *config.Config, takeover bool) (*os.File, error) {
+	if takeover {
+		return takeOver(ctx, cfg, cfg.TunnelsLock())
+	}
 	f, err := lockFile(cfg, cfg.TunnelsLock())
 	if errors.Is(err, errBusy) {
 		return nil, errTunnelsBusy
@@ -125,22 +208,39 @@ func protect(ctx context.Context, cfg *config.Config) {
 	tell("core dumps would hold keys", unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
 }
 
+// admitOpenVPN puts openvpns into a cgroup of their own.
+func admitOpenVPN(ctx context.Context, cfg *config.Config) func(pid int) error {
+	if underManager() {
+		return func(int) error { return nil }
+	}
+	group := groupOf(cfg, "openvpn")
+	return func(pid int) error {
+		if err := cgroup.Join(group, pid); err != nil { // they run all the same
+			log.G(ctx).WithError(err).Info("forefend tunneld: no cgroup for openvpn")
+		}
+		return nil
+	}
+}
+
 // poolOf is the configuration as the pool has it. Of what is wrong with keys it tells: they are read when a tunnel is used.
 func poolOf(ctx context.Context, cfg *config.Config) []tunnel.Tunnel {
 	var all []tunnel.Tunnel
 	for _, c := range cfg.Tunnels {
 		t := tunnel.Tunnel{
 			Name: c.Name, Kind: tunnel.Kind(c.Kind), Class: c.Class, Encryption: c.Encryption, Endpoints: c.Endpoints, SharedFile: c.SharedFile,
-			Dedicated: c.Dedicated, MTU: c.MTU, Keepalive: c.Keepalive, DeadAfter: c.DeadAfter,
+			Dedicated: c.Dedicated, MTU: c.MTU, Rate: c.Rate, Keepalive: c.Keepalive, DeadAfter: c.DeadAfter,
+			OpenVPN: tunnel.OpenVPNSettings{CAFile: c.CAFile, TLSCryptFile: c.TLSCryptFile, Fingerprints: c.Fingerprints, PeerName: c.PeerName, Ready: c.Ready},
 		}
+		g := c.Gateway
+		t.Gateway = tunnel.Gateway{Address: g.Address, CA: g.CA, Cert: g.Cert, Key: g.Key, Class: g.Class, Ready: g.Ready, Rekey: g.Rekey, ReceiptKey: g.ReceiptKey}
 		for _, s := range c.Slots {
-			t.Slots = append(t.Slots, tunnel.Slot{KeyFile: s.KeyFile, Addresses: s.Addresses})
+			t.Slots = append(t.Slots, tunnel.Slot{KeyFile: s.KeyFile, CertFile: s.CertFile, Addresses: s.Addresses})
 		}
 		if t.Kind == tunnel.WireGuard {
 			t.PublicKey, _ = wg.ParseKey(c.PublicKey) // the configuration was checked
-			if err := t.Check(); err != nil {
-				log.G(ctx).WithError(err).Warn("forefend tunneld: keys")
-			}
+		}
+		if err := t.Check(); err != nil {
+			log.G(ctx).WithError(err).Warn("forefend tunneld: keys")
 		}
 		all = append(all, t)
 	}
@@ -158,7 +258,7 @@ func (d *daemon) keepTunnels(ctx context.Context) {
 	ticker := time.NewTicker(tunnelsEvery)
 	defer ticker.Stop()
 	for failed := false; ; {
-		err := startTunneld(ctx, d.cfg)
+		err := awaitTunneld(ctx, d.cfg)
 		if err != nil && !failed && ctx.Err() == nil {
 			log.G(ctx).WithError(err).Error("forefend daemon: no tunnels: what would go by them goes nowhere")
 		}
@@ -174,14 +274,25 @@ func (d *daemon) keepTunnels(ctx context.Context) {
 // tunneldStart bounds the start of a tunneld, which takes up what an earlier one had.
 const tunneldStart = 30 * time.Second
 
-// startTunneld has a tunneld serve: the one that does, or a new one.
-func startTunneld(ctx context.Context, cfg *config.Config) error {
-	ctx, cancel := context.WithTimeout(ctx, tunneldStart)
-	defer cancel()
+// errNoTunneldService says what is to be done where the daemon must not start tunneld itself.
+var errNoTunneldService = errors.New("forefend tunneld does not run, and a daemon that is a service does not start it: systemctl enable --now forefend-tunneld")
+
+// awaitTunneld has a tunneld serve. A daemon that is a service may lack what tunneld needs, which is a service of its own then.
+func awaitTunneld(ctx context.Context, cfg *config.Config) error {
 	var d net.Dialer
 	if c, err := d.DialContext(ctx, "unix", cfg.TunnelsSocket()); err == nil {
 		return c.Close()
 	}
+	if underManager() {
+		return errNoTunneldService
+	}
+	return startTunneld(ctx, cfg)
+}
+
+// startTunneld starts a tunneld, and returns once it serves or another one does.
+func startTunneld(ctx context.Context, cfg *config.Config) error {
+	ctx, cancel := context.WithTimeout(ctx, tunneldStart)
+	defer cancel()
 	pipe, err := spawn(cfg, cfg.TunnelsLog(), "tunneld", "--ready-fd", "3")
 	if err != nil {
 		return err

@@ -10,27 +10,17 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"forefend.dev/forefend/test/child"
 	"golang.org/x/sys/unix"
 )
 
-// childMode makes this test binary a process in the container.
-const childMode = "FOREFEND_EGRESS_TEST_CHILD"
-
-func TestMain(m *testing.M) {
-	if os.Getenv(childMode) != "" {
-		child()
-		return
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { child.Main(m, obey) }
 
 // patience is how long an answer may take that will come. An emulated machine takes longer: FOREFEND_EGRESS_WAIT=30s.
 var patience = func() time.Duration {
@@ -40,74 +30,18 @@ var patience = func() time.Duration {
 	return 5 * time.Second
 }()
 
-// process is a child inside, in a cgroup.
-type process struct {
-	in  io.WriteCloser
-	out *bufio.Scanner
-	cmd *exec.Cmd
-}
+// process is a child inside.
+type process struct{ *child.Process }
 
 func (w *world) start(t testing.TB, cgroup string) *process {
 	t.Helper()
-	dir, err := os.Open(cgroup)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer dir.Close()
-	p := &process{cmd: exec.Command("/proc/self/exe")}
-	p.cmd.Env = append(os.Environ(), childMode+"=1")
-	p.cmd.Stderr = os.Stderr
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Pdeathsig: syscall.SIGKILL}
-	if p.in, err = p.cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	out, err := p.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.out = bufio.NewScanner(out)
-	started, gone := make(chan error), make(chan struct{})
-	go func() { // Pdeathsig is that of the thread, which lives as long as the child
-		defer close(gone)
-		runtime.LockOSThread()
-		err := unix.Setns(w.inside.FD(), unix.CLONE_NEWNET)
-		if err == nil {
-			err = p.cmd.Start()
-		}
-		started <- err
-		if err == nil {
-			_ = p.cmd.Wait()
-		}
-	}()
-	if err := <-started; err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = p.in.Close()
-		<-gone
-	})
-	return p
-}
-
-// ask has the child do something and returns what came of it.
-func (p *process) ask(t testing.TB, words ...string) (answer string, err error) {
-	t.Helper()
-	if _, err := fmt.Fprintln(p.in, strings.Join(words, " ")); err != nil {
-		t.Fatal(err)
-	}
-	if !p.out.Scan() {
-		t.Fatalf("the child ended: %v", p.out.Err())
-	}
-	if answer, ok := strings.CutPrefix(p.out.Text(), "ok "); ok {
-		return answer, nil
-	}
-	return "", errors.New(p.out.Text())
+	return &process{child.Start(t, w.inside, cgroup)}
 }
 
 // wants has the child do something that somebody answers by this name.
 func (p *process) wants(t testing.TB, answer string, words ...string) {
 	t.Helper()
-	if got, err := p.ask(t, words...); err != nil || got != answer {
+	if got, err := p.Ask(t, words...); err != nil || got != answer {
 		t.Errorf("%v: %q, %v; want %q", words, got, err, answer)
 	}
 }
@@ -115,24 +49,12 @@ func (p *process) wants(t testing.TB, answer string, words ...string) {
 // fails has the child try something that must not work.
 func (p *process) fails(t testing.TB, words ...string) {
 	t.Helper()
-	if got, err := p.ask(t, append(words, "soon")...); err == nil {
+	if got, err := p.Ask(t, append(words, "soon")...); err == nil {
 		t.Errorf("%v: went through, to %q", words, got)
 	}
 }
 
-// child does what it is told on its input, a line at a time.
-func child() {
-	lines := bufio.NewScanner(os.Stdin)
-	for lines.Scan() {
-		answer, err := obey(strings.Fields(lines.Text()))
-		if err != nil {
-			fmt.Println("failed:", strings.ReplaceAll(err.Error(), "\n", " "))
-			continue
-		}
-		fmt.Println("ok", answer)
-	}
-}
-
+// obey does what a test tells a child to.
 func obey(words []string) (string, error) {
 	verb, arg := words[0], words[1]
 	options := map[string]string{}
@@ -154,9 +76,14 @@ func obey(words []string) (string, error) {
 			return "", err
 		}
 		defer c.Close()
+		if _, ok := options["soon"]; ok {
+			return hearWithin(c, 200*time.Millisecond)
+		}
 		return hear(c)
 	case "fast": // TCP Fast Open
 		return fast(netip.MustParseAddrPort(arg))
+	case "uring": // io_uring
+		return uring(netip.MustParseAddrPort(arg), options)
 	case "bulk": // address n=BYTES: as many there and back
 		n, err := strconv.Atoi(options["n"])
 		if err != nil {
@@ -168,6 +95,16 @@ func obey(words []string) (string, error) {
 		}
 		defer c.Close()
 		return bulk(c, n)
+	case "bulks": // address n=BYTES flows=CONNECTIONS: each as bulk, all at once; who answered
+		return bulks(arg, options)
+	case "flood": // address n=CONNECTIONS for=DURATION: as much as goes; begin: in the background, until the child ends
+		if _, ok := options["begin"]; ok {
+			go func() { _ = flood(arg, options) }() // a test sees whether anything comes of it
+			return "", nil
+		}
+		return "", flood(arg, options)
+	case "echo": // address n=TIMES: the median time in µs until a byte comes back
+		return echo(arg, options)
 	case "udp":
 		c, err := dial("udp", arg, options)
 		if err != nil {
@@ -181,6 +118,20 @@ func obey(words []string) (string, error) {
 			return hearWithin(c, 200*time.Millisecond)
 		}
 		return hear(c)
+	case "intercept": // port mark=MARK: be the interceptor, by that way
+		n, err := strconv.Atoi(arg)
+		if err != nil {
+			return "", err
+		}
+		return "", intercepting(n, options)
+	case "seen": // what the interceptor was asked since the last time
+		return interceptor.contexts(), nil
+	case "sh": // a script
+		return script(arg)
+	case "lookup": // server name=NAME network=NETWORK
+		return lookUp(arg, options)
+	case "median": // server query=BASE64 n=COUNT
+		return median(arg, options)
 	case "syn": // address from=ADDRESS: a segment of one's own making, by a raw socket
 		return "", syn(netip.MustParseAddrPort(arg), options)
 	case "frame": // device: a frame by a packet socket, with or without a queue
@@ -200,6 +151,9 @@ func dial(network, to string, options map[string]string) (net.Conn, error) {
 	if _, ok := options["soon"]; ok { // what it sends at first is all that a test looks for
 		limit = 200 * time.Millisecond
 	}
+	if _, ok := options["flows"]; ok { // many at once
+		limit = 6 * patience
+	}
 	d := net.Dialer{Timeout: limit, Control: func(_, _ string, raw syscall.RawConn) (err error) {
 		if e := raw.Control(func(fd uintptr) { err = configure(int(fd), options) }); e != nil {
 			return e
@@ -216,6 +170,15 @@ func configure(fd int, options map[string]string) error {
 			return err
 		}
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(n)); err != nil {
+			return err
+		}
+	}
+	if tos, ok := options["tos"]; ok {
+		n, err := strconv.Atoi(tos)
+		if err != nil {
+			return err
+		}
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TOS, n); err != nil {
 			return err
 		}
 	}
@@ -251,6 +214,10 @@ func fast(to netip.AddrPort) (string, error) {
 	}
 	f := os.NewFile(uintptr(fd), "fast")
 	defer f.Close()
+	limit := unix.NsecToTimeval(int64(patience / 6))
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit); err != nil {
+		return "", err
+	}
 	if err := unix.Sendto(fd, []byte("who"), unix.MSG_FASTOPEN, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}); err != nil {
 		return "", err
 	}
@@ -286,6 +253,40 @@ func answer(l net.Listener, name string) {
 			_, _ = io.Copy(c, c)
 		}()
 	}
+}
+
+// bulks is bulk by several connections at once.
+func bulks(to string, options map[string]string) (name string, err error) {
+	n, err := strconv.Atoi(options["n"])
+	if err != nil {
+		return "", err
+	}
+	flows, err := strconv.Atoi(options["flows"])
+	if err != nil {
+		return "", err
+	}
+	type end struct {
+		name string
+		err  error
+	}
+	ends := make(chan end, flows)
+	for range flows {
+		go func() {
+			c, err := dial("tcp", to, options)
+			if err != nil {
+				ends <- end{err: err}
+				return
+			}
+			defer c.Close()
+			name, err := bulk(c, n)
+			ends <- end{name, err}
+		}()
+	}
+	for range flows {
+		e := <-ends
+		name, err = e.name, errors.Join(err, e.err)
+	}
+	return name, err
 }
 
 // bulk sends n bytes and compares what comes back.

@@ -1,5 +1,5 @@
 // Package egress is one container's (or pod's) network namespace as far as its ways out go: rules (package nft), routes (package
-// route) and the devices of its tunnels (package wg), put in force and taken away together (docs/decisions/0069).
+// route) and the devices of its tunnels (package link), put in force and taken away together (docs/decisions/0069).
 //
 // A Space opens nothing by itself: after Open all that leaves is what the interceptor marks Direct, and datagrams. Devices end with
 // this process; rules and routes stay, so that what went by them goes nowhere.
@@ -8,22 +8,24 @@ package egress
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
 
 	"forefend.dev/forefend/netns/enter"
+	"forefend.dev/forefend/netns/link"
 	"forefend.dev/forefend/netns/marks"
 	"forefend.dev/forefend/netns/nft"
+	"forefend.dev/forefend/netns/owner"
 	"forefend.dev/forefend/netns/route"
-	"forefend.dev/forefend/netns/wg"
 )
 
 // Base is what holds in a namespace whatever tunnels it has.
 type Base struct {
 	Interceptor nft.Cgroup `json:"interceptor"`
 	Port        uint16     `json:"port"` // the interceptor's, on loopback
-	Web         bool       `json:"web"`  // requests must be readable: no UDP to port 443
+	Web         bool       `json:"web"`  // requests must be readable: no UDP to ports 443 and 853
 	Pass        nft.Pass   `json:"pass"`
 }
 
@@ -40,16 +42,17 @@ type Space struct {
 type Way struct {
 	Mark   uint32 // what the interceptor sets on its sockets
 	Device string
-	wire   wg.Device
+	Index  int // of the device, which those sockets are bound to
+	wire   link.Device
 }
 
 // Stats reads how the tunnel fares.
-func (w *Way) Stats() (wg.Stats, error) { return w.wire.Stats() }
+func (w *Way) Stats() (link.Stats, error) { return w.wire.Stats() }
 
 // Move has the tunnel lead to another endpoint of its gateway.
 func (w *Way) Move(to netip.AddrPort) error { return w.wire.Move(to) }
 
-// Kind is whose WireGuard it is, "kernel" or "user".
+// Kind is whose work the device is.
 func (w *Way) Kind() string { return w.wire.Kind() }
 
 // Open closes a namespace: its rules and routes are in force when Open returns, whatever was there of ours before. The space keeps ns
@@ -60,7 +63,8 @@ func Open(ns *enter.Namespace, base Base) (*Space, error) {
 		if err := s.guard(base); err != nil {
 			return err
 		}
-		return route.Clear() // of an earlier process; the rules of netfilter hold
+		// of an earlier process; the rules of netfilter hold
+		return errors.Join(route.Clear(), route.ClearDevices())
 	})
 	if err == nil {
 		err = ns.Do(func() error { return s.lead(base) })
@@ -119,38 +123,51 @@ func (s *Space) lead(base Base) error {
 // Namespace is the number of the namespace.
 func (s *Space) Namespace() uint64 { return s.ns.ID() }
 
-// Attach makes a WireGuard device and leads a mark to it. c needs no name.
-func (s *Space) Attach(c wg.Config, addresses []netip.Prefix) (*Way, error) {
+// Attach makes a device and leads a mark to it, which is none of those that are kept for others. A plan that comes to nothing is given up.
+func (s *Space) Attach(p link.Plan, kept ...uint32) (*Way, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := slices.Index(s.ways[:], nil)
-	if n < 0 {
+	n := 0
+	for n < marks.Tunnels && (s.ways[n] != nil || slices.Contains(kept, marks.Tunnel(n))) {
+		n++
+	}
+	if n == marks.Tunnels {
+		p.Close()
 		return nil, fmt.Errorf("the namespace has %d tunnels already, and cannot have more", marks.Tunnels)
 	}
-	return s.attachLocked(n, c, addresses)
+	return s.attachLocked(n, marks.NewIndex(), p)
 }
 
-// AttachAs is Attach with the mark that the tunnel had before, in an earlier process.
-func (s *Space) AttachAs(mark uint32, c wg.Config, addresses []netip.Prefix) (*Way, error) {
+// AttachAs is Attach with the mark and the device's index that the tunnel had before, in an earlier process: connections of before, which
+// are bound to that, go on. Index 0 is one that none is bound to.
+func (s *Space) AttachAs(mark uint32, index int, p link.Plan) (*Way, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n, ok := marks.Index(mark)
 	if !ok || s.ways[n] != nil {
+		p.Close()
 		return nil, fmt.Errorf("mark %#x is no tunnel's, or another one's", mark)
 	}
-	return s.attachLocked(n, c, addresses)
+	if index == 0 {
+		index = marks.NewIndex()
+	}
+	return s.attachLocked(n, index, p)
 }
 
-func (s *Space) attachLocked(n int, c wg.Config, addresses []netip.Prefix) (*Way, error) {
+func (s *Space) attachLocked(n, index int, p link.Plan) (*Way, error) {
 	w := &Way{Mark: marks.Tunnel(n), Device: marks.Device(n)}
-	c.Name = w.Device
 	var err error
-	if w.wire, err = wg.New(s.ns, c); err == nil {
+	if w.wire, err = p.Make(s.ns, w.Device, index); err == nil {
 		err = s.ns.Do(func() error {
+			made, err := net.InterfaceByName(w.Device)
+			if err != nil {
+				return fmt.Errorf("device %s: %w", w.Device, err)
+			}
+			w.Index = made.Index
 			if err := nft.Attach(s.base.Pass, nft.Tunnel{Mark: w.Mark, Device: w.Device}); err != nil {
 				return err
 			}
-			return route.Attach(route.Tunnel{N: n, Addresses: addresses, MTU: c.MTU})
+			return route.Attach(route.Tunnel{N: n, Addresses: p.Addresses, MTU: p.MTU, Rate: p.Rate})
 		})
 	}
 	if err != nil {
@@ -183,6 +200,15 @@ func (s *Space) detachLocked(w *Way) error {
 		return fmt.Errorf("detach a tunnel: %w", err)
 	}
 	return nil
+}
+
+// Cut ends the TCP connection with these ends that goes by a way. Whether there was one is told.
+func (s *Space) Cut(w *Way, local, remote netip.AddrPort) (ended bool, err error) {
+	err = owner.Cut(s.ns, owner.Connection{Local: local, Remote: remote}, w.Index)
+	if owner.Gone(err) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Counts reads how many packets were dropped, by cause.

@@ -54,6 +54,7 @@ func TestRootWays(t *testing.T) {
 	}
 	w.workload.wants(t, "interceptor", "tcp", at(server4, port), "mapped")
 	w.workload.wants(t, "interceptor", "fast", at(server4, port))
+	w.workload.wants(t, "interceptor", "uring", at(server4, port)) // the kernel's own thread connects
 	w.workload.wants(t, "interceptor", "tcp", at("169.254.169.254", "80"))
 	w.workload.wants(t, "interceptor", "tcp", at(outside4, port)) // a neighbour on the link
 	if second.received(t) == 0 {
@@ -69,7 +70,7 @@ func TestRootWays(t *testing.T) {
 		w.workload.wants(t, "own", "tcp", at(own, "9000"))
 	}
 	for _, own := range []string{inside4, inside6} { // and who comes from outside gets an answer
-		do(t, w.outside, func() error {
+		network.In(t, w.outside, func() error {
 			c, err := dial("tcp", at(own, "9000"), nil)
 			if err != nil {
 				return err
@@ -99,6 +100,7 @@ func TestRootForbidden(t *testing.T) {
 			w.workload.fails(t, "tcp", to, "dev="+device, mark(way.Mark))
 		}
 		w.workload.fails(t, "tcp", to, "dev=in0", mark(marks.Direct))
+		w.workload.fails(t, "uring", to4, "dev=in0", mark(marks.Direct))
 		w.workload.fails(t, "udp", to, "dev="+way.Device)
 		w.agent.fails(t, "tcp", to, "dev=in0", mark(way.Mark))
 		w.agent.fails(t, "udp", to, "dev=in0", mark(way.Mark))
@@ -106,10 +108,10 @@ func TestRootForbidden(t *testing.T) {
 	}
 	w.counted(t, nft.Forged)
 	for _, m := range append(forged, "mark=0") {
-		_, _ = w.workload.ask(t, "syn", to4, m)
+		_, _ = w.workload.Ask(t, "syn", to4, m)
 		for _, bypass := range []string{"queue", "bypass"} {
-			_, _ = w.workload.ask(t, "frame", "in0", m, bypass)
-			_, _ = w.workload.ask(t, "frame", way.Device, m, bypass)
+			_, _ = w.workload.Ask(t, "frame", "in0", m, bypass)
+			_, _ = w.workload.Ask(t, "frame", way.Device, m, bypass)
 		}
 	}
 	w.counted(t, nft.Frames)
@@ -117,13 +119,14 @@ func TestRootForbidden(t *testing.T) {
 
 	for _, server := range []string{server4, server6} {
 		w.workload.fails(t, "udp", at(server, "443"))
+		w.workload.fails(t, "udp", at(server, "853"))
 	}
-	w.none(t, "udp "+at(server4, "443"), "udp "+at(server6, "443"))
+	w.none(t, "udp "+at(server4, "443"), "udp "+at(server6, "443"), "udp "+at(server4, "853"), "udp "+at(server6, "853"))
 	for _, own := range []string{"127.0.0.1", "::1", inside4, inside6} {
 		w.workload.fails(t, "tcp", at(own, fmt.Sprint(interceptorPort)))
 	}
 	w.counted(t, nft.Door)
-	do(t, w.outside, func() error {
+	network.In(t, w.outside, func() error {
 		if c, err := dial("tcp", at(inside4, fmt.Sprint(interceptorPort)), nil); err == nil {
 			t.Error("the interceptor's port is open to the outside")
 			return c.Close()
@@ -132,51 +135,51 @@ func TestRootForbidden(t *testing.T) {
 	})
 }
 
+// breakages are what can break of that which holds a tunnel.
+var breakages = []struct {
+	name    string
+	breakIt func(t *testing.T, w *world, g *gateway, way *Way)
+}{
+	{"device down", func(t *testing.T, w *world, _ *gateway, way *Way) {
+		network.In(t, w.inside, func() error {
+			l, err := netlink.LinkByName(way.Device)
+			if err != nil {
+				return err
+			}
+			return netlink.LinkSetDown(l)
+		})
+	}},
+	{"route deleted", func(t *testing.T, w *world, _ *gateway, way *Way) {
+		network.In(t, w.inside, func() error { return deleteDefault(way) })
+	}},
+	{"device deleted", func(t *testing.T, w *world, _ *gateway, way *Way) {
+		network.In(t, w.inside, func() error {
+			l, err := netlink.LinkByName(way.Device)
+			if err != nil {
+				return err
+			}
+			return netlink.LinkDel(l)
+		})
+	}},
+	{"tunnel's process gone", func(t *testing.T, _ *world, _ *gateway, way *Way) {
+		if err := way.wire.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}},
+	{"gateway gone", func(_ *testing.T, _ *world, g *gateway, _ *Way) { g.device.Close() }},
+	{"netfilter flushed", func(t *testing.T, w *world, _ *gateway, _ *Way) { network.In(t, w.inside, nft.Clear) }},
+	{"rule leads to main", func(t *testing.T, w *world, _ *gateway, way *Way) {
+		network.In(t, w.inside, func() error { return leadToMain(way) })
+	}},
+	{"interceptor gone", func(_ *testing.T, w *world, _ *gateway, _ *Way) {
+		w.agent.End()
+		w.agent = nil
+	}},
+}
+
 // TestRootClosed breaks what holds a tunnel, one thing after the other, and has the interceptor and the workload try.
 func TestRootClosed(t *testing.T) {
-	for _, test := range []struct {
-		name    string
-		breakIt func(t *testing.T, w *world, g *gateway, way *Way)
-	}{
-		{"device down", func(t *testing.T, w *world, _ *gateway, way *Way) {
-			do(t, w.inside, func() error {
-				l, err := netlink.LinkByName(way.Device)
-				if err != nil {
-					return err
-				}
-				return netlink.LinkSetDown(l)
-			})
-		}},
-		{"route deleted", func(t *testing.T, w *world, _ *gateway, way *Way) {
-			do(t, w.inside, func() error { return deleteDefault(way) })
-		}},
-		{"device deleted", func(t *testing.T, w *world, _ *gateway, way *Way) {
-			do(t, w.inside, func() error {
-				l, err := netlink.LinkByName(way.Device)
-				if err != nil {
-					return err
-				}
-				return netlink.LinkDel(l)
-			})
-		}},
-		{"tunnel's process gone", func(t *testing.T, _ *world, _ *gateway, way *Way) {
-			if err := way.wire.Close(); err != nil {
-				t.Fatal(err)
-			}
-		}},
-		{"gateway gone", func(_ *testing.T, _ *world, g *gateway, _ *Way) { g.device.Close() }},
-		{"netfilter flushed", func(t *testing.T, w *world, _ *gateway, _ *Way) { do(t, w.inside, nft.Clear) }},
-		{"rule leads to main", func(t *testing.T, w *world, _ *gateway, way *Way) {
-			do(t, w.inside, func() error { return leadToMain(way) })
-		}},
-		{"interceptor gone", func(t *testing.T, w *world, _ *gateway, _ *Way) {
-			if err := w.agent.in.Close(); err != nil {
-				t.Fatal(err)
-			}
-			_ = w.agent.out.Scan() // its end
-			w.agent = nil
-		}},
-	} {
+	for _, test := range breakages {
 		t.Run(test.name, func(t *testing.T) {
 			w := newWorld(t, true)
 			g, way := w.attach(t, "gateway", 1420)
@@ -185,21 +188,22 @@ func TestRootClosed(t *testing.T) {
 			test.breakIt(t, w, g, way)
 			for _, server := range []string{server4, server6} {
 				if w.agent != nil {
-					if got, err := w.agent.ask(t, "tcp", at(server, port), mark(way.Mark)); err == nil && got != "gateway" {
+					if got, err := w.agent.Ask(t, "tcp", at(server, port), mark(way.Mark)); err == nil && got != "gateway" {
 						t.Errorf("by the tunnel came %s", got)
 					} else if err == nil && test.name != "netfilter flushed" {
 						t.Errorf("the tunnel still works")
 					}
 				}
-				if got, err := w.workload.ask(t, "tcp", at(server, port)); err == nil && got != "interceptor" {
+				if got, err := w.workload.Ask(t, "tcp", at(server, port)); err == nil && got != "interceptor" {
 					t.Errorf("the workload reached %s", got)
 				}
 				if test.name != "netfilter flushed" { // only those rules stop a socket that is bound to a device (docs/decisions/0069)
 					w.workload.fails(t, "tcp", at(server, port), mark(way.Mark), "dev=in0")
 				}
 				w.workload.fails(t, "udp", at(server, "443"))
+				w.workload.fails(t, "udp", at(server, "853"))
 			}
-			w.none(t, "tcp", "udp "+at(server4, "443"), "udp "+at(server6, "443"))
+			w.none(t, "tcp", "udp "+at(server4, "443"), "udp "+at(server6, "443"), "udp "+at(server4, "853"), "udp "+at(server6, "853"))
 			if test.name == "rule leads to main" {
 				w.counted(t, nft.WrongDevice)
 			}
@@ -258,7 +262,7 @@ func TestRootCycles(t *testing.T) {
 	c, addresses := g.slot(t, 1420)
 	inventory := func() (list string, files int) {
 		var b strings.Builder
-		do(t, w.inside, func() error {
+		network.In(t, w.inside, func() error {
 			links, err := netlink.LinkList()
 			if err != nil {
 				return err
@@ -285,7 +289,7 @@ func TestRootCycles(t *testing.T) {
 		return b.String(), len(open)
 	}
 	once := func() {
-		way, err := w.space.Attach(c, addresses)
+		way, err := w.space.Attach(c.Plan(addresses))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -303,7 +307,7 @@ func TestRootCycles(t *testing.T) {
 	for range 200 {
 		once()
 	}
-	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) { // what a device closes, it closes in a while
+	for end := time.Now().Add(6 * patience); ; time.Sleep(10 * time.Millisecond) { // what a device closes, it closes in a while
 		after, open := inventory()
 		if after == before && open <= files && runtime.NumGoroutine() <= goroutines+threads {
 			break
@@ -312,11 +316,45 @@ func TestRootCycles(t *testing.T) {
 			t.Fatalf("before:\n%s%d files, %d goroutines\nafter:\n%s%d files, %d goroutines", before, files, goroutines, after, open, runtime.NumGoroutine())
 		}
 	}
-	way, err := w.space.Attach(c, addresses)
+	way, err := w.space.Attach(c.Plan(addresses))
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.agent.wants(t, "gateway", "tcp", at(server4, port), mark(way.Mark))
+}
+
+// TestRootIndex: a device has the index of before, unless somebody else has that by now; that of another tunnel in its place is another.
+func TestRootIndex(t *testing.T) {
+	w := newWorld(t, true)
+	c, addresses := newGateway(t, "gateway", 1420).slot(t, 1420)
+	attach := func(as uint32, index int) *Way {
+		t.Helper()
+		way, err := w.space.AttachAs(as, index, c.Plan(addresses))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.agent.wants(t, "gateway", "tcp", at(server4, port), mark(way.Mark))
+		if err := w.space.Detach(way); err != nil {
+			t.Fatal(err)
+		}
+		return way
+	}
+	before := attach(marks.Tunnel(0), 0)
+	if other := attach(before.Mark, 0); other.Index == before.Index {
+		t.Errorf("two tunnels have had the index %d", before.Index)
+	}
+	if again := attach(before.Mark, before.Index); again.Index != before.Index {
+		t.Errorf("the index was %d and is %d", before.Index, again.Index)
+	}
+	c.Name, c.Index = "own0", before.Index
+	own, err := wg.NewUser(w.inside, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = own.Close() })
+	if taken := attach(before.Mark, before.Index); taken.Index == before.Index {
+		t.Errorf("two devices have the index %d", before.Index)
+	}
 }
 
 // BenchmarkRootAttach is a tunnel to a running container, without the gateway's answer.
@@ -327,7 +365,7 @@ func BenchmarkRootAttach(b *testing.B) {
 	var took []time.Duration
 	for b.Loop() {
 		begun := time.Now()
-		way, err := w.space.Attach(c, addresses)
+		way, err := w.space.Attach(c.Plan(addresses))
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -347,7 +385,7 @@ func BenchmarkRootThroughput(b *testing.B) {
 	const size, mtu = 64 << 20, 1420
 	w := newWorld(b, true)
 	g, way := w.attach(b, "gateway", mtu)
-	raw := &world{inside: newNamespace(b)}
+	raw := &world{inside: network.Of(b)}
 	c, addresses := g.slot(b, mtu)
 	c.Name = "raw0"
 	device, err := wg.NewUser(raw.inside, c)
@@ -355,24 +393,33 @@ func BenchmarkRootThroughput(b *testing.B) {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = device.Close() })
-	do(b, raw.inside, func() error {
-		if err := network.Up("raw0", addresses[0].String()); err != nil {
-			return err
-		}
-		link, err := netlink.LinkByName("raw0")
-		if err == nil {
-			err = netlink.LinkSetMTU(link, mtu)
-		}
-		if err != nil {
-			return err
-		}
-		return netlink.RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}, LinkIndex: link.Attrs().Index, Scope: unix.RT_SCOPE_LINK})
-	})
+	network.In(b, raw.inside, func() error { return plug("raw0", addresses[0].String(), mtu) })
+	alternate(b, w, way, raw, "gateway", size)
+}
+
+// plug gives the only device of a bare namespace its address and everybody as a neighbour.
+func plug(device, address string, mtu int) error {
+	if err := network.Up(device, address); err != nil {
+		return err
+	}
+	link, err := netlink.LinkByName(device)
+	if err == nil {
+		err = netlink.LinkSetMTU(link, mtu)
+	}
+	if err != nil {
+		return err
+	}
+	return netlink.RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}, LinkIndex: link.Attrs().Index, Scope: unix.RT_SCOPE_LINK})
+}
+
+// alternate sends size bytes there and back by a way of ours and out of the bare namespace of raw, in turns, to who answers by a name.
+func alternate(b *testing.B, w *world, way *Way, raw *world, name string, size int) {
+	b.Helper()
 	bare := raw.start(b, newCgroup(b, "bare").dir)
 	measure := func(p *process, options ...string) float64 {
 		begun := time.Now()
-		p.wants(b, "gateway", append([]string{"bulk", at(server4, port), fmt.Sprintf("n=%d", size)}, options...)...)
-		return 2 * size / time.Since(begun).Seconds() / 1e6 // both ways
+		p.wants(b, name, append([]string{"bulk", at(server4, port), fmt.Sprintf("n=%d", size)}, options...)...)
+		return 2 * float64(size) / time.Since(begun).Seconds() / 1e6 // both ways
 	}
 	var ours, theirs []float64
 	for b.Loop() {

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +19,7 @@ import (
 	"forefend.dev/forefend/netns/enter"
 	"forefend.dev/forefend/netns/nft"
 	"forefend.dev/forefend/netns/wg"
+	"forefend.dev/forefend/test/child"
 	"forefend.dev/forefend/test/network"
 	"forefend.dev/forefend/test/root"
 )
@@ -41,12 +40,21 @@ type world struct {
 	space           *Space
 	workload, agent *process // a container's process, and one where the interceptor is
 	seen            *capture // what leaves by the uplink
+	group           group    // the interceptor's
 }
 
 func newWorld(t testing.TB, web bool) *world {
 	t.Helper()
+	w := newClosed(t, web)
+	w.agent.wants(t, "", "listen", fmt.Sprintf(":%d", interceptorPort), "as=interceptor")
+	return w
+}
+
+// newClosed is a world whose interceptor does nothing yet.
+func newClosed(t testing.TB, web bool) *world {
+	t.Helper()
 	root.Test(t)
-	w := &world{inside: newNamespace(t), outside: newNamespace(t)}
+	w := &world{inside: network.Of(t), outside: network.Of(t)}
 	w.link(t)
 	serve(t, w.outside, "direct")
 	w.seen = watch(t, w.outside, "out0")
@@ -63,8 +71,8 @@ func newWorld(t testing.TB, web bool) *world {
 			t.Error(err)
 		}
 	})
+	w.group = group
 	w.workload, w.agent = w.start(t, newCgroup(t, "workload").dir), w.start(t, group.dir)
-	w.agent.wants(t, "", "listen", fmt.Sprintf(":%d", interceptorPort), "as=interceptor")
 	return w
 }
 
@@ -76,56 +84,8 @@ type group struct {
 
 func newCgroup(t testing.TB, name string) group {
 	t.Helper()
-	for _, root := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
-		var fs unix.Statfs_t
-		if unix.Statfs(root, &fs) != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC {
-			continue
-		}
-		dir := filepath.Join(root, fmt.Sprintf("forefend-egress-%d-%s", os.Getpid(), name))
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { removeSoon(t, dir) })
-		var st unix.Stat_t
-		if err := unix.Stat(dir, &st); err != nil {
-			t.Fatal(err)
-		}
-		return group{dir, nft.Cgroup{ID: st.Ino, Level: 1}}
-	}
-	t.Fatal("no cgroup v2 hierarchy is mounted")
-	return group{}
-}
-
-// removeSoon removes a cgroup whose processes are about to be gone.
-func removeSoon(t testing.TB, dir string) {
-	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		err := os.Remove(dir)
-		if err == nil || errors.Is(err, os.ErrNotExist) {
-			return
-		}
-		if time.Now().After(end) {
-			t.Errorf("cgroup %s: %v", dir, err)
-			return
-		}
-	}
-}
-
-// newNamespace makes a network namespace that ends with the test.
-func newNamespace(t testing.TB) *enter.Namespace {
-	t.Helper()
-	ns, err := network.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = ns.Close() })
-	return ns
-}
-
-func do(t testing.TB, ns *enter.Namespace, f func() error) {
-	t.Helper()
-	if err := ns.Do(f); err != nil {
-		t.Fatal(err)
-	}
+	dir, id := child.Group(t, name)
+	return group{dir, nft.Cgroup{ID: id, Level: 1}}
 }
 
 func (w *world) link(t testing.TB) {
@@ -141,8 +101,8 @@ func (w *world) link(t testing.TB) {
 // serve answers with a name, on all addresses of a namespace.
 func serve(t testing.TB, ns *enter.Namespace, name string) {
 	t.Helper()
-	do(t, ns, func() error {
-		for _, at := range []string{port, "443"} {
+	network.In(t, ns, func() error {
+		for _, at := range []string{port, "443", "853"} {
 			l, err := net.Listen("tcp", ":"+at)
 			if err != nil {
 				return err
@@ -202,7 +162,7 @@ func newKey(t testing.TB) wg.Key {
 
 func newGateway(t testing.TB, name string, mtu int) *gateway {
 	t.Helper()
-	g := &gateway{ns: newNamespace(t), name: name, private: newKey(t)}
+	g := &gateway{ns: network.Of(t), name: name, private: newKey(t)}
 	on, err := network.TUN(g.ns, "gw0", mtu, server4, server6)
 	if err != nil {
 		t.Fatal(err)
@@ -235,7 +195,8 @@ func (g *gateway) slot(t testing.TB, mtu int) (wg.Config, []netip.Prefix) {
 func (w *world) attach(t testing.TB, name string, mtu int) (*gateway, *Way) {
 	t.Helper()
 	g := newGateway(t, name, mtu)
-	way, err := w.space.Attach(g.slot(t, mtu))
+	c, addresses := g.slot(t, mtu)
+	way, err := w.space.Attach(c.Plan(addresses))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -267,48 +228,18 @@ type capture struct {
 func watch(t testing.TB, ns *enter.Namespace, device string) *capture {
 	t.Helper()
 	c := &capture{}
-	fd := -1
-	do(t, ns, func() (err error) {
-		i, err := net.InterfaceByName(device)
-		if err != nil {
-			return err
+	stop, err := network.Watch(ns, device, func(packet []byte, outgoing bool) {
+		if outgoing {
+			return
 		}
-		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0x0300); err != nil { // ETH_P_ALL
-			return err
-		}
-		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: 0x0300, Ifindex: i.Index})
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.frames = append(c.frames, describe(packet))
 	})
-	limit := unix.Timeval{Usec: 50_000}
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
+	if err != nil {
 		t.Fatal(err)
 	}
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	t.Cleanup(func() {
-		close(stop)
-		<-stopped
-	})
-	go func() {
-		defer close(stopped)
-		defer unix.Close(fd)
-		b := make([]byte, 65536)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			n, from, err := unix.Recvfrom(fd, b, 0)
-			if err != nil {
-				continue
-			}
-			if l, ok := from.(*unix.SockaddrLinklayer); !ok || l.Pkttype == unix.PACKET_OUTGOING {
-				continue
-			}
-			c.mu.Lock()
-			c.frames = append(c.frames, describe(b[:n]))
-			c.mu.Unlock()
-		}
-	}()
+	t.Cleanup(stop)
 	return c
 }
 
@@ -329,7 +260,13 @@ func describe(b []byte) string {
 	case unix.IPPROTO_TCP, unix.IPPROTO_UDP:
 		if len(rest) >= 4 {
 			name := map[byte]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp"}[proto]
-			return name + " " + netip.AddrPortFrom(to, binary.BigEndian.Uint16(rest[2:])).String()
+			text := name + " " + netip.AddrPortFrom(to, binary.BigEndian.Uint16(rest[2:])).String()
+			if dscp := binary.BigEndian.Uint16(b) << 4 >> 10; b[0]>>4 == 4 && b[1]>>2 != 0 {
+				text += fmt.Sprint(" dscp ", b[1]>>2)
+			} else if b[0]>>4 == 6 && dscp != 0 {
+				text += fmt.Sprint(" dscp ", dscp)
+			}
+			return text
 		}
 	}
 	return fmt.Sprintf("protocol %d %s", proto, to)
@@ -353,8 +290,8 @@ func (c *capture) of(words ...string) (found []string) {
 func (w *world) settle(t testing.TB) {
 	t.Helper()
 	before := len(w.seen.of("udp " + outside4 + ":" + port))
-	for end := time.Now().Add(patience); time.Now().Before(end); {
-		_, _ = w.workload.ask(t, "udp", outside4+":"+port)
+	for end := time.Now().Add(6 * patience); time.Now().Before(end); {
+		_, _ = w.workload.Ask(t, "udp", outside4+":"+port)
 		if len(w.seen.of("udp "+outside4+":"+port)) > before {
 			return
 		}

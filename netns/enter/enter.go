@@ -86,6 +86,41 @@ func Open(path string) (*Namespace, error) {
 // Process opens the network namespace that a process is in.
 func Process(pid int) (*Namespace, error) { return Open("/proc/" + strconv.Itoa(pid) + "/ns/net") }
 
+// New makes a network namespace that ends with its last descriptor. Its loopback is down.
+func New() (*Namespace, error) {
+	type result struct {
+		ns  *Namespace
+		err error
+	}
+	made := make(chan result, 1)
+	Thread(func() (back bool) {
+		ns, back, err := create()
+		made <- result{ns, err}
+		return back
+	})
+	r := <-made
+	if r.err != nil {
+		return nil, fmt.Errorf("new network namespace: %w", r.err)
+	}
+	return r.ns, nil
+}
+
+func create() (ns *Namespace, back bool, err error) {
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, true, err
+	}
+	defer home.Close()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return nil, true, err
+	}
+	ns, err = Open("/proc/thread-self/ns/net")
+	if out := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); out != nil {
+		return ns, false, errors.Join(err, out)
+	}
+	return ns, true, err
+}
+
 // ID is the namespace's inode number: no two live ones have the same.
 func (n *Namespace) ID() uint64 { return n.id }
 

@@ -20,7 +20,11 @@ const (
 	HTTP   Protocol = "http"
 	TLS    Protocol = "tls"
 	Opaque Protocol = "opaque"
+	DNS    Protocol = "dns" // a query for a name; each is decided on its own
 )
+
+// ServiceDNS is the service of what looks names up, whatever protocol it takes.
+const ServiceDNS = "dns"
 
 // Proof is how far an identity can be believed.
 type Proof string
@@ -30,6 +34,10 @@ const (
 	Claimed  Proof = "claim"    // a header that anybody can write
 	Workload Proof = "workload" // the container's own identity: nothing was said of a user
 	Verified Proof = "token"    // a token whose signature was checked
+	Answered Proof = "answer"   // of a host: a name server that the site trusts has said so
+
+	// Certified is of a host, whose certificate is checked before anything is sent.
+	Certified Proof = "certificate"
 )
 
 // The operations that rules know; mapping tables may name others.
@@ -39,7 +47,7 @@ const (
 )
 
 // Context is what is known of one outbound request, or of a whole connection where no request can be seen. Texts are as the
-// request has them, bounded and normalised by the interceptor: Host and Service lower case without port, Method upper case.
+// request has them, bounded and normalised by the interceptor: Host lower case without port, Method upper case, Service as written.
 type Context struct {
 	Version int `json:"version"`
 
@@ -54,13 +62,16 @@ type Context struct {
 
 	User      string `json:"user,omitempty"`
 	UserProof Proof  `json:"user_proof,omitempty"`
-	Data      string `json:"data,omitempty"`  // class of sensitivity; empty: unknown, the site's default applies
-	Label     string `json:"label,omitempty"` // the class that the workload claims for what says none; it may raise strictness and never lower it
-	Operation string `json:"operation,omitempty"`
-	Host      string `json:"host,omitempty"`
-	Method    string `json:"method,omitempty"`
-	Path      string `json:"path,omitempty"`    // without query
-	Service   string `json:"service,omitempty"` // of gRPC
+	// Credential is the token, where one proves the user. It travels beside the Context, only to who decides.
+	Credential Credential `json:"-"`
+	Data       string     `json:"data,omitempty"`  // class of sensitivity; empty: unknown, the site's default applies
+	Label      string     `json:"label,omitempty"` // the class that the workload claims for what says none; it may raise strictness and never lower it
+	Operation  string     `json:"operation,omitempty"`
+	Host       string     `json:"host,omitempty"`
+	HostProof  Proof      `json:"host_proof,omitempty"` // of Host; empty: the site does not check it
+	Method     string     `json:"method,omitempty"`
+	Path       string     `json:"path,omitempty"`    // without query
+	Service    string     `json:"service,omitempty"` // of gRPC
 
 	// Process is nil while it was not looked up. Where a Decision on such a Context depends on FieldProcess it is void (and
 	// denies): look the process up, or give an empty one where that fails, and ask again.
@@ -91,6 +102,7 @@ const (
 	FieldData        Field = "data"
 	FieldOperation   Field = "operation"
 	FieldHost        Field = "host"
+	FieldHostProof   Field = "host_proof"
 	FieldMethod      Field = "method"
 	FieldPath        Field = "path"
 	FieldService     Field = "service"

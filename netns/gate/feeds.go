@@ -19,7 +19,7 @@ type Feeds struct {
 }
 
 func feedsSpec() *ebpf.MapSpec {
-	return &ebpf.MapSpec{Name: "forefend_feeds", Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1, InnerMap: trie("forefend_feed", MaxFeed)}
+	return &ebpf.MapSpec{Name: "forefend_feeds", Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1, InnerMap: trie("forefend_feed", keySize, MaxFeed)}
 }
 
 // openFeeds opens the map whose number is in a file, and makes it where there is none. It has a file of its own: programs of
@@ -52,7 +52,7 @@ func openFeeds(file string) (*ebpf.Map, error) {
 // Load replaces what is listed, as a whole: a packet is compared with the old set or the new one. It returns how many prefixes
 // there are; with none nothing is listed.
 func (f *Feeds) Load(prefixes iter.Seq[netip.Prefix]) (int, error) {
-	inner, err := ebpf.NewMap(trie("forefend_feed", MaxFeed))
+	inner, err := ebpf.NewMap(trie("forefend_feed", keySize, MaxFeed))
 	if err != nil {
 		return 0, fmt.Errorf("make a map of threat feeds: %w", err)
 	}
@@ -93,7 +93,7 @@ func fill(m *ebpf.Map, prefixes iter.Seq[netip.Prefix]) (n int, err error) {
 	return n + len(keys), fillBatch(m, keys, values)
 }
 
-func fillBatch(m *ebpf.Map, keys []lpmKey, values []uint32) error {
+func fillBatch[K lpmKey | setKey](m *ebpf.Map, keys []K, values []uint32) error {
 	if len(keys) == 0 {
 		return nil
 	}

@@ -132,10 +132,12 @@ func TestRootNothingIsLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	set(t, g, Rules{Closed: true, Allow: prefixes("192.0.2.0/24")})
+	<-g.announced
+	const all = 6
 	entries := func() (n int) {
-		var fd uint32
+		var fd, verdict uint32
 		var set setKey
-		for all := w.gates.maps.sets.Iterate(); all.Next(&set, &fd); {
+		for all := w.gates.maps.sets.Iterate(); all.Next(&set, &verdict); {
 			n++
 		}
 		var id uint64
@@ -146,16 +148,16 @@ func TestRootNothingIsLeft(t *testing.T) {
 		}
 		return n
 	}
-	if n := entries(); n != 4 {
-		t.Fatalf("%d entries, want a set, correspondents, a ring and packet sockets", n)
+	if n := entries(); n != all {
+		t.Fatalf("%d entries, want a set of three, correspondents, a ring and packet sockets", n)
 	}
-	if n, err := w.gates.Sweep(v2Root(t)); n != 0 || err != nil || entries() != 4 {
+	if n, err := w.gates.Sweep(v2Root(t)); n != 0 || err != nil || entries() != all {
 		t.Fatalf("swept %d of a cgroup that is there: %v", n, err)
 	}
 	if err := os.Remove(dir); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := w.gates.Sweep(v2Root(t)); n != 4 || err != nil || entries() != 0 {
+	if n, err := w.gates.Sweep(v2Root(t)); n != all || err != nil || entries() != 0 {
 		t.Errorf("swept %d, %d are left: %v", n, entries(), err)
 	}
 	if err := g.Close(); err != nil {
@@ -176,7 +178,7 @@ func TestRootNothingIsLeft(t *testing.T) {
 		}
 		ids = n
 		t.Cleanup(func() { // behind the Close of both
-			for end := time.Now().Add(wait); ; time.Sleep(10 * time.Millisecond) {
+			for end := time.Now().Add(15 * wait); ; time.Sleep(10 * time.Millisecond) {
 				p, err := ebpf.NewProgramFromID(ebpf.ProgramID(ids[len(ids)-1]))
 				if err != nil {
 					return

@@ -8,6 +8,9 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"forefend.dev/forefend/test/child"
+	"forefend.dev/forefend/test/network"
 )
 
 // turns sends datagrams and waits for each to come back.
@@ -52,7 +55,7 @@ func TestRootFigures(t *testing.T) {
 // last one arrives.
 func switching(t *testing.T, w *world, g *Gate, p *process) {
 	arrived := make(chan time.Time, 1<<20)
-	in(t, w.outside, func() error {
+	network.In(t, w.outside, func() error {
 		l, err := net.ListenPacket("udp", net.JoinHostPort(outside4, "9999"))
 		if err != nil {
 			return err
@@ -74,8 +77,11 @@ func switching(t *testing.T, w *world, g *Gate, p *process) {
 	})
 	var took, late []float64
 	const times = 200
-	done := make(chan string)
-	go func() { done <- p.ask(t, "flood", outside4+":9999", fmt.Sprint(times*60*time.Millisecond)) }()
+	done := make(chan error)
+	go func() {
+		_, err := p.Ask(t, "flood", outside4+":9999", fmt.Sprint(times*60*time.Millisecond))
+		done <- err
+	}()
 	for range times {
 		set(t, g, Rules{})
 		time.Sleep(20 * time.Millisecond)
@@ -93,10 +99,66 @@ func switching(t *testing.T, w *world, g *Gate, p *process) {
 		}
 		late = append(late, float64(last.Sub(acknowledged).Microseconds()))
 	}
-	<-done
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 	set(t, g, Rules{})
 	t.Logf("off: Set takes p50 %.0f, p99 %.0f us; the last datagram is read p50 %.0f, p99 %.0f us after it has returned (n %d)",
 		quantile(took, 0.5), quantile(took, 0.99), quantile(late, 0.5), quantile(late, 0.99), times)
+}
+
+// TestRootFiguresOfChanges prints what the first change of containers takes, for which their network namespace is entered, and what later ones
+// take: of so many that it means something with FOREFEND_FIGURES=1, else of a few, which have to be taken all the same.
+func TestRootFiguresOfChanges(t *testing.T) {
+	containers, times := 2, 3
+	if os.Getenv("FOREFEND_FIGURES") != "" {
+		containers, times = 20, 20
+	}
+	w := newWorld(t)
+	kinds := []struct {
+		name  string
+		rules func(i int) Rules
+	}{
+		{"off", func(int) Rules { return Rules{Off: true} }},
+		{"on", func(int) Rules { return Rules{} }},
+		{"one blocked", func(i int) Rules { return Rules{Block: prefixes(fmt.Sprintf("203.0.113.%d/32", i))} }},
+		{"another one", func(i int) Rules { return Rules{Block: prefixes(fmt.Sprintf("203.0.113.%d/32", i+100))} }},
+		{"none", func(int) Rules { return Rules{} }},
+	}
+	first, later := make([][]float64, len(kinds)), make([][]float64, len(kinds))
+	for c := range containers {
+		inside, outside := network.Of(t), network.Of(t)
+		if err := network.Join(network.End{In: outside, Name: "out0"}, network.End{In: inside, Name: "in0"}); err != nil {
+			t.Fatal(err)
+		}
+		dir := newCgroup(t, fmt.Sprintf("change%d", c))
+		g, err := w.gates.Open(dir, child.Start(t, inside, dir).PID, func(Event) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range times {
+			for k, kind := range kinds {
+				start := time.Now()
+				set(t, g, kind.rules(i))
+				ms := float64(time.Since(start).Microseconds())
+				if i == 0 {
+					first[k] = append(first[k], ms)
+				} else {
+					later[k] = append(later[k], ms)
+				}
+			}
+		}
+		if err := g.Frames(); err != nil {
+			t.Error(err)
+		}
+		if err := g.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	for k, kind := range kinds {
+		t.Logf("%-12s first of a container p50 %.0f, p90 %.0f us (n %d); later p50 %.0f, p99 %.0f us (n %d)", kind.name,
+			quantile(first[k], 0.5), quantile(first[k], 0.9), len(first[k]), quantile(later[k], 0.5), quantile(later[k], 0.99), len(later[k]))
+	}
 }
 
 // crossing compares the round trip of a datagram under rules with that under none, in turns.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -19,14 +20,18 @@ type Gate struct {
 	report func(Event)
 
 	mu      sync.Mutex
-	rules   Rules  // guarded by mu
-	set     uint64 // version of the set in force, 0: none; guarded by mu
-	version uint64 // of the set made last; guarded by mu
-	peers   bool   // correspondents are noted; guarded by mu
-	passing bool   // the packet programs are attached; guarded by mu
-	closed  bool   // guarded by mu
+	rules   Rules   // guarded by mu
+	set     uint64  // version of the set in force, 0: none; guarded by mu
+	entries []entry // of that set; guarded by mu
+	version uint64  // of the set made last; guarded by mu
+	peers   bool    // there is a map of correspondents; guarded by mu
+	passing bool    // the packet programs are attached; guarded by mu
+	closed  bool    // guarded by mu
 
 	framesErr error // why packet sockets are not restricted; guarded by mu
+
+	announced chan struct{} // closed once its events come to this process; nil: nobody is told of them
+	deaf      error         // why they do not; readable once announced is closed
 }
 
 // ErrClosed says that a gate was used after Close.
@@ -47,14 +52,15 @@ func (g *Gate) Set(r Rules) error {
 		return ErrClosed
 	}
 	flags := r.flags()
-	set, err := g.load(r)
+	entries, err := r.set()
+	if err != nil {
+		return err
+	}
+	set, err := g.prepare(entries, flags)
 	if err != nil {
 		return err
 	}
 	was, err := g.read()
-	if err == nil && flags&replies != 0 && !g.peers {
-		err = g.notePeers()
-	}
 	if err == nil {
 		is := was
 		is.Flags, is.Set = flags, set
@@ -70,16 +76,16 @@ func (g *Gate) Set(r Rules) error {
 		err = g.verify(flags, set)
 	}
 	if err != nil {
-		err = errors.Join(err, g.write(state{Flags: was.Flags, Accepted: was.Accepted, ID: g.id, Set: was.Set}), g.drop(set))
+		err = errors.Join(err, g.write(state{Flags: was.Flags, Accepted: was.Accepted, ID: g.id, Set: was.Set}))
+		if set != g.set {
+			err = errors.Join(err, g.drop(set, entries))
+		}
 		return fmt.Errorf("gate of cgroup %d: %w", g.id, err)
 	}
-	old := g.set
-	g.rules, g.set = r, set
-	err = g.drop(old)
-	if flags&replies == 0 && g.peers {
-		err = errors.Join(err, remove(g.gates.maps.peers, &g.id))
-		g.peers = false
+	if old, of := g.set, g.entries; set != old {
+		g.gates.later(func() error { return g.drop(old, of) })
 	}
+	g.rules, g.set, g.entries = r, set, entries
 	if flags&restricting == 0 {
 		err = errors.Join(err, g.restrictFrames(false))
 	}
@@ -92,35 +98,63 @@ func (g *Gate) Set(r Rules) error {
 	return nil
 }
 
-// load makes the set of r and returns its key, 0 if there is none.
-func (g *Gate) load(r Rules) (uint64, error) {
-	entries, err := r.set()
-	if err != nil || len(entries) == 0 {
-		return 0, err
-	}
-	inner, err := ebpf.NewMap(trie("forefend_set", maxSet))
-	if err != nil {
-		return 0, fmt.Errorf("make a set of %d prefixes: %w", len(entries), err)
-	}
-	defer inner.Close()
-	for _, e := range entries {
-		if err := inner.Put(&e.key, &e.verdict); err != nil {
-			return 0, fmt.Errorf("fill a set of %d prefixes: %w", len(entries), err)
+// prepare makes what the rules need that is not there yet, and returns the version of the set.
+func (g *Gate) prepare(entries []entry, flags uint32) (set uint64, err error) {
+	if flags&replies != 0 && !g.peers {
+		if err := g.notePeers(); err != nil {
+			return 0, err
 		}
 	}
+	if slices.Equal(entries, g.entries) {
+		return g.set, nil
+	}
+	return g.load(entries)
+}
+
+// load makes a set and returns its version, 0 if there is nothing in it. Nothing looks at it yet.
+func (g *Gate) load(entries []entry) (uint64, error) {
+	if len(entries) == 0 {
+		return 0, nil
+	}
 	g.version++
-	key, fd := setKey{g.id, g.version}, uint32(inner.FD())
-	if err := g.gates.maps.sets.Put(&key, &fd); err != nil {
-		return 0, fmt.Errorf("give out a set: %w", err)
+	keys := g.keys(g.version, entries)
+	verdicts := make([]uint32, len(keys))
+	for i := range verdicts {
+		if verdicts[i] = verdictNone; i >= len(bottom) {
+			verdicts[i] = entries[i-len(bottom)].verdict // also over the bottom, where all of a family is allowed or blocked
+		}
+	}
+	if err := fillBatch(g.gates.maps.sets, keys, verdicts); err != nil {
+		return 0, errors.Join(fmt.Errorf("fill a set of %d prefixes: %w", len(entries), err), g.drop(g.version, entries))
 	}
 	return g.version, nil
 }
 
-func (g *Gate) drop(set uint64) error {
+// bottom are the prefixes that hold all of a family.
+var bottom = []lpmKey{{Bits: 32, Family: 4}, {Bits: 32, Family: 6}}
+
+// keys are those of a set: first the bottom, without which a set is none.
+func (g *Gate) keys(set uint64, entries []entry) []setKey {
+	keys := make([]setKey, 0, len(bottom)+len(entries))
+	for _, k := range bottom {
+		keys = append(keys, k.of(g.id, set))
+	}
+	for _, e := range entries {
+		keys = append(keys, e.key.of(g.id, set))
+	}
+	return keys
+}
+
+// drop removes a set. A packet that still asks for it finds its verdict, or none at all.
+func (g *Gate) drop(set uint64, entries []entry) error {
 	if set == 0 {
 		return nil
 	}
-	return remove(g.gates.maps.sets, &setKey{g.id, set})
+	var errs []error
+	for _, k := range g.keys(set, entries) {
+		errs = append(errs, remove(g.gates.maps.sets, &k))
+	}
+	return errors.Join(errs...)
 }
 
 // remove takes an entry out of a map; one that is not there is gone.
@@ -131,14 +165,13 @@ func remove(m *ebpf.Map, key any) error {
 	return nil
 }
 
+// notePeers has correspondents noted from now on, for good: making room for them costs a millisecond.
 func (g *Gate) notePeers() error {
 	inner, err := ebpf.NewMap(correspondents())
 	if err != nil {
 		return fmt.Errorf("make the map of correspondents: %w", err)
 	}
-	defer inner.Close()
-	fd := uint32(inner.FD())
-	if err := g.gates.maps.peers.Put(&g.id, &fd); err != nil {
+	if err := g.gates.give(g.gates.maps.peers, g.id, inner); err != nil {
 		return fmt.Errorf("give out the map of correspondents: %w", err)
 	}
 	g.peers = true
@@ -203,7 +236,8 @@ func (g *Gate) Lost() uint32 {
 	return s.Lost
 }
 
-// Close forgets the gate, and its sets with it once the cgroup is gone; where it is still there, all that was set stays in force.
+// Close forgets the gate, and its sets with it once the cgroup is gone; where it is still there, all that was set stays in force. The
+// error says too if events were not reported.
 func (g *Gate) Close() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -215,9 +249,17 @@ func (g *Gate) Close() error {
 	delete(g.gates.open, g.id)
 	g.gates.mu.Unlock()
 	err := g.dir.Close()
-	if g.gone() {
-		err = errors.Join(err, g.drop(g.set), remove(g.gates.maps.peers, &g.id), remove(g.gates.maps.rings, &g.id),
-			remove(g.gates.maps.framed, &g.id))
+	if g.announced != nil {
+		<-g.announced
+		err = errors.Join(err, g.deaf)
+	}
+	if !g.gone() {
+		return err
+	}
+	set, entries := g.set, g.entries
+	g.gates.later(func() error { return g.drop(set, entries) })
+	for _, m := range []*ebpf.Map{g.gates.maps.peers, g.gates.maps.rings, g.gates.maps.framed} {
+		g.gates.later(func() error { return remove(m, &g.id) })
 	}
 	return err
 }

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"forefend.dev/forefend/test/network"
 	"net"
 	"net/netip"
 	"os"
@@ -29,7 +30,7 @@ func (s *seen) add(e Event) {
 // await waits for an event of a kind about a destination.
 func (s *seen) await(t *testing.T, k Kind, destination string) {
 	t.Helper()
-	for end := time.Now().Add(wait); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(15 * wait); ; time.Sleep(5 * time.Millisecond) {
 		if s.count(k, destination) > 0 {
 			return
 		}
@@ -127,7 +128,7 @@ func TestRootOffInward(t *testing.T) {
 	p.must(t, "listen", ":8888")
 	reach := func() error {
 		var err error
-		in(t, w.outside, func() error {
+		network.In(t, w.outside, func() error {
 			var c net.Conn
 			if c, err = net.DialTimeout("tcp", inside4+":8888", wait/4); err == nil {
 				err = echoed(c, wait/4)
@@ -205,7 +206,7 @@ func TestRootAnswers(t *testing.T) {
 	p := w.start(t, w.cgroup)
 	p.must(t, "listen", ":8888")
 	set(t, g, Rules{Closed: true})
-	in(t, w.outside, func() error {
+	network.In(t, w.outside, func() error {
 		for _, a := range []string{inside4, inside6} {
 			c, err := net.DialTimeout("tcp", net.JoinHostPort(a, "8888"), wait)
 			if err == nil {
@@ -274,7 +275,7 @@ func TestRootFeeds(t *testing.T) {
 func TestRootFrames(t *testing.T) {
 	w := newWorld(t)
 	other := w.start(t, newCgroup(t, "other"))
-	g, err := w.gates.Open(w.cgroup, other.cmd.Process.Pid, nil)
+	g, err := w.gates.Open(w.cgroup, other.PID, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

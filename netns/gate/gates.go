@@ -3,8 +3,10 @@ package gate
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -20,6 +22,7 @@ type Gates struct {
 	ring    *ebpf.Map        // events of this process's gates, nil before the first; guarded by mu
 	reader  *ringbuf.Reader  // guarded by mu
 	reading sync.WaitGroup
+	tidying sync.WaitGroup // see later
 }
 
 // Open opens what the node has loaded, and loads it where nobody has. dir is where processes of the node leave its numbers for each
@@ -37,6 +40,7 @@ func (g *Gates) Feeds() *Feeds { return &Feeds{g.maps.feeds} }
 
 // Close forgets all gates and ends reading events. What was set stays in force as long as the containers' cgroups exist.
 func (g *Gates) Close() error {
+	g.tidying.Wait()
 	g.mu.Lock()
 	reader := g.reader
 	g.mu.Unlock()
@@ -101,7 +105,8 @@ func (g *Gates) read(reader *ringbuf.Reader) {
 //
 // pid is a process of the container, by which its network namespace is found; 0: packet sockets are not restricted.
 func (g *Gates) Open(dir string, pid int, report func(Event)) (_ *Gate, err error) {
-	gate := &Gate{gates: g, pid: pid, report: report}
+	// Where the count begins is chance: of a gate that was forgotten, and of which the cgroup is still there, a set may be left.
+	gate := &Gate{gates: g, pid: pid, report: report, version: rand.Uint64() >> 1}
 	if gate.dir, gate.id, err = openCgroup(dir); err != nil {
 		return nil, err
 	}
@@ -111,18 +116,52 @@ func (g *Gates) Open(dir string, pid int, report func(Event)) (_ *Gate, err erro
 		}
 	}()
 	if report != nil {
-		if err := g.announce(gate); err != nil {
+		if err := g.listen(); err != nil {
 			return nil, err
 		}
 	}
 	if err := gate.attach(g.sockops, ebpf.AttachCGroupSockOps); err != nil {
-		return nil, errors.Join(err, g.withdraw(gate))
+		return nil, err
 	}
 	if err := gate.write(state{ID: gate.id}); err != nil {
-		return nil, errors.Join(err, gate.detach(g.sockops, ebpf.AttachCGroupSockOps), g.withdraw(gate))
+		return nil, errors.Join(err, gate.detach(g.sockops, ebpf.AttachCGroupSockOps))
+	}
+	if report != nil {
+		g.announce(gate)
 	}
 	return gate, nil
 }
+
+// later removes something that nothing looks at any more, without having the caller wait: from a map of maps the kernel returns after
+// a grace period of RCU, which is milliseconds, and tens of them on a busy node. What fails is left to Sweep.
+func (g *Gates) later(remove func() error) {
+	g.tidying.Go(func() { _ = remove() })
+}
+
+// give puts a map into a map of maps, and closes it. It returns once programs find it there, long before the kernel does (see later).
+func (g *Gates) give(outer *ebpf.Map, cgroup uint64, inner *ebpf.Map) error {
+	put := make(chan error, 1)
+	g.tidying.Go(func() {
+		fd := uint32(inner.FD())
+		put <- errors.Join(outer.Put(&cgroup, &fd), inner.Close())
+	})
+	look := time.NewTicker(giveLook)
+	defer look.Stop()
+	for {
+		select {
+		case err := <-put:
+			return err
+		case <-look.C:
+		}
+		var id uint32
+		if outer.Lookup(&cgroup, &id) == nil {
+			return nil
+		}
+	}
+}
+
+// giveLook is how often give looks whether a map is found.
+const giveLook = 100 * time.Microsecond
 
 // openCgroup opens a directory of the v2 hierarchy and returns the cgroup's number in the kernel.
 func openCgroup(dir string) (*os.File, uint64, error) {
@@ -144,27 +183,20 @@ func openCgroup(dir string) (*os.File, uint64, error) {
 	return f, st.Ino, nil
 }
 
-// announce has the events of a gate come to this process.
-func (g *Gates) announce(gate *Gate) error {
-	if err := g.listen(); err != nil {
-		return err
-	}
+// announce has the events of a gate come to this process. It is so when the program of its container begins, long before the kernel
+// returns from it (see later): a container's start does not wait for that.
+func (g *Gates) announce(gate *Gate) {
+	gate.announced = make(chan struct{})
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	fd := uint32(g.ring.FD())
-	if err := g.maps.rings.Put(&gate.id, &fd); err != nil {
-		return fmt.Errorf("have its events reported: %w", err)
-	}
 	g.open[gate.id] = gate
-	return nil
-}
-
-// withdraw undoes announce.
-func (g *Gates) withdraw(gate *Gate) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.open, gate.id)
-	return remove(g.maps.rings, &gate.id)
+	g.mu.Unlock()
+	g.tidying.Go(func() {
+		defer close(gate.announced)
+		if err := g.maps.rings.Put(&gate.id, &fd); err != nil {
+			gate.deaf = fmt.Errorf("events of cgroup %d were not reported: %w", gate.id, err)
+		}
+	})
 }
 
 // allowMulti lets programs of groups below run beside ours; none of them can let pass what ours refuses.

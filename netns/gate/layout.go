@@ -74,24 +74,47 @@ const (
 	seenSlots = 1024
 )
 
-// setKey finds the set of a cgroup. A new version is made whole before the state names it.
-type setKey struct{ Cgroup, Version uint64 }
+// setKey is a prefix of a container's set. The sets of all containers are in one trie, since a map that is given out in a map of maps, or taken back,
+// costs a grace period of RCU. A new version is made whole before the state names it.
+type setKey struct {
+	Bits    uint32 // those before the address included
+	Family  uint32
+	Cgroup  uint64
+	Version uint64
+	Addr    [16]byte // IPv4 in the first four
+}
+
+const (
+	setFamily   = 4
+	setCgroup   = 8
+	setVersion  = 16
+	setAddr     = 24
+	setKeySize  = 40
+	setBitsMost = 32 + 64 + 64 + 128
+)
+
+// of is k as the set of a cgroup has it.
+func (k lpmKey) of(cgroup, version uint64) setKey {
+	return setKey{Bits: k.Bits + 64 + 64, Family: k.Family, Cgroup: cgroup, Version: version, Addr: k.Addr}
+}
 
 // Verdicts of a set.
 const (
 	verdictBlock = 1
 	verdictAllow = 2
+	verdictNone  = 3 // at the bottom of each set: one of which nothing is found is not there
 )
 
 // Bounds, and how long what is noted holds.
 const (
-	eventsPerSecond = 32     // of one container; more are counted
-	repeatAfter     = 10e9   // ns after which the same contact is reported again
-	answerWithin    = 180e9  // ns in which a datagram may be answered
-	maxPeers        = 4096   // correspondents of a container by datagrams while it has egress rules
-	maxSet          = 16_384 // prefixes allowed or blocked for one container
-	maxGates        = 16_384 // containers of a node that have such rules
-	ringSize        = 4096   // bytes, or a page: the events of one process
+	eventsPerSecond = 32        // of one container; more are counted
+	repeatAfter     = 10e9      // ns after which the same contact is reported again
+	answerWithin    = 180e9     // ns in which a datagram may be answered
+	maxPeers        = 4096      // correspondents of a container by datagrams while it has egress rules
+	maxSet          = 16_384    // prefixes allowed or blocked for one container
+	maxSets         = 4_000_000 // of all containers
+	maxGates        = 16_384    // containers of a node that have such rules
+	ringSize        = 4096      // bytes, or a page: the events of one process
 )
 
 // MaxFeed is how many prefixes the node's set holds at most.

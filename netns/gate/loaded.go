@@ -16,7 +16,7 @@ import (
 
 // layout is the version of programs and structures. Raise it with every change of either: processes of two versions then load
 // their own. TestLayout knows what the present one looks like.
-const layout = 4
+const layout = 5
 
 // loaded is what is loaded once for all containers of the node: a container costs three attachments, not a verification.
 type loaded struct {
@@ -38,9 +38,9 @@ func (l *loaded) parts() (ms []mapPart, ps []programPart) {
 	m := &l.maps
 	ms = []mapPart{
 		{&m.state, &ebpf.MapSpec{Name: "forefend_state", Type: ebpf.CGroupStorage, KeySize: 8, ValueSize: stateSize}},
-		{&m.sets, outer("forefend_sets", 16, trie("forefend_set", maxSet))},
-		{&m.peers, outer("forefend_peers", 8, correspondents())},
-		{&m.rings, outer("forefend_rings", 8, ringOf("forefend_ring"))},
+		{&m.sets, trie("forefend_sets", setKeySize, maxSets)},
+		{&m.peers, outer("forefend_peers", correspondents())},
+		{&m.rings, outer("forefend_rings", ringOf("forefend_ring"))},
 		{&m.accepted, &ebpf.MapSpec{Name: "forefend_accept", Type: ebpf.SkStorage, KeySize: 4, ValueSize: 4,
 			Flags: unix.BPF_F_NO_PREALLOC, Key: number, Value: number}},
 		{&m.seen, &ebpf.MapSpec{Name: "forefend_seen", Type: ebpf.Array, KeySize: 4, ValueSize: seenSize, MaxEntries: seenSlots}},
@@ -68,12 +68,13 @@ type programPart struct {
 	code   func(handles) asm.Instructions
 }
 
-func outer(name string, key uint32, inner *ebpf.MapSpec) *ebpf.MapSpec {
-	return &ebpf.MapSpec{Name: name, Type: ebpf.HashOfMaps, KeySize: key, ValueSize: 4, MaxEntries: maxGates, Flags: unix.BPF_F_NO_PREALLOC, InnerMap: inner}
+// outer has a map for each cgroup.
+func outer(name string, inner *ebpf.MapSpec) *ebpf.MapSpec {
+	return &ebpf.MapSpec{Name: name, Type: ebpf.HashOfMaps, KeySize: 8, ValueSize: 4, MaxEntries: maxGates, Flags: unix.BPF_F_NO_PREALLOC, InnerMap: inner}
 }
 
-func trie(name string, most uint32) *ebpf.MapSpec {
-	return &ebpf.MapSpec{Name: name, Type: ebpf.LPMTrie, KeySize: keySize, ValueSize: 4, MaxEntries: most, Flags: unix.BPF_F_NO_PREALLOC}
+func trie(name string, key, most uint32) *ebpf.MapSpec {
+	return &ebpf.MapSpec{Name: name, Type: ebpf.LPMTrie, KeySize: key, ValueSize: 4, MaxEntries: most, Flags: unix.BPF_F_NO_PREALLOC}
 }
 
 func correspondents() *ebpf.MapSpec {

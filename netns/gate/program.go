@@ -68,13 +68,13 @@ const (
 	atAnswer = -168 // what the program returns
 	atStart  = -176 // of the header behind IP's
 	atLimit  = -184
-	atSet    = -200 // setKey
+	atSet    = -224 // setKey
 )
 
 // maps are what the programs look into.
 type maps struct {
 	state    *ebpf.Map // cgroup storage: state
-	sets     *ebpf.Map // by setKey: prefixes and their verdicts
+	sets     *ebpf.Map // by setKey: verdicts
 	feeds    *ebpf.Map // [0]: listed prefixes
 	peers    *ebpf.Map // by cgroup: correspondents by datagrams
 	rings    *ebpf.Map // by cgroup: events
@@ -302,14 +302,15 @@ func bySet(m handles) asm.Instructions {
 		label("ask", asm.Mov.Reg(asm.R1, asm.R8)),
 		asm.Instructions{
 			asm.And.Imm(asm.R1, flagSet), asm.JEq.Imm(asm.R1, 0, "byFeeds"),
-			load(asm.R1, asm.R7, stateID, asm.DWord), asm.StoreMem(asm.RFP, atSet, asm.R1, asm.DWord),
-			load(asm.R1, asm.R7, stateSet, asm.DWord), asm.StoreMem(asm.RFP, atSet+8, asm.R1, asm.DWord),
+			load(asm.R1, asm.R7, stateID, asm.DWord), asm.StoreMem(asm.RFP, atSet+setCgroup, asm.R1, asm.DWord),
+			load(asm.R1, asm.R7, stateSet, asm.DWord), asm.StoreMem(asm.RFP, atSet+setVersion, asm.R1, asm.DWord),
+			asm.StoreImm(asm.RFP, atSet, setBitsMost, asm.Word),
+			load(asm.R1, asm.RFP, atKey+keyFamily, asm.Word), asm.StoreMem(asm.RFP, atSet+setFamily, asm.R1, asm.Word),
 		},
-		lookup(m.sets, atSet), asm.Instructions{asm.Mov.Imm(asm.R2, int32(RefusedSet)), asm.JEq.Imm(asm.R0, 0, "refuse")}, // nothing to ask: closed
-		lookupInner(atKey), asm.Instructions{
-			asm.JEq.Imm(asm.R0, 0, "byFeeds"),
-			load(asm.R1, asm.R0, 0, asm.Word), asm.JEq.Imm(asm.R1, verdictAllow, "begun"),
-			asm.Mov.Imm(asm.R2, int32(RefusedSet)), asm.Ja.Label("refuse"),
+		copyWords(atSet+setAddr, atKey+keyAddr), lookup(m.sets, atSet), asm.Instructions{
+			asm.Mov.Imm(asm.R2, int32(RefusedSet)), asm.JEq.Imm(asm.R0, 0, "refuse"), // no set: closed
+			load(asm.R1, asm.R0, 0, asm.Word),
+			asm.JEq.Imm(asm.R1, verdictAllow, "begun"), asm.JEq.Imm(asm.R1, verdictNone, "byFeeds"), asm.Ja.Label("refuse"),
 		},
 	)
 }

@@ -22,8 +22,14 @@ func (g *Gates) Sweep(root string) (int, error) {
 	defer unix.Close(mount)
 	n := 0
 	var errs []error
+	known := make(map[uint64]bool) // of those looked for, whether they are gone
 	drop := func(m *ebpf.Map, cgroup uint64, key any) {
-		if !gone(mount, cgroup) {
+		is, looked := known[cgroup]
+		if !looked {
+			is = gone(mount, cgroup)
+			known[cgroup] = is
+		}
+		if !is {
 			return
 		}
 		n++
@@ -31,8 +37,8 @@ func (g *Gates) Sweep(root string) (int, error) {
 	}
 	var set setKey
 	var sets []setKey
-	var fd uint32
-	for all := g.maps.sets.Iterate(); all.Next(&set, &fd); {
+	var verdict, fd uint32
+	for all := g.maps.sets.Iterate(); all.Next(&set, &verdict); {
 		sets = append(sets, set)
 	}
 	for _, k := range sets {

@@ -1,36 +1,26 @@
 package gate
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/netns/enter"
+	"forefend.dev/forefend/test/child"
 	"forefend.dev/forefend/test/network"
 	"forefend.dev/forefend/test/root"
 )
 
-// childMode makes this test binary the workload of a root test.
-const childMode = "FOREFEND_GATE_TEST_CHILD"
-
 func TestMain(m *testing.M) {
-	if os.Getenv(childMode) != "" {
-		child()
-		return
-	}
-	os.Exit(m.Run())
+	conns := map[string]net.Conn{}
+	child.Main(m, func(words []string) (string, error) { return "", obey(words, conns) })
 }
 
 // wait is how long an answer may take that will come. An emulated machine takes longer: FOREFEND_GATE_WAIT=10s.
@@ -90,7 +80,7 @@ func newCgroup(t testing.TB, name string) string {
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	root.Test(t)
-	w := &world{inside: newNamespace(t), outside: newNamespace(t)}
+	w := &world{inside: network.Of(t), outside: network.Of(t)}
 	w.link(t)
 	var err error
 	if w.gates, err = Open(t.TempDir()); err != nil {
@@ -108,28 +98,9 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
-// newNamespace makes a network namespace that ends with the test.
-func newNamespace(t testing.TB) *enter.Namespace {
-	t.Helper()
-	ns, err := network.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = ns.Close() })
-	return ns
-}
-
-// in runs f on a thread in a network namespace.
-func in(t testing.TB, ns *enter.Namespace, f func() error) {
-	t.Helper()
-	if err := ns.Do(f); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func (w *world) link(t testing.TB) {
 	t.Helper()
-	in(t, w.outside, func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0o644) })
+	network.In(t, w.outside, func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0o644) })
 	err := network.Join(
 		network.End{In: w.outside, Name: "out0", Addresses: append([]string{outside4 + "/24", outside6 + "/64"}, more...)},
 		network.End{In: w.inside, Name: "in0", Addresses: []string{inside4 + "/24", inside6 + "/64"}, Gateways: []string{outside4, outside6}})
@@ -144,7 +115,7 @@ const port = "7777"
 // serve echoes on an address outside.
 func (w *world) serve(t testing.TB, addr string) {
 	t.Helper()
-	in(t, w.outside, func() error {
+	network.In(t, w.outside, func() error {
 		l, err := net.Listen("tcp", net.JoinHostPort(addr, port))
 		if err != nil {
 			return err
@@ -181,94 +152,29 @@ func echoDatagrams(p net.PacketConn) {
 	}
 }
 
-// process is a child inside, in a cgroup.
-type process struct {
-	in  io.WriteCloser
-	out *bufio.Scanner
-	cmd *exec.Cmd
-}
+// process is a child inside.
+type process struct{ *child.Process }
 
 func (w *world) start(t testing.TB, cgroup string) *process {
 	t.Helper()
-	dir, err := os.Open(cgroup)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer dir.Close()
-	p := &process{cmd: exec.Command("/proc/self/exe")}
-	p.cmd.Env = append(os.Environ(), childMode+"=1")
-	p.cmd.Stderr = os.Stderr
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Pdeathsig: syscall.SIGKILL}
-	if p.in, err = p.cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	out, err := p.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.out = bufio.NewScanner(out)
-	started, gone := make(chan error), make(chan struct{})
-	go func() { // Pdeathsig is that of the thread, which lives as long as the child
-		defer close(gone)
-		runtime.LockOSThread()
-		err := unix.Setns(w.inside.FD(), unix.CLONE_NEWNET)
-		if err == nil {
-			err = p.cmd.Start()
-		}
-		started <- err
-		if err == nil {
-			_ = p.cmd.Wait()
-		}
-	}()
-	if err := <-started; err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = p.in.Close()
-		<-gone
-	})
-	return p
-}
-
-// ask has the child do something and returns "ok" or what went wrong.
-func (p *process) ask(t testing.TB, words ...string) string {
-	t.Helper()
-	if _, err := fmt.Fprintln(p.in, strings.Join(words, " ")); err != nil {
-		t.Fatal(err)
-	}
-	if !p.out.Scan() {
-		t.Fatalf("the child ended: %v", p.out.Err())
-	}
-	return p.out.Text()
+	return &process{child.Start(t, w.inside, cgroup)}
 }
 
 func (p *process) must(t testing.TB, words ...string) {
 	t.Helper()
-	if got := p.ask(t, words...); got != "ok" {
-		t.Errorf("%v: %s", words, got)
+	if _, err := p.Ask(t, words...); err != nil {
+		t.Errorf("%v: %v", words, err)
 	}
 }
 
 func (p *process) mustFail(t testing.TB, words ...string) {
 	t.Helper()
-	if got := p.ask(t, words...); got == "ok" {
+	if _, err := p.Ask(t, words...); err == nil {
 		t.Errorf("%v: went through", words)
 	}
 }
 
-// child does what it is told on its input, a line at a time.
-func child() {
-	conns := map[string]net.Conn{}
-	lines := bufio.NewScanner(os.Stdin)
-	for lines.Scan() {
-		if err := obey(strings.Fields(lines.Text()), conns); err != nil {
-			fmt.Println(strings.ReplaceAll(err.Error(), "\n", " "))
-			continue
-		}
-		fmt.Println("ok")
-	}
-}
-
+// obey does what a test tells a child to; conns are its connections by name.
 func obey(words []string, conns map[string]net.Conn) error {
 	switch verb, arg := words[0], words[1]; verb {
 	case "listen":

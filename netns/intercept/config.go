@@ -9,11 +9,24 @@ import (
 	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/netns/intercept/bearer"
 	"forefend.dev/forefend/netns/intercept/document"
+	"forefend.dev/forefend/netns/intercept/names"
 )
 
 // Decider decides. It answers within its own limit of time; an error means that nothing may pass.
 type Decider interface {
 	Decide(ctx context.Context, c flow.Context) (flow.Decision, error)
+}
+
+// Rememberer is a Decider that tells what it knows already without waiting; nil: it has to be asked. What it returns is not
+// written to.
+type Rememberer interface {
+	Known(c *flow.Context) *flow.Decision
+}
+
+// Preparer is a Decider that is told what it will be asked about next, so that it may find out with fewer questions. What it does not
+// find out it is asked all the same.
+type Preparer interface {
+	Prepare(ctx context.Context, all []flow.Context)
 }
 
 // Dialer opens connections to c.Destination by a tunnel that fits the decision's profile. Dedicated tunnels are c.User's.
@@ -26,12 +39,14 @@ type Upstream struct {
 	Conn     *net.TCPConn
 	Tunnel   string // name of the tunnel it takes
 	Verified bool   // the socket's device and mark were read back, and are the tunnel's
+	Receipts bool   // the tunnel's gateway counts, too: an account is kept of the connection
 }
 
 // Limits and Mapping travel in a document as well.
 type (
 	Limits  = document.Limits
 	Mapping = document.Mapping
+	Names   = document.Names
 )
 
 func orDefault(l Limits) Limits {
@@ -67,6 +82,16 @@ type Settings struct {
 	Originate []Origination
 	// ServerFirst are ports on which servers speak first, beside the well-known ones.
 	ServerFirst []uint16
+	// Names say how names are looked up, and whose answers are believed.
+	Names   Names
+	answers *names.Map // the engine's
+
+	// Contacts are whom the container may contact at all.
+	Contacts Contacts
+	// Containers are those that share the namespace: what Base, Data and Contacts say holds for none of them then.
+	Containers []Container
+	shares     map[string]*Settings // by container; nil: there is only one
+
 	// Limits replace the engine's; nil: they stay.
 	Limits *Limits
 }

@@ -25,9 +25,16 @@ func (s *Settings) base(p flow.Protocol, to netip.AddrPort) flow.Context {
 func (s *Settings) ofHello(h hello.Hello, to netip.AddrPort) flow.Context {
 	c := s.base(flow.TLS, to)
 	c.Host = h.Name
-	if data := s.mapped(&c, func(m *Mapping) string { return m.Data }); data != "" {
-		c.Data = data
-	}
+	s.prove(&c)
+	s.mean(&c)
+	c.Operation = flow.Write // whatever a mapping says: nobody sees what it does
+	return c
+}
+
+// ofAddress is the context of a connection of which nothing can be seen.
+func (s *Settings) ofAddress(to netip.AddrPort) flow.Context {
+	c := s.base(flow.Opaque, to)
+	s.prove(&c)
 	return c
 }
 
@@ -40,8 +47,8 @@ const (
 
 // memo keeps the last texts of a connection, which are mostly those of its next request too.
 type memo struct {
-	host, path, user, data string
-	scratch                []byte
+	host, path, user, data, token string
+	scratch                       []byte
 }
 
 // intern returns b as a string, the last one if it is the same.
@@ -52,32 +59,48 @@ func intern(last *string, b []byte) string {
 	return *last
 }
 
-// ofRequest is the context of an HTTP request. The error is an *http1.Fault.
+// ofRequest is the context of an HTTP/1 request. The error is an *http1.Fault.
 func (s *Settings) ofRequest(h *http1.Head, to netip.AddrPort, m *memo) (flow.Context, error) {
-	c := s.base(flow.HTTP, to)
 	host, _, err := h.Authority()
 	if err != nil {
-		return c, err
+		return s.base(flow.HTTP, to), err
 	}
-	m.scratch = appendLower(m.scratch[:0], host)
-	c.Host = intern(&m.host, m.scratch)
-	if m.scratch = h.AppendPath(m.scratch[:0]); len(m.scratch) > maxPath {
+	return s.of(asked{method: h.Method, host: host, path: h.AppendPath(m.scratch[:0]), fields: h.Fields()}, to, m)
+}
+
+// asked is what a request asks for, in whichever version of HTTP.
+type asked struct {
+	method []byte
+	host   []byte // as http1.SplitHost returns it
+	path   []byte // in the form that rules see; it may be the memo's scratch
+	grpc   bool
+	fields []http1.Field
+}
+
+// of is the context of a request. The error is an *http1.Fault.
+func (s *Settings) of(a asked, to netip.AddrPort, m *memo) (flow.Context, error) {
+	c := s.base(flow.HTTP, to)
+	if m.scratch = a.path; len(a.path) > maxPath {
 		return c, &http1.Fault{Kind: http1.TooLarge}
 	}
-	c.Path = intern(&m.path, m.scratch)
-	c.Method = method(h.Method)
+	c.Path = intern(&m.path, a.path)
+	m.scratch = appendLower(m.scratch[:0], a.host)
+	c.Host = intern(&m.host, m.scratch)
+	c.Method = method(a.method)
 	c.Operation = operation(c.Method)
-	if mapped := s.mapped(&c, func(m *Mapping) string { return m.Operation }); mapped != "" {
-		c.Operation = mapped
+	if a.grpc {
+		c.Service, c.Operation = ofPath(c.Path)
 	}
-	if err := s.identify(&c, h, m); err != nil {
+	s.prove(&c)
+	s.mean(&c)
+	if err := s.identify(&c, a.fields, m); err != nil {
 		return c, err
 	}
-	return c, s.classify(&c, h, m)
+	return c, s.classify(&c, a.fields, m)
 }
 
 // identify finds the user: of a token that is valid, else the one a header claims, else the workload.
-func (s *Settings) identify(c *flow.Context, h *http1.Head, m *memo) error {
+func (s *Settings) identify(c *flow.Context, h []http1.Field, m *memo) error {
 	if s.Tokens != nil {
 		value, err := header(h, s.TokenHeaders)
 		if err != nil {
@@ -87,7 +110,7 @@ func (s *Settings) identify(c *flow.Context, h *http1.Head, m *memo) error {
 			value = bytes.TrimLeft(value[7:], " ")
 		}
 		if user, ok := s.Tokens.User(time.Now(), value); ok {
-			c.User, c.UserProof = user, flow.Verified
+			c.User, c.UserProof, c.Credential = user, flow.Verified, flow.Credential(intern(&m.token, value))
 			return nil
 		}
 	}
@@ -103,8 +126,8 @@ func (s *Settings) identify(c *flow.Context, h *http1.Head, m *memo) error {
 	return nil
 }
 
-// classify finds the class of data: of a header, else of a mapping, else the workload's.
-func (s *Settings) classify(c *flow.Context, h *http1.Head, m *memo) error {
+// classify finds the class of data where a header says it, whatever a mapping does.
+func (s *Settings) classify(c *flow.Context, h []http1.Field, m *memo) error {
 	value, err := header(h, s.DataHeaders)
 	if err != nil {
 		return err
@@ -115,19 +138,17 @@ func (s *Settings) classify(c *flow.Context, h *http1.Head, m *memo) error {
 	if len(value) > 0 {
 		m.scratch = appendLower(m.scratch[:0], value)
 		c.Data = intern(&m.data, m.scratch)
-	} else if data := s.mapped(c, func(m *Mapping) string { return m.Data }); data != "" {
-		c.Data = data
 	}
 	return nil
 }
 
 // header returns the value of the first of these fields that is there. One that is there twice with different values has
 // no single meaning.
-func header(h *http1.Head, names []string) ([]byte, error) {
+func header(fields []http1.Field, names []string) ([]byte, error) {
 	for _, name := range names {
 		var value []byte
 		found := false
-		for _, f := range h.Fields() {
+		for _, f := range fields {
 			if !http1.Is(f.Name, name) {
 				continue
 			}
@@ -183,6 +204,14 @@ func method(b []byte) string {
 		}
 	}
 	return strings.ToUpper(string(b))
+}
+
+// written is a method as the server sees it, which knows upper and lower case apart: "head" has an answer with a body.
+func written(b []byte, upper string) string {
+	if string(b) == upper {
+		return upper
+	}
+	return string(b)
 }
 
 // operation is what a method does where no mapping says otherwise: RFC 9110, 9.2.1, and those of WebDAV that only look.

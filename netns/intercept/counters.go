@@ -29,6 +29,7 @@ type Counters struct {
 	// Malformed are messages with no single interpretation, by kind; MalformedHello those of TLS.
 	Malformed      map[http1.Kind]int64 `json:"malformed,omitempty"`
 	MalformedHello int64                `json:"malformed_hello"`
+	Lookups        Lookups              `json:"lookups"`
 }
 
 func (c *counters) fault(k http1.Kind) {
@@ -49,7 +50,7 @@ func (e *Engine) Counters() Counters {
 	out := Counters{
 		Connections: c.connections.Load(), Open: open, Requests: c.requests.Load(), Denied: c.denied.Load(),
 		Refused: c.refused.Load(), Direct: c.direct.Load(), Failed: c.failed.Load(), Replayed: c.replayed.Load(), Cut: c.cut.Load(),
-		MalformedHello: c.unread.Load(), Malformed: make(map[http1.Kind]int64),
+		MalformedHello: c.unread.Load(), Lookups: e.lookups.counters(), Malformed: make(map[http1.Kind]int64),
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

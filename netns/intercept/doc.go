@@ -5,8 +5,9 @@
 // # What is seen
 //
 //   - HTTP/1.0 and 1.1: every request: host, method, path, and from its headers user and data class (Settings).
+//   - HTTP/2 without TLS, by prior knowledge: every stream, the same, and of gRPC the service.
 //   - TLS: the ClientHello's server name. Everything behind it is one flow: the workload's user and data, a write.
-//   - Anything else, HTTP/2 without TLS too: address and port.
+//   - Anything else: address and port.
 //
 // A connection whose client waits for the server to speak is not held up: known ports and addresses that were seen to speak
 // first are dialled at once, others after Limits.FirstByte. If the client turns out to speak HTTP or TLS after all, it is
@@ -15,7 +16,7 @@
 // # What is relayed
 //
 // Bytes as they came. Heads are read and not rewritten, with one exception: an offer to upgrade to HTTP/2 (h2c) is left out,
-// since requests inside would not be seen. Bodies are spliced in the kernel where they are long. Half-closed
+// since a client that speaks HTTP/2 on such an offer begins in the middle of a stream. Bodies are spliced in the kernel where they are long. Half-closed
 // connections, resets and early answers reach the other side as they would without us. A head that two servers might read
 // differently is answered with 400 and counted. A request is repeated only on a kept-alive connection
 // that had ended before anything of an answer came, if it is idempotent and whole.

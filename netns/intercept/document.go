@@ -13,7 +13,8 @@ import (
 // SettingsOf are what a document says. The error names the key or host whose PEM cannot be read.
 func SettingsOf(d *document.Document) (*Settings, error) {
 	s := &Settings{
-		Base: d.Base, Data: d.Data, UserHeaders: d.UserHeaders, DataHeaders: d.DataHeaders, Mappings: d.Mappings, ServerFirst: d.ServerFirst, Limits: d.Limits,
+		Base: d.Base, Data: d.Data, UserHeaders: d.UserHeaders, DataHeaders: d.DataHeaders, Mappings: d.Mappings, Names: d.Names, Contacts: d.Contacts, ServerFirst: d.ServerFirst, Limits: d.Limits,
+		Containers: d.Containers,
 	}
 	if t := d.Tokens; t != nil {
 		c := bearer.Config{Issuer: t.Issuer, Audience: t.Audience}

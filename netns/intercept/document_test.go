@@ -34,7 +34,7 @@ func TestContext(t *testing.T) {
 			{Host: "*.bank.test", Data: "secret"}, {Host: "hook.test", Method: "GET", Operation: flow.Write},
 		},
 		Originate: []document.TLSHost{{Host: "api.test"}}, Roots: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})),
-		Limits: &Limits{Connections: 3},
+		Limits: &Limits{Connections: 3, FirstByte: patience},
 	})
 	if err != nil {
 		t.Fatal(err)

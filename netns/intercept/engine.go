@@ -6,33 +6,44 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // Engine intercepts the connections of one network namespace.
 type Engine struct {
-	decider  Decider
-	dialer   Dialer
-	limits   atomic.Pointer[Limits]
-	settings atomic.Pointer[Settings]
-	watch    *watcher
-	ctx      context.Context // of decisions and dials; ends with Close
-	stop     context.CancelFunc
-	running  sync.WaitGroup
+	decider    Decider
+	dialer     Dialer
+	limits     atomic.Pointer[Limits]
+	settings   atomic.Pointer[Settings]
+	finder     Finder     // nil: there is none
+	attributor Attributor // likewise
+	watch      *watcher
+	ctx        context.Context // of decisions and dials; ends with Close
+	stop       context.CancelFunc
+	running    sync.WaitGroup
+	next       chan *session // to a goroutine that has served one
+	resting    atomic.Int32  // how many of those wait
 
-	count counters
-	flows table
-	rates rates
-	spoke hints
+	count    counters
+	flows    table
+	rates    rates
+	spoke    hints
+	lookups  lookups
+	accounts accounts
+	epoch    atomic.Uint64 // how often rules changed
+	held     atomic.Int64  // bytes of HTTP/2 bodies and heads that somebody does not take
 
 	mu        sync.Mutex
 	closed    bool                  // guarded by mu
 	sessions  map[*session]struct{} // guarded by mu
 	listeners []net.Listener        // guarded by mu
+	packets   []*net.UDPConn        // guarded by mu
 }
 
 // New makes an engine. It needs Settings before it serves; Close ends it.
@@ -41,7 +52,10 @@ func New(d Decider, t Dialer, l Limits) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{decider: d, dialer: t, watch: w, sessions: make(map[*session]struct{})}
+	e := &Engine{dialer: t, watch: w, sessions: make(map[*session]struct{}), next: make(chan *session)}
+	e.accounts.since = time.Now()
+	e.decider = restrict(e, d)
+	e.lookups.pend = make(chan struct{}, maxPending)
 	e.ctx, e.stop = context.WithCancel(context.Background())
 	e.settings.Store(&Settings{})
 	l = orDefault(l)
@@ -50,13 +64,21 @@ func New(d Decider, t Dialer, l Limits) (*Engine, error) {
 	return e, nil
 }
 
+// Find has the engine ask f who opened a connection, where a rule asks. It comes before Serve.
+func (e *Engine) Find(f Finder) { e.finder = f }
+
 // Set has requests understood by s from the next one on. s belongs to the engine then.
 func (e *Engine) Set(s *Settings) {
 	if s.Limits != nil {
 		l := orDefault(*s.Limits)
 		e.limits.Store(&l)
 	}
-	e.settings.Store(s)
+	s.answers = &e.lookups.known
+	s.share()
+	before := e.settings.Swap(s)
+	if !reflect.DeepEqual(before.Contacts, s.Contacts) || !reflect.DeepEqual(before.Containers, s.Containers) {
+		e.Redecide()
+	}
 }
 
 // Listen makes the two listeners that nft's redirect leads to, on one port of 127.0.0.1 and ::1; port 0 is any that is
@@ -139,7 +161,34 @@ func (e *Engine) start(conn *net.TCPConn, to netip.AddrPort) {
 		reset(conn)
 		return
 	}
-	go s.run()
+	select {
+	case e.next <- s:
+	default:
+		e.running.Go(func() { e.work(s) })
+	}
+}
+
+// mostResting is how many goroutines wait for a next connection. Their stacks have grown to what one needs, which would be a twelfth of
+// the work for a short one.
+const mostResting = 8
+
+// work serves a connection, and then others.
+func (e *Engine) work(s *session) {
+	for {
+		s.run()
+		s = nil // it is not kept alive here
+		if e.resting.Add(1) > mostResting {
+			e.resting.Add(-1)
+			return
+		}
+		select {
+		case s = <-e.next:
+			e.resting.Add(-1)
+		case <-e.ctx.Done():
+			e.resting.Add(-1)
+			return
+		}
+	}
 }
 
 // Close ends all connections and waits until nothing of the engine is left.
@@ -147,13 +196,16 @@ func (e *Engine) Close() {
 	e.stop()
 	e.mu.Lock()
 	e.closed = true
-	listeners, sessions := e.listeners, make([]*session, 0, len(e.sessions))
+	listeners, packets, sessions := e.listeners, e.packets, make([]*session, 0, len(e.sessions))
 	for s := range e.sessions {
 		sessions = append(sessions, s)
 	}
 	e.mu.Unlock()
 	for _, l := range listeners {
 		_ = l.Close() // it may be closed
+	}
+	for _, l := range packets {
+		_ = l.Close() // likewise
 	}
 	for _, s := range sessions {
 		s.abort()

@@ -41,6 +41,10 @@ func (s *session) exchange(x *exchange, o *Origination) (more bool) {
 			}
 			return s.refuse(x, status, "no connection to the server: "+err.Error())
 		}
+		if s.e.epoch.Load() != x.epoch { // the rules changed while it waited
+			x.context.Risk = s.settings().Base.Risk
+			return s.serveDecided(x, o)
+		}
 		reused := up.used
 		up.used, x.reset = true, false
 		up.flow.limits.Store(s.limits)

@@ -1,7 +1,7 @@
 package intercept
 
 import (
-	"cmp"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -10,21 +10,31 @@ import (
 	"forefend.dev/forefend/netns/flow"
 )
 
-// Flow is one live connection to a server, as it is now.
+// Flow is one live connection to a server, as it is now, or a stream of one.
 type Flow struct {
-	ID       uint64       `json:"id"`
-	Context  flow.Context `json:"context"` // of the last request
-	Rules    []string     `json:"rules,omitempty"`
-	Reason   string       `json:"reason"`
-	Profile  flow.Profile `json:"profile"`
-	Epoch    uint64       `json:"epoch"`
-	Tunnel   string       `json:"tunnel"`
-	Verified bool         `json:"verified"`
-	Started  time.Time    `json:"started"`
-	Requests int64        `json:"requests,omitempty"` // of HTTP, on this connection
-	Sent     int64        `json:"sent"`               // bytes to the server
-	Received int64        `json:"received"`
-	Busy     bool         `json:"busy"` // a request is under way, or the flow is opaque
+	ID       uint64         `json:"id"`
+	Context  flow.Context   `json:"context"` // of the last request
+	Rules    []string       `json:"rules,omitempty"`
+	Reason   string         `json:"reason"`
+	Profile  flow.Profile   `json:"profile"`
+	Epoch    uint64         `json:"epoch"`
+	Tunnel   string         `json:"tunnel"`
+	Local    netip.AddrPort `json:"local"` // of the connection to the server, which Context.Destination is
+	Verified bool           `json:"verified"`
+	Started  time.Time      `json:"started"`
+	Requests int64          `json:"requests,omitempty"` // of HTTP, on this connection
+	Sent     int64          `json:"sent"`               // bytes to the server
+	Received int64          `json:"received"`
+	Busy     bool           `json:"busy"`             // a request is under way, or the flow is opaque
+	Stream   uint32         `json:"stream,omitempty"` // of HTTP/2: the flow is this one of the connection's, and so are its bytes
+}
+
+// of takes over what is known of a request.
+func (f *Flow) of(c *flow.Context, d *flow.Decision) {
+	f.Context, f.Reason, f.Profile, f.Epoch = *c, d.Reason, d.Profile, d.Epoch
+	for _, m := range d.Matches {
+		f.Rules = append(f.Rules, m.Rule)
+	}
 }
 
 // live is a Flow that lives.
@@ -32,6 +42,7 @@ type live struct {
 	id       uint64
 	started  time.Time
 	tunnel   string
+	local    netip.AddrPort
 	verified bool
 	sent     atomic.Int64
 	received atomic.Int64
@@ -45,6 +56,10 @@ type live struct {
 
 	limits atomic.Pointer[limits]
 	cut    func() // ends both connections at once
+	ask    func(*flow.Context) (flow.Decision, error)
+
+	mux  *mux  // of HTTP/2, nil otherwise; guarded by mu until it is set
+	link *link // likewise
 }
 
 // serve notes what the connection carries now.
@@ -54,6 +69,20 @@ func (l *live) serve(c *flow.Context, d *flow.Decision, opaque bool) {
 	if c.Protocol == flow.HTTP {
 		l.requests++
 	}
+	l.mu.Unlock()
+}
+
+// carries is the HTTP/2 connection whose streams the flow carries; nil: it is none of HTTP/2.
+func (l *live) carries() *mux {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mux
+}
+
+// carry has the flow be what carries streams.
+func (l *live) carry(m *mux, k *link) {
+	l.mu.Lock()
+	l.mux, l.link = m, k
 	l.mu.Unlock()
 }
 
@@ -67,57 +96,52 @@ func (l *live) snapshot() Flow {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f := Flow{
-		ID: l.id, Context: l.context, Reason: l.decision.Reason, Profile: l.decision.Profile, Epoch: l.decision.Epoch,
-		Tunnel: l.tunnel, Verified: l.verified, Started: l.started, Requests: l.requests, Busy: l.busy,
+		ID: l.id, Tunnel: l.tunnel, Local: l.local, Verified: l.verified, Started: l.started, Requests: l.requests, Busy: l.busy,
 		Sent: l.sent.Load(), Received: l.received.Load(),
 	}
-	for _, m := range l.decision.Matches {
-		f.Rules = append(f.Rules, m.Rule)
-	}
+	f.of(&l.context, &l.decision)
 	return f
 }
 
 // table holds the flows.
 type table struct {
 	mu   sync.Mutex
-	last uint64           // guarded by mu
-	live map[uint64]*live // guarded by mu
+	live numbered[*live] // guarded by mu
 }
 
 func (t *table) add(l *live) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.live == nil {
-		t.live = make(map[uint64]*live)
-	}
-	t.last++
-	l.id = t.last
-	t.live[l.id] = l
+	l.id = t.live.add(l)
 }
 
 func (t *table) remove(l *live) {
 	t.mu.Lock()
-	delete(t.live, l.id)
+	t.live.remove(l.id)
 	t.mu.Unlock()
 }
 
 func (t *table) all() []*live {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	all := make([]*live, 0, len(t.live))
-	for _, l := range t.live {
-		all = append(all, l)
+	numbers := t.live.after(0)
+	all := make([]*live, len(numbers))
+	for i, n := range numbers {
+		all[i] = t.live.live[n]
 	}
-	slices.SortFunc(all, func(a, b *live) int { return cmp.Compare(a.id, b.id) })
 	return all
 }
 
 // Flows returns the live flows, the oldest first.
 func (e *Engine) Flows() []Flow {
 	all := e.flows.all()
-	out := make([]Flow, len(all))
-	for i, l := range all {
-		out[i] = l.snapshot()
+	out := make([]Flow, 0, len(all))
+	for _, l := range all {
+		if l.carries() != nil {
+			out = append(out, l.streams()...)
+		} else {
+			out = append(out, l.snapshot())
+		}
 	}
 	return out
 }
@@ -129,6 +153,11 @@ const deciders = 8
 // it returns, nothing is served by older rules but answers to HTTP requests that were under way. The Decider has to
 // know the new rules before.
 func (e *Engine) Redecide() {
+	e.epoch.Add(1)
+	all := e.flows.all()
+	if p, ok := e.decider.(Preparer); ok {
+		p.Prepare(e.ctx, e.contexts(all))
+	}
 	var group sync.WaitGroup
 	work := make(chan *live)
 	for range deciders {
@@ -138,23 +167,44 @@ func (e *Engine) Redecide() {
 			}
 		})
 	}
-	for _, l := range e.flows.all() {
+	for _, l := range all {
 		work <- l
 	}
 	close(work)
 	group.Wait()
 }
 
-func (e *Engine) redecide(l *live) {
+// contexts are what flows are decided by again.
+func (e *Engine) contexts(all []*live) (cs []flow.Context) {
+	for _, l := range all {
+		if l.carries() != nil {
+			cs = append(cs, l.streamContexts()...)
+		} else if c, _, opaque := e.again(l); opaque {
+			cs = append(cs, c)
+		}
+	}
+	return cs
+}
+
+// again is what a flow is decided by now, and how it was before. Only opaque ones are decided again.
+func (e *Engine) again(l *live) (c flow.Context, was flow.Decision, opaque bool) {
 	l.mu.Lock()
-	c, old, opaque := l.context, l.decision, l.opaque
+	c, was, opaque = l.context, l.decision, l.opaque
 	l.mu.Unlock()
+	c.Risk = e.settings.Load().whose(c.Container).Base.Risk
+	return c, was, opaque
+}
+
+func (e *Engine) redecide(l *live) {
+	if l.carries() != nil {
+		e.redecideStreams(l)
+		return
+	}
+	c, old, opaque := e.again(l)
 	if !opaque {
 		return
 	}
-	s := e.settings.Load()
-	c.Risk = s.Base.Risk
-	d, err := e.decider.Decide(e.ctx, c)
+	d, err := l.ask(&c)
 	if err != nil || d.Profile.Deny || route(&c, &d) != route(&c, &old) {
 		e.count.cut.Add(1)
 		l.cut()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -20,8 +19,9 @@ type exchange struct {
 	chunks    http1.Chunks // of the request's body
 	context   flow.Context
 	decision  flow.Decision
+	epoch     uint64 // of the engine, when it was decided
 
-	method string
+	method string     // as it was written
 	body   http1.Body // of the request
 	sent   int        // bytes of the request that are in the client's buffer
 	left   int64      // bytes of a sized body that are not
@@ -119,7 +119,7 @@ func (s *session) serveRequest(x *exchange) (more bool) {
 	if bytes.HasPrefix(s.client.buf.bytes(), []byte("\r\n")) { // some clients end a body with one
 		s.client.buf.consume(2)
 	}
-	settings := s.e.settings.Load()
+	settings := s.settings()
 	if err := s.readRequest(x, settings); err != nil {
 		return s.badRequest(err)
 	}
@@ -127,20 +127,22 @@ func (s *session) serveRequest(x *exchange) (more bool) {
 	c := &x.context
 	o := settings.originate(c.Host)
 	if o != nil {
-		port := o.Port
-		if port == 0 {
-			port = 443
-		}
-		c.Destination = netip.AddrPortFrom(c.Destination.Addr(), port)
+		c.Destination = o.to(c.Destination)
 	}
+	return s.serveDecided(x, o)
+}
+
+// serveDecided decides a request and does what was decided.
+func (s *session) serveDecided(x *exchange, o *Origination) (more bool) {
+	x.epoch = s.e.epoch.Load()
 	var err error
-	if x.decision, err = s.decide(c); err != nil {
+	if x.decision, err = s.decide(&x.context); err != nil {
 		return s.refuse(x, 503, "no decision: "+err.Error())
 	}
 	if d := &x.decision; d.Profile.Deny {
 		return s.refuse(x, 403, "denied"+because(d))
 	}
-	if !take(s.limitsOf(&x.decision, c.User).ofRequests(), 1, s.gone) {
+	if !take(s.limitsOf(&x.decision, x.context.User).ofRequests(), 1, s.gone) {
 		return false
 	}
 	return s.exchange(x, o)
@@ -180,7 +182,7 @@ func (s *session) readRequest(x *exchange, settings *Settings) error {
 	if x.context, err = settings.ofRequest(&x.req, s.to, &s.memo); err != nil {
 		return err
 	}
-	x.method, x.body, x.left, x.whole, x.chunks = x.context.Method, x.req.RequestBody(), 0, true, http1.Chunks{}
+	x.method, x.body, x.left, x.whole, x.chunks = written(x.req.Method, x.context.Method), x.req.RequestBody(), 0, true, http1.Chunks{}
 	rest := s.client.buf.bytes()[x.req.Size:]
 	n := 0
 	switch x.body {

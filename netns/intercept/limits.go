@@ -95,7 +95,15 @@ func take(all []*rate.Limit, n int64, gone <-chan struct{}) bool {
 	case <-timer.C:
 		return true
 	case <-gone:
+		give(all, n)
 		return false
+	}
+}
+
+// give gives back what was taken of all limits and does not pass.
+func give(all []*rate.Limit, n int64) {
+	for _, l := range all {
+		l.Give(n)
 	}
 }
 

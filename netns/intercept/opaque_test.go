@@ -16,6 +16,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -325,11 +326,17 @@ func TestRedecide(t *testing.T) {
 	denied = true
 	mu.Unlock()
 	r.Redecide()
+	if told := r.rules.told(); len(told) != n || told[0].Protocol != flow.Opaque {
+		t.Errorf("told of %d flows before", len(told))
+	}
 	if flows := r.Flows(); len(flows) != n || flows[0].Reason != "true" || r.Counters().Cut != 0 {
 		t.Errorf("%d flows, %+v", len(flows), r.Counters())
 	}
 	r.Set(&Settings{Base: flow.Context{Risk: 60}})
 	r.Redecide()
+	if told := r.rules.told(); len(told) != n || told[0].Risk != 60 {
+		t.Errorf("told of %d flows before", len(told))
+	}
 	if cut := r.Counters().Cut; cut != n {
 		t.Errorf("%d cut", cut)
 	}
@@ -393,36 +400,46 @@ func TestRates(t *testing.T) {
 					d.Profile.Rates = []flow.Rate{{Bytes: perSecond, Scope: scope, Rule: "slow"}}
 					return d, nil
 				})
-				var group sync.WaitGroup
-				var mu sync.Mutex
-				total := 0
-				begun := time.Now()
-				for range connections {
-					c := r.client()
-					c.send(fmt.Sprintf(get, "/"))
-					group.Go(func() {
-						b := make([]byte, 64<<10)
-						for time.Since(begun) < seconds*time.Second {
-							n, err := c.r.Read(b)
-							if err != nil {
-								t.Error(err)
-								return
-							}
-							mu.Lock()
-							total += n
-							mu.Unlock()
-						}
-					})
+				got := 0.0
+				for try := 0; try < 5 && got < 0.3; try++ { // a loaded machine may be slower for a while, never faster
+					got = rateOf(t, r, connections, seconds*time.Second) / perSecond
+					t.Logf("%.3f of the limit", got)
+					if got > 1.08 { // a burst is 2.5 % of two seconds
+						t.Errorf("%.3f of the limit", got)
+					}
 				}
-				group.Wait()
-				got := float64(total) / time.Since(begun).Seconds() / perSecond
-				if got < 0.3 || got > 1.08 { // a burst is 2.5 % of two seconds; a loaded machine may be slower, never faster
+				if got < 0.3 {
 					t.Errorf("%.3f of the limit", got)
 				}
-				t.Logf("%.3f of the limit", got)
 			})
 		}
 	}
+}
+
+// rateOf is how many bytes a second connections that end with it get, all together.
+func rateOf(t *testing.T, r *rig, connections int, length time.Duration) float64 {
+	t.Helper()
+	var group sync.WaitGroup
+	var total atomic.Int64
+	begun := time.Now()
+	for range connections {
+		c := r.client()
+		defer c.Close()
+		c.send(fmt.Sprintf(get, "/"))
+		group.Go(func() {
+			b := make([]byte, 64<<10)
+			for time.Since(begun) < length {
+				n, err := c.r.Read(b)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				total.Add(int64(n))
+			}
+		})
+	}
+	group.Wait()
+	return float64(total.Load()) / time.Since(begun).Seconds()
 }
 
 type zeros struct{}

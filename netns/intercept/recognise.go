@@ -44,8 +44,11 @@ func isRequest(line []byte) bool {
 		return false
 	}
 	version := bytes.ToUpper(bytes.TrimSpace(line[n:]))
-	return bytes.HasPrefix(version, []byte("HTTP/")) && !bytes.HasPrefix(line, []byte("PRI * "))
+	return bytes.HasPrefix(version, []byte("HTTP/"))
 }
+
+// beginsHTTP2 tells the first line of HTTP/2's preface (RFC 9113, 3.4).
+func beginsHTTP2(b []byte) bool { return bytes.HasPrefix(b, []byte("PRI * HTTP/2.0\r\n")) }
 
 // unfinished judges a first line of which the end is missing.
 func unfinished(b []byte) (flow.Protocol, bool) {

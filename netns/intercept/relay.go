@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"forefend.dev/forefend/netns/flow"
@@ -157,12 +159,13 @@ func keepAlive(up *upstream) {
 // serveUnsure relays a connection whose client was silent, or did not finish its first line. If it speaks HTTP or TLS before
 // the server says anything, it is served as that.
 func (s *session) serveUnsure(c *flow.Context) {
-	d, err := s.e.decider.Decide(s.e.ctx, *c)
+	epoch := s.e.epoch.Load()
+	d, err := s.ask(c)
 	if err != nil || d.Profile.Deny {
 		s.serveLate()
 		return
 	}
-	up := s.openDecided(c, &d)
+	up := s.openDecided(c, &d, epoch)
 	if up == nil {
 		return
 	}
@@ -184,7 +187,7 @@ func (s *session) serveUnsure(c *flow.Context) {
 		}
 		up.resume()
 		if p == flow.HTTP {
-			s.serveHTTP()
+			s.serveRequests()
 			return
 		}
 		s.drop(up, false)
@@ -208,7 +211,7 @@ func (s *session) serveLate() {
 	}
 	switch {
 	case known && p == flow.HTTP:
-		s.serveHTTP()
+		s.serveRequests()
 	case known && p == flow.TLS:
 		s.serveTLS()
 	default:
@@ -262,13 +265,21 @@ func (s *session) listen(up *upstream) flow.Protocol {
 	}
 }
 
-// originate makes the connection one of TLS, with the certificate checked for the name.
-func (up *upstream) originate(ctx context.Context, o *Origination, name string) error {
+// originate makes the connection one of TLS, with the certificate checked for the name, that speaks the protocol in it. Servers
+// that know nothing of ALPN speak HTTP/1.1.
+func (up *upstream) originate(ctx context.Context, o *Origination, name, protocol string) error {
 	config := o.TLS.Clone()
-	config.ServerName, config.NextProtos, config.InsecureSkipVerify = name, []string{"http/1.1"}, false
+	config.ServerName, config.NextProtos, config.InsecureSkipVerify = name, []string{protocol}, false
 	conn := tls.Client(up.tcp, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
+		if protocol == "h2" && strings.Contains(err.Error(), "no application protocol") {
+			return fmt.Errorf("%s does not offer HTTP/2 in TLS, which the client speaks: %w", name, err)
+		}
 		return err
+	}
+	if got := conn.ConnectionState().NegotiatedProtocol; protocol == "h2" && got != "h2" {
+		_ = conn.Close()
+		return fmt.Errorf("%s does not offer HTTP/2 in TLS, which the client speaks: it chose %q", name, got)
 	}
 	up.tls = conn
 	return nil

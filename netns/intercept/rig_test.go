@@ -3,6 +3,7 @@ package intercept
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,13 +23,30 @@ import (
 )
 
 // patience is how long anything may take that will happen.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // rules is a Decider by a function, which may change.
 type rules struct {
-	mu   sync.Mutex
-	rule func(flow.Context) (flow.Decision, error)
-	seen []flow.Context
+	remember atomic.Bool // whatever is asked is known at once
+	mu       sync.Mutex
+	rule     func(flow.Context) (flow.Decision, error)
+	seen     []flow.Context
+	prepared []flow.Context // that it was told of before
+}
+
+// Prepare implements Preparer.
+func (r *rules) Prepare(_ context.Context, all []flow.Context) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.prepared = append(r.prepared, all...)
+}
+
+// told are the contexts that it was told of since the last time.
+func (r *rules) told() (all []flow.Context) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all, r.prepared = r.prepared, nil
+	return all
 }
 
 func (r *rules) Decide(_ context.Context, c flow.Context) (flow.Decision, error) {
@@ -35,6 +54,18 @@ func (r *rules) Decide(_ context.Context, c flow.Context) (flow.Decision, error)
 	defer r.mu.Unlock()
 	r.seen = append(r.seen, c)
 	return r.rule(c)
+}
+
+// Known implements Rememberer.
+func (r *rules) Known(c *flow.Context) *flow.Decision {
+	if !r.remember.Load() {
+		return nil
+	}
+	d, err := r.Decide(context.Background(), *c)
+	if err != nil {
+		return nil
+	}
+	return &d
 }
 
 func (r *rules) set(rule func(flow.Context) (flow.Decision, error)) {
@@ -62,6 +93,8 @@ type dialer struct {
 	mu    sync.Mutex
 	to    map[string]string // by endpoint
 	dials int
+	gates bool          // what is dialled takes a gateway that gives receipts
+	gate  chan struct{} // closed before anything is connected; nil: at once
 }
 
 func (d *dialer) Dial(ctx context.Context, c flow.Context, decision flow.Decision) (Upstream, error) {
@@ -69,6 +102,9 @@ func (d *dialer) Dial(ctx context.Context, c flow.Context, decision flow.Decisio
 	to, ok := d.to[decision.Profile.Endpoint]
 	d.dials++
 	d.mu.Unlock()
+	if d.gate != nil {
+		<-d.gate
+	}
 	if !ok {
 		to = c.Destination.String()
 	}
@@ -76,7 +112,7 @@ func (d *dialer) Dial(ctx context.Context, c flow.Context, decision flow.Decisio
 	if err != nil {
 		return Upstream{}, err
 	}
-	return Upstream{Conn: conn.(*net.TCPConn), Tunnel: decision.Profile.Endpoint, Verified: true}, nil
+	return Upstream{Conn: conn.(*net.TCPConn), Tunnel: decision.Profile.Endpoint, Verified: true, Receipts: d.gates}, nil
 }
 
 func (d *dialer) count() int {
@@ -95,13 +131,15 @@ type rig struct {
 	to     netip.AddrPort
 }
 
-// newRig starts an engine whose clients' connections go to an address. At the end of the test nothing may be left of it.
+// newRig starts an engine whose clients' connections go to an address. At the end of the test nothing may be left of it. A client
+// has as long as it takes to say its first byte, unless the test says otherwise: on a busy machine it may be some time after it connects.
 func newRig(t testing.TB, to string, l Limits) *rig {
 	t.Helper()
 	files, routines := openFiles(t), runtime.NumGoroutine()
 	r := &rig{t: t, rules: &rules{}, dialer: &dialer{to: map[string]string{}}, to: netip.MustParseAddrPort(to)}
 	r.rules.set(func(flow.Context) (flow.Decision, error) { return endpoint(""), nil })
 	var err error
+	l.FirstByte = cmp.Or(l.FirstByte, patience)
 	if r.Engine, err = New(r.rules, r.dialer, l); err != nil {
 		t.Fatal(err)
 	}
@@ -127,6 +165,9 @@ func newRig(t testing.TB, to string, l Limits) *rig {
 		r.Close()
 		if n := len(r.Flows()); n > 0 {
 			t.Errorf("%d flows are left", n)
+		}
+		if _, ok := t.(*testing.F); ok { // fuzzing has goroutines of its own
+			return
 		}
 		runtime.GC() // pipes of splice
 		runtime.GC()

@@ -36,6 +36,10 @@ type session struct {
 	rates  []flow.Rate // what limits was made of
 	user   string
 	limits *limits
+
+	process atomic.Pointer[caller] // who opened the connection; nil: no rule asked
+
+	container, unattributed string // which container did, of several; why that is not known
 }
 
 // phase says what a hang-up means.
@@ -86,15 +90,36 @@ const partialWait = 300 * time.Millisecond
 
 func (s *session) run() {
 	defer s.leave()
+	s.attribute()
+	if s.to.Port() == domain {
+		if is, ok := s.beginsQuery(); is || !ok {
+			if is {
+				s.serveQueries()
+			}
+			return
+		}
+	}
 	p, known := s.first()
 	switch p {
 	case flow.HTTP:
-		s.serveHTTP()
+		s.serveRequests()
 	case flow.TLS:
 		s.serveTLS()
 	case flow.Opaque:
 		s.serveOpaque(known)
 	}
+}
+
+// serveRequests serves HTTP in the version that the client speaks.
+func (s *session) serveRequests() {
+	if !beginsHTTP2(s.client.buf.bytes()) {
+		s.serveHTTP()
+		return
+	}
+	for _, up := range s.upstreams() {
+		s.drop(up, false)
+	}
+	s.serveHTTP2()
 }
 
 // leave closes what is open and ends the session.
@@ -132,7 +157,7 @@ func (s *session) abort() {
 	})
 }
 
-// drop closes a connection to a server. Only the session's goroutine does.
+// drop closes a connection to a server. Only the session's goroutine does, and of HTTP/2 the one that reads it.
 func (s *session) drop(up *upstream, broken bool) {
 	s.mu.Lock()
 	for i, u := range s.ups {
@@ -275,7 +300,7 @@ func (s *session) fillWithin(d time.Duration) error {
 
 // decide asks the decision point. A context that may not pass counts as denied.
 func (s *session) decide(c *flow.Context) (flow.Decision, error) {
-	d, err := s.e.decider.Decide(s.e.ctx, *c)
+	d, err := s.ask(c)
 	if err != nil || d.Profile.Deny {
 		s.e.count.denied.Add(1)
 	}
@@ -288,11 +313,17 @@ func (s *session) open(c *flow.Context, d *flow.Decision, key routeKey, o *Origi
 	defer cancel()
 	s.setDialing(cancel)
 	defer s.setDialing(nil)
+	return s.connect(ctx, c, d, key, o, "http/1.1")
+}
+
+// connect does so within ctx, which ends with the session. Where TLS is originated the server has to speak the protocol in it.
+func (s *session) connect(ctx context.Context, c *flow.Context, d *flow.Decision, key routeKey, o *Origination, protocol string) (*upstream, error) {
 	select {
 	case <-s.gone:
 		return nil, errGone
 	default:
 	}
+	began := time.Now()
 	conn, err := s.e.dialer.Dial(ctx, *c, *d)
 	if err != nil {
 		s.e.count.failed.Add(1)
@@ -303,14 +334,18 @@ func (s *session) open(c *flow.Context, d *flow.Decision, key routeKey, o *Origi
 		reset(conn.Conn)
 		return nil, err
 	}
+	if conn.Receipts { // before anything is sent
+		up.close = s.e.accounts.open(&up.side, conn.Tunnel, began)
+	}
 	if o != nil {
-		if err := up.originate(ctx, o, key.tls); err != nil {
+		if err := up.originate(ctx, o, key.tls, protocol); err != nil {
 			s.e.count.failed.Add(1)
-			reset(conn.Conn)
+			up.end(s.e.watch, true)
 			return nil, err
 		}
 	}
-	up.flow.started, up.flow.tunnel, up.flow.verified, up.flow.cut = time.Now(), conn.Tunnel, conn.Verified, s.abort
+	up.flow.local = localOf(conn.Conn)
+	up.flow.started, up.flow.tunnel, up.flow.verified, up.flow.cut, up.flow.ask = time.Now(), conn.Tunnel, conn.Verified, s.abort, s.ask
 	s.mu.Lock()
 	s.ups = append(s.ups, up)
 	s.mu.Unlock()
@@ -369,14 +404,13 @@ func (s *session) serveTLS() {
 			return
 		}
 	}
-	settings := s.e.settings.Load()
-	c := settings.ofHello(h, s.to)
+	c := s.settings().ofHello(h, s.to)
 	s.serveWhole(&c)
 }
 
 // serveOpaque decides once, by the address. The client may turn out to speak HTTP or TLS where known is false.
 func (s *session) serveOpaque(known bool) {
-	c := s.e.settings.Load().base(flow.Opaque, s.to)
+	c := s.settings().ofAddress(s.to)
 	if known {
 		s.serveWhole(&c)
 		return
@@ -393,16 +427,17 @@ func (s *session) serveWhole(c *flow.Context) {
 
 // openWhole decides about the connection as one flow and connects it; nil: it was cut.
 func (s *session) openWhole(c *flow.Context) *upstream {
+	epoch := s.e.epoch.Load()
 	d, err := s.decide(c)
 	if err != nil || d.Profile.Deny {
 		s.abort()
 		return nil
 	}
-	return s.openDecided(c, &d)
+	return s.openDecided(c, &d, epoch)
 }
 
-// openDecided connects a connection that may pass as one flow; nil: it was cut.
-func (s *session) openDecided(c *flow.Context, d *flow.Decision) *upstream {
+// openDecided connects a connection that may pass as one flow, as was decided in an epoch or a later one; nil: it was cut.
+func (s *session) openDecided(c *flow.Context, d *flow.Decision, epoch uint64) *upstream {
 	up, err := s.open(c, d, route(c, d), nil)
 	if err != nil {
 		s.abort()
@@ -410,5 +445,8 @@ func (s *session) openDecided(c *flow.Context, d *flow.Decision) *upstream {
 	}
 	up.flow.limits.Store(s.limitsOf(d, c.User))
 	up.flow.serve(c, d, true)
+	if s.e.epoch.Load() != epoch { // whoever decided flows again did not see this one
+		s.e.redecide(&up.flow)
+	}
 	return up
 }

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -82,15 +83,21 @@ type side struct {
 
 	watch atomic.Uint64 // in the watcher; 0: not yet
 	once  sync.Once
+	close func(reset bool) // called before the connection is closed; nil: nothing is
 
 	// of the read under way
 	n    int
 	err  error
 	read func(uintptr) bool
+
+	// of the write under way
+	rest    []byte
+	failed  error
+	written func(uintptr) bool
 }
 
 func (s *side) init(conn *net.TCPConn) (err error) {
-	s.tcp, s.read = conn, s.tryRead
+	s.tcp, s.read, s.written = conn, s.tryRead, s.tryWrite
 	s.raw, err = conn.SyscallConn()
 	return err
 }
@@ -125,23 +132,51 @@ func (s *side) fill() error {
 // tryRead reads if there is something, and else lets the runtime wait.
 func (s *side) tryRead(fd uintptr) bool {
 	for {
-		n, err := unix.Read(int(fd), s.buf.space())
+		n, errno := quick(unix.SYS_READ, fd, s.buf.space())
 		switch {
-		case err == nil && n > 0:
+		case errno == 0 && n > 0:
 			s.n, s.err = n, nil
 			return true
-		case err == unix.EINTR:
+		case errno == unix.EINTR:
 			continue
 		}
 		if s.buf.empty() {
 			s.buf.drop()
 		}
-		if err == unix.EAGAIN {
+		if errno == unix.EAGAIN {
 			return false
 		}
-		s.n, s.err = 0, err // the end, or an error
+		s.n, s.err = 0, nil // the end, or an error
+		if errno != 0 {
+			s.err = errno
+		}
 		return true
 	}
+}
+
+// tryWrite writes what is left while there is room for it, and else lets the runtime wait.
+func (s *side) tryWrite(fd uintptr) bool {
+	for len(s.rest) > 0 {
+		n, errno := quick(unix.SYS_WRITE, fd, s.rest)
+		switch errno {
+		case 0:
+			s.rest = s.rest[n:]
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return false
+		default:
+			s.failed = errno
+			return true
+		}
+	}
+	return true
+}
+
+// quick is a read or write that cannot block, without telling Go's scheduler, which would wake its monitor and may give the
+// processor away: for calls of a few microseconds that costs more than they do.
+func quick(call, fd uintptr, b []byte) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall(call, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	return int(n), errno
 }
 
 // ended tells whether nothing is left to be read from the kernel, now and ever.
@@ -170,13 +205,17 @@ func (s *side) poll() (got bool, err error) {
 }
 
 func (s *side) write(b []byte) error {
-	var err error
 	if s.tls != nil {
-		_, err = s.tls.Write(b)
-	} else {
-		_, err = s.tcp.Write(b)
+		_, err := s.tls.Write(b)
+		return err
 	}
-	return err
+	s.rest, s.failed = b, nil
+	err := s.raw.Write(s.written)
+	s.rest = nil
+	if err != nil {
+		return err
+	}
+	return s.failed
 }
 
 // closeWrite tells the peer that no more comes.
@@ -186,6 +225,11 @@ func (s *side) closeWrite() {
 		return
 	}
 	_ = s.tcp.CloseWrite() // likewise
+}
+
+// shut ends the connection both ways without closing it, which waits for whoever reads it: who reads it learns, and closes it.
+func (s *side) shut() {
+	_ = s.raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RDWR) }) // it may be over
 }
 
 // past is a deadline that is over.
@@ -199,6 +243,9 @@ func (s *side) resume()    { _ = s.tcp.SetReadDeadline(time.Time{}) }
 func (s *side) end(w *watcher, reset bool) {
 	s.once.Do(func() {
 		w.drop(s.watch.Load())
+		if s.close != nil {
+			s.close(reset)
+		}
 		if reset {
 			_ = s.tcp.SetLinger(0)
 		} else if s.tls != nil {

@@ -18,8 +18,7 @@ type watcher struct {
 	raw  syscall.RawConn
 
 	mu    sync.Mutex
-	last  uint64                // guarded by mu
-	peers map[uint64]func(bool) // guarded by mu
+	peers numbered[func(broken bool)] // guarded by mu
 }
 
 func newWatcher() (*watcher, error) {
@@ -30,7 +29,7 @@ func newWatcher() (*watcher, error) {
 	if err := unix.SetNonblock(fd, true); err != nil { // so that the runtime polls it
 		return nil, errors.Join(fmt.Errorf("watch connections: %w", err), unix.Close(fd))
 	}
-	w := &watcher{file: os.NewFile(uintptr(fd), "epoll"), peers: make(map[uint64]func(bool))}
+	w := &watcher{file: os.NewFile(uintptr(fd), "epoll")}
 	if w.raw, err = w.file.SyscallConn(); err != nil {
 		return nil, errors.Join(err, w.file.Close())
 	}
@@ -51,7 +50,7 @@ func (w *watcher) run() {
 		}
 		for _, e := range events[:n] {
 			w.mu.Lock()
-			f := w.peers[uint64(uint32(e.Fd))|uint64(uint32(e.Pad))<<32]
+			f := w.peers.live[uint64(uint32(e.Fd))|uint64(uint32(e.Pad))<<32]
 			w.mu.Unlock()
 			if f != nil {
 				f(e.Events&unix.EPOLLERR != 0)
@@ -63,7 +62,7 @@ func (w *watcher) run() {
 // epollNow is epoll_wait without waiting, by the call that all architectures have. It returns -1 on an error.
 func epollNow(fd uintptr, events []unix.EpollEvent) int {
 	for {
-		n, _, errno := unix.Syscall6(unix.SYS_EPOLL_PWAIT, fd, uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, fd, uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
 		switch errno {
 		case 0:
 			return int(n)
@@ -78,9 +77,7 @@ func epollNow(fd uintptr, events []unix.EpollEvent) int {
 // connection. EPOLLHUP does not say that: it also comes when both sides have ended in peace.
 func (w *watcher) add(socket syscall.RawConn, f func(broken bool)) (id uint64) {
 	w.mu.Lock()
-	w.last++
-	id = w.last
-	w.peers[id] = f
+	id = w.peers.add(f)
 	w.mu.Unlock()
 	_ = socket.Control(func(fd uintptr) { // of a closed one there is nothing to be told
 		e := unix.EpollEvent{Events: unix.EPOLLRDHUP | unix.EPOLLET, Fd: int32(uint32(id)), Pad: int32(uint32(id >> 32))}
@@ -92,7 +89,7 @@ func (w *watcher) add(socket syscall.RawConn, f func(broken bool)) (id uint64) {
 // drop forgets a socket that is being closed.
 func (w *watcher) drop(id uint64) {
 	w.mu.Lock()
-	delete(w.peers, id)
+	w.peers.remove(id)
 	w.mu.Unlock()
 }
 

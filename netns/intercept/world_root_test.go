@@ -88,10 +88,7 @@ func (w *world) Dial(ctx context.Context, c flow.Context, d flow.Decision) (Upst
 // newWorld makes the servers' namespace, the link, and the engine with its redirect.
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	there, err := network.New()
-	must(t, err)
-	t.Cleanup(func() { _ = there.Close() })
-	w := &world{t: t, rules: &rules{}, there: there}
+	w := &world{t: t, rules: &rules{}, there: network.Of(t)}
 	w.rules.set(func(flow.Context) (flow.Decision, error) { return endpoint("a"), nil })
 	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "here"}, PeerName: "there"}))
 	peer, err := netlink.LinkByName("there")

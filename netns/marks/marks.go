@@ -4,6 +4,7 @@
 package marks
 
 import (
+	"math/rand/v2"
 	"strconv"
 	"strings"
 )
@@ -45,18 +46,38 @@ func IsDevice(name string) bool {
 	return err == nil && n >= 0 && n < Tunnels && name == Device(n)
 }
 
+// NewIndex is an interface index for a tunnel's device: one that no device of the namespace has had, so that nothing that is bound to
+// another tunnel's ever leaves by it. The kernel counts up from 1, and does not get there.
+func NewIndex() int { return firstIndex + rand.IntN(indices) }
+
+const (
+	firstIndex = 0x4000_0000
+	indices    = 1 << 24
+)
+
+// QUIC are the ports of HTTP/3, and of queries for names by QUIC (RFC 9114 and 9250), whose clients come by TCP where they are refused.
+var QUIC = []uint16{443, 853}
+
 // Priorities of routing rules: after that of the local table (0), before main (32766), which is not reached any more.
 const (
 	RuleDirect  = 1000
 	RuleInbound = 1001
 	RuleTunnel  = 1010 // and Tunnels more
 	RuleMarked  = 1500 // what has another mark: nowhere
-	RuleWeb     = 1501 // UDP to port 443
-	RuleUDP     = 1502
-	RuleICMP    = 1503
-	RuleTrap    = 1504
-	RuleNone    = 1505
+	RuleLookup  = 1501 // UDP to port 53
+	RuleWeb     = 1502 // UDP to the ports of QUIC
+	RuleUDP     = 1503
+	RuleICMP    = 1504
+	RuleTrap    = 1505
+	RuleNone    = 1506
 )
 
 // Chain is the name of the tables of netfilter: nft lists them as forefend's.
 const Chain = "forefend"
+
+// Gateway is the name of a gateway's table of netfilter, GatewayDevice of its device. Both are in the namespace of a gateway, which guards no
+// container; IsDevice knows neither.
+const (
+	Gateway       = "forefend-gateway"
+	GatewayDevice = "ffgw"
+)

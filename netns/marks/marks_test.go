@@ -17,6 +17,17 @@ func TestNumbersAreApart(t *testing.T) {
 			t.Errorf("mark %#x is tunnel %d's", m, n)
 		}
 	}
+	indices := make(map[int]bool)
+	for range 100 {
+		n := NewIndex()
+		if int(int32(n)) != n || n < firstIndex { // the kernel's are of 31 bits
+			t.Errorf("%d is no index of a tunnel's device", n)
+		}
+		indices[n] = true
+	}
+	if len(indices) < 99 {
+		t.Errorf("100 devices share %d indices", len(indices))
+	}
 	if RuleTunnel+Tunnels > RuleMarked || RuleInbound >= RuleTunnel {
 		t.Error("priorities of rules overlap")
 	}

@@ -1,6 +1,7 @@
 // Package nft keeps what a container's packets may leave by in its network namespace, as one table of netfilter (docs/decisions/0069).
 //
-//   - New TCP connections are redirected to the interceptor, except to loopback and to the namespace's own addresses.
+//   - New TCP connections are redirected to the interceptor, and so are queries for names, except to loopback and to the namespace's
+//     own addresses.
 //   - Only the interceptor's sockets, known by their cgroup, may mark packets; everybody else's mark is a forgery and ends there.
 //   - What leaves is checked again at the end: its mark must belong to the device it leaves by, and a frame that did not come
 //     this way, a packet socket's, leaves by none.
@@ -59,7 +60,7 @@ type State struct {
 	Uplinks     []string     // its devices, besides loopback and tunnels
 	Tunnels     []Tunnel
 	Pass        Pass
-	// Web says that requests must be readable: UDP to port 443 is refused, so that clients come by TCP.
+	// Web says that requests must be readable: UDP to ports 443 and 853 is refused, so that clients come by TCP.
 	Web bool
 }
 

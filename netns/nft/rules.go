@@ -12,6 +12,7 @@ import (
 func (t *table) chains() {
 	t.inbound()
 	t.redirect()
+	t.lookups()
 	t.output()
 	t.leave()
 	t.forward()
@@ -50,10 +51,7 @@ func (t *table) inbound() {
 func (t *table) redirect() {
 	c := t.chain("redirect", nftables.ChainTypeNAT, nftables.ChainHookOutput, priorityRedirect, nftables.ChainPolicyAccept)
 	t.rule(c, of(t.interceptor), verdict(expr.VerdictAccept))
-	t.rule(c, family(unix.NFPROTO_IPV4), payload(expr.PayloadBaseNetworkHeader, 16, 1), is([]byte{127}), verdict(expr.VerdictAccept))
-	t.rule(c, family(unix.NFPROTO_IPV4), payload(expr.PayloadBaseNetworkHeader, 16, 4), lookup(t.own4, 1, 0), verdict(expr.VerdictAccept))
-	t.rule(c, family(unix.NFPROTO_IPV6), payload(expr.PayloadBaseNetworkHeader, 24, 16), is(append(make([]byte, 15), 1)), verdict(expr.VerdictAccept))
-	t.rule(c, family(unix.NFPROTO_IPV6), payload(expr.PayloadBaseNetworkHeader, 24, 16), lookup(t.own6, 1, 0), verdict(expr.VerdictAccept))
+	t.local(c)
 	t.rule(c, protocol(unix.IPPROTO_TCP), redirectTo(t.port))
 }
 
@@ -64,9 +62,12 @@ func (t *table) output() {
 	t.rule(c, meta(expr.MetaKeyOIFNAME, 1), is(name("lo")), verdict(expr.VerdictAccept))
 	t.rule(c, of(t.interceptor), meta(expr.MetaKeyMARK, 1), isNot(u32(0)), verdict(expr.VerdictAccept))
 	if t.web {
-		t.rule(c, protocol(unix.IPPROTO_UDP), payload(expr.PayloadBaseTransportHeader, 2, 2), is(u16(443)), count(Web),
-			[]expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}})
+		for _, port := range marks.QUIC {
+			t.rule(c, protocol(unix.IPPROTO_UDP), payload(expr.PayloadBaseTransportHeader, 2, 2), is(u16(port)), count(Web),
+				[]expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}})
+		}
 	}
+	t.rule(c, protocol(unix.IPPROTO_UDP), payload(expr.PayloadBaseTransportHeader, 2, 2), is(u16(domain)), count(Lookup), verdict(expr.VerdictDrop))
 	// Answers of the kernel itself, to a connection that it knows nothing of, have the mark of what they answer as well.
 	t.rule(c, meta(expr.MetaKeyMARK, 1), is(u32(marks.Inbound)), direction(reply), verdict(expr.VerdictAccept))
 	t.rule(c, meta(expr.MetaKeyMARK, 1), isNot(u32(0)), state(expr.CtStateBitNEW), count(Forged), verdict(expr.VerdictDrop))

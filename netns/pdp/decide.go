@@ -47,6 +47,15 @@ func (s *Set) Decide(c *flow.Context, at Moment) flow.Decision {
 			seen |= workload.bit()
 		}
 	}
+	if seen&host.bit() != 0 { // and a host counts for what speaks for it
+		seen |= hostProof.bit()
+	}
+	if s.options.Lookups != nil && falls(applied) {
+		seen |= protocol.bit()
+		if c.Protocol == flow.DNS {
+			seen |= lookups
+		}
+	}
 	d := *s.memo.get(s, seen, applied)
 	if c.Process == nil && seen&(executable.bit()|pid.bit()) != 0 {
 		d.Profile, d.Reason = flow.Profile{Deny: true}, "a rule asks for the process, which was not looked up"
@@ -81,8 +90,33 @@ func (s *Set) readAs(r *reading, before *[texts]string, class string, applied []
 	return s.readClaims(r, applied)
 }
 
-// readClaims decides with an identity that was claimed, and without it.
+// lookups marks, beside the fields that were looked at, that the default is that of queries for names.
+const lookups mask = 1 << 31
+
+// falls tells whether some reading has no rule.
+func falls(applied []id) bool {
+	for i := range applied {
+		if applied[i] == end && (i == 0 || applied[i-1] == end) {
+			return true
+		}
+	}
+	return false
+}
+
+// readClaims decides with a host that is only claimed, and without it.
 func (s *Set) readClaims(r *reading, applied []id) []id {
+	who, proof := r.text[user], r.text[userProof]
+	applied = s.readUser(r, applied)
+	if r.text[hostProof] == string(flow.Claimed) && r.seen&(host.bit()|hostProof.bit()) != 0 {
+		r.unnamed()
+		r.text[user], r.text[userProof] = who, proof
+		applied = s.readUser(r, applied)
+	}
+	return applied
+}
+
+// readUser decides with an identity that was claimed, and without it.
+func (s *Set) readUser(r *reading, applied []id) []id {
 	applied = s.read(r, applied)
 	if r.text[userProof] == string(flow.Claimed) && r.seen&(user.bit()|userProof.bit()) != 0 {
 		r.unclaimed()
@@ -159,16 +193,16 @@ func (s *Set) conclude(seen mask, applied []id) *flow.Decision {
 	d := &flow.Decision{Version: flow.Version, Depends: seen.names()}
 	var list []contribution
 	var broken []string
-	readings, start := 0, 0
-	byDefault := false
+	readings, ruled, byDefault := 0, false, false
 	told := make(map[id]bool)
-	for at, i := range applied {
+	for _, i := range applied {
 		if i == end {
 			readings++
-			byDefault = byDefault || at == start
-			start = at + 1
+			byDefault = byDefault || !ruled
+			ruled = false
 			continue
 		}
+		ruled = ruled || !s.rules[i&^failed].amends
 		if told[i] {
 			continue
 		}
@@ -185,7 +219,11 @@ func (s *Set) conclude(seen mask, applied []id) *flow.Decision {
 		d.Matches = append(d.Matches, flow.Match{Rule: r.Name, Reason: why})
 	}
 	if byDefault {
-		list = append(list, contribution{"the default", s.options.Default})
+		if by := "the default"; seen&lookups == 0 {
+			list = append(list, contribution{by, s.options.Default})
+		} else {
+			list = append(list, contribution{by + " of lookups", *s.options.Lookups})
+		}
 	}
 	d.Profile = list[0].profile
 	for _, c := range list[1:] {
@@ -199,7 +237,7 @@ func (s *Set) conclude(seen mask, applied []id) *flow.Decision {
 		d.Reason += "; cannot be evaluated: " + strings.Join(broken, ", ")
 	}
 	if readings > 1 {
-		d.Reason += fmt.Sprintf("; the strictest of %d readings, since the user or the class of data is only claimed, or unknown", readings)
+		d.Reason += fmt.Sprintf("; the strictest of %d readings, since the user, the host or the class of data is only claimed, or unknown", readings)
 	}
 	return d
 }

@@ -51,13 +51,23 @@ func (p *plain) decide(c flow.Context, at Moment) (flow.Profile, []string) {
 	}
 	var profiles []flow.Profile
 	var names []string
+	user, proof, host, said := c.User, c.UserProof, c.Host, c.HostProof
 	for _, class := range classes {
 		c.Data = class
-		claimed := c
-		profiles, names = p.read(c, at, profiles, names)
-		if c.UserProof == flow.Claimed {
-			claimed.User, claimed.UserProof = c.Workload, flow.Workload
-			profiles, names = p.read(claimed, at, profiles, names)
+		for _, named := range []bool{true, false} {
+			c.Host, c.HostProof = host, said
+			if !named {
+				c.Host, c.HostProof = "", ""
+			}
+			if !named && said != flow.Claimed {
+				continue
+			}
+			c.User, c.UserProof = user, proof
+			profiles, names = p.read(c, at, profiles, names)
+			if proof == flow.Claimed {
+				c.User, c.UserProof = c.Workload, flow.Workload
+				profiles, names = p.read(c, at, profiles, names)
+			}
 		}
 	}
 	joined := profiles[0]
@@ -90,6 +100,9 @@ func (p *plain) read(c flow.Context, at Moment, profiles []flow.Profile, names [
 		}
 	}
 	if len(profiles) == before {
+		if c.Protocol == flow.DNS && p.options.Lookups != nil {
+			return append(profiles, *p.options.Lookups), names
+		}
 		profiles = append(profiles, p.options.Default)
 	}
 	return profiles, names
@@ -103,7 +116,7 @@ func scramble(c chance, x flow.Context, at Moment, depends []flow.Field) (flow.C
 	for name, f := range map[string]flow.Field{
 		"Namespace": flow.FieldNamespace, "Workload": flow.FieldWorkload, "Image": flow.FieldImage, "Container": flow.FieldContainer,
 		"Risk": flow.FieldRisk, "Protocol": flow.FieldProtocol, "User": flow.FieldUser, "UserProof": flow.FieldUserProof, "Data": flow.FieldData,
-		"Operation": flow.FieldOperation, "Host": flow.FieldHost, "Method": flow.FieldMethod, "Path": flow.FieldPath, "Service": flow.FieldService,
+		"Operation": flow.FieldOperation, "Host": flow.FieldHost, "HostProof": flow.FieldHostProof, "Method": flow.FieldMethod, "Path": flow.FieldPath, "Service": flow.FieldService,
 		"Process": flow.FieldProcess,
 	} {
 		if has(f) {
@@ -147,6 +160,9 @@ func TestDifferential(t *testing.T) {
 	for done := 0; done < todo; done += contexts {
 		rules := c.rules(1 + c.IntN(20))
 		o := Options{Default: flow.Profile{Encryption: flow.Standard, Rates: []flow.Rate{{Bytes: 5, Scope: flow.PerUser}}}, Data: c.of("", "internal")}
+		if c.IntN(2) == 0 {
+			o.Lookups = &flow.Profile{QoS: flow.QoSBulk}
+		}
 		s, problems := Compile(rules, o)
 		if problems != nil {
 			t.Fatalf("%+v: %s", problems, rules[problems[0].Rule].When)

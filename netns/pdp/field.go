@@ -21,6 +21,7 @@ const (
 	container
 	protocol
 	host
+	hostProof
 	service
 	user
 	userProof
@@ -60,6 +61,7 @@ var variables = [fields]variable{
 	container:   {"container", cel.StringType, flow.FieldContainer, 128},
 	protocol:    {"protocol", cel.StringType, flow.FieldProtocol, 8},
 	host:        {"host", cel.StringType, flow.FieldHost, 255},
+	hostProof:   {"host_proof", cel.StringType, flow.FieldHostProof, 11},
 	service:     {"service", cel.StringType, flow.FieldService, 255},
 	user:        {"user", cel.StringType, flow.FieldUser, 512},
 	userProof:   {"user_proof", cel.StringType, flow.FieldUserProof, 8},
@@ -114,7 +116,7 @@ type reading struct {
 func (r *reading) fill(c *flow.Context, at Moment) {
 	r.text = [texts]string{
 		namespace: c.Namespace, workload: c.Workload, image: c.Image, container: c.Container, protocol: string(c.Protocol),
-		host: c.Host, service: c.Service, user: c.User, userProof: string(c.UserProof), data: c.Data, operation: c.Operation,
+		host: c.Host, hostProof: string(c.HostProof), service: c.Service, user: c.User, userProof: string(c.UserProof), data: c.Data, operation: c.Operation,
 		method: c.Method, path: c.Path,
 	}
 	r.number[port-firstNumber] = int64(c.Destination.Port())
@@ -132,6 +134,9 @@ func (r *reading) fill(c *flow.Context, at Moment) {
 func (r *reading) unclaimed() {
 	r.text[user], r.text[userProof] = r.text[workload], string(flow.Workload)
 }
+
+// unnamed makes of it what it would be if nobody had said which host it is for.
+func (r *reading) unnamed() { r.text[host], r.text[hostProof] = "", "" }
 
 // activation shows a reading to CEL.
 type activation struct{ *reading }

@@ -25,7 +25,7 @@ type key struct {
 // remembered by: a path is seldom the same twice, and a process is costly to find out, so these are looked at only once
 // the rest of a condition holds. Zero: never.
 var weight = [fields]int{
-	namespace: 1, workload: 1, image: 1, container: 1, protocol: 4, host: 1, service: 1, user: 1, userProof: 8, data: 2,
+	namespace: 1, workload: 1, image: 1, container: 1, protocol: 4, host: 1, hostProof: 8, service: 1, user: 1, userProof: 8, data: 2,
 	operation: 8, method: 8, path: 64, port: 4, destination: 2,
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -110,6 +111,66 @@ func TestClaim(t *testing.T) {
 }
 
 // TestUnknownData: a request whose class of data is unknown gets nothing that one of the classes would not.
+// A host that nothing speaks for but the request raises what is demanded, and never lowers it; one that is not checked is believed.
+func TestClaimedHost(t *testing.T) {
+	s := compiled(t, Options{Default: flow.Profile{Deny: true}},
+		Rule{Name: "files", When: `host == "files"`},
+		Rule{Name: "pay", When: `host == "pay" || host == ""`, Profile: flow.Profile{Encryption: flow.Strong}},
+		Rule{Name: "admin", When: `host == "open" && user == "admin" || host == "" && user == "admin"`, Profile: flow.Profile{Encryption: flow.Strong}},
+	)
+	for _, test := range []struct {
+		host  string
+		proof flow.Proof
+		want  string // rules, and what they lead to
+	}{
+		{"files", "", "files none"},
+		{"files", flow.Answered, "files none"},
+		{"files", flow.Certified, "files none"},
+		{"files", flow.Claimed, "files pay strong"},
+		{"pay", flow.Claimed, "pay strong"},
+		{"other", flow.Claimed, "pay deny"},
+	} {
+		d := s.Decide(&flow.Context{Host: test.host, HostProof: test.proof}, noon)
+		got := matched(d) + " " + d.Profile.Encryption.String()
+		if d.Profile.Deny {
+			got = matched(d) + " deny"
+		}
+		if got != test.want || !slices.Contains(d.Depends, flow.FieldHostProof) {
+			t.Errorf("%s by %q: %s, want %s: %+v", test.host, test.proof, got, test.want, d)
+		}
+	}
+	both := flow.Context{Host: "open", HostProof: flow.Claimed, User: "admin", UserProof: flow.Claimed, Workload: "web"}
+	if d := s.Decide(&both, noon); !d.Profile.Deny || !strings.Contains(d.Reason, "4 readings") {
+		t.Errorf("%+v", d)
+	}
+	unasked := compiled(t, Options{}, Rule{Name: "a", When: `port == 1`})
+	if d := unasked.Decide(&both, noon); strings.Contains(d.Reason, "readings") {
+		t.Errorf("read again although nobody asks for the host: %+v", d)
+	}
+}
+
+// Where no rule applies, queries for names have a default of their own.
+func TestLookups(t *testing.T) {
+	rules := []Rule{{Name: "secret", When: `host == "secret"`, Profile: flow.Profile{Deny: true}}}
+	query, other := flow.Context{Protocol: flow.DNS, Host: "www"}, flow.Context{Protocol: flow.TLS, Host: "www"}
+	s := compiled(t, Options{Default: flow.Profile{Deny: true}, Lookups: &flow.Profile{}}, rules...)
+	d := s.Decide(&query, noon)
+	if d.Profile.Deny || d.Reason != "no rule applies: encryption none by the default of lookups" || !slices.Contains(d.Depends, flow.FieldProtocol) {
+		t.Errorf("%+v", d)
+	}
+	if d := s.Decide(&other, noon); !d.Profile.Deny || !slices.Contains(d.Depends, flow.FieldProtocol) {
+		t.Errorf("%+v", d)
+	}
+	query.Host = "secret"
+	if d := s.Decide(&query, noon); !d.Profile.Deny || slices.Contains(d.Depends, flow.FieldProtocol) {
+		t.Errorf("%+v", d)
+	}
+	query.Host = "www"
+	if d := compiled(t, Options{Default: flow.Profile{Deny: true}}, rules...).Decide(&query, noon); !d.Profile.Deny {
+		t.Errorf("%+v", d)
+	}
+}
+
 func TestUnknownData(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := chanceOf(t)
@@ -250,7 +311,7 @@ func TestDepends(t *testing.T) {
 		Rule{Name: "a", When: `host == "api" && path.startsWith("/v1")`},
 		Rule{Name: "b", When: `host == "db" && process.executable == "/bin/psql" && process.pid > 1`},
 	)
-	for host, want := range map[string]string{"x": "[host]", "api": "[host path]", "db": "[host process]"} {
+	for host, want := range map[string]string{"x": "[host host_proof]", "api": "[host host_proof path]", "db": "[host host_proof process]"} {
 		c := flow.Context{Host: host, Process: &flow.Process{Executable: "/bin/psql"}}
 		if d := s.Decide(&c, noon); fmt.Sprint(d.Depends) != want {
 			t.Errorf("%s: %v", host, d.Depends)
@@ -492,4 +553,34 @@ func FuzzCompile(f *testing.F) {
 			s.Decide(&c, noon)
 		}
 	})
+}
+
+// What the site adds holds beside the rules that apply and beside the default, and lets nothing pass that they do not.
+func TestAmend(t *testing.T) {
+	inspect := Rule{Name: "inspect", Source: "config.toml", When: "risk >= 70", Profile: flow.Profile{Endpoint: "inspection"}}
+	rules := []Rule{
+		{Name: "open", When: `host == "a"`}, {Name: "elsewhere", When: `host == "b"`, Profile: flow.Profile{Endpoint: "eu"}},
+	}
+	for _, test := range []struct {
+		host, want string
+		risk       int
+		byDefault  flow.Profile
+		profile    flow.Profile
+	}{
+		{"a", "open", 69, flow.Profile{Deny: true}, flow.Profile{}},
+		{"a", "open inspect", 70, flow.Profile{Deny: true}, flow.Profile{Endpoint: "inspection"}},
+		{"b", "elsewhere inspect", 70, flow.Profile{Deny: true}, flow.Profile{Deny: true}},
+		{"c", "inspect", 70, flow.Profile{Deny: true}, flow.Profile{Deny: true}},
+		{"c", "inspect", 70, flow.Profile{Encryption: flow.Strong}, flow.Profile{Encryption: flow.Strong, Endpoint: "inspection"}},
+		{"c", "", 0, flow.Profile{Encryption: flow.Strong}, flow.Profile{Encryption: flow.Strong}},
+	} {
+		s := compiled(t, Options{Default: test.byDefault, Data: "x", Amend: []Rule{inspect}}, rules...)
+		d := s.Decide(&flow.Context{Host: test.host, Risk: test.risk}, noon)
+		if got := matched(d); got != test.want || !reflect.DeepEqual(d.Profile, test.profile) {
+			t.Errorf("%+v: %s, %+v, %s", test, got, d.Profile, d.Reason)
+		}
+	}
+	if _, problems := Compile(rules, Options{Amend: []Rule{{Name: "open", When: "true"}}}); len(problems) != 1 || problems[0].Rule != 2 {
+		t.Errorf("%+v", problems)
+	}
 }

@@ -27,13 +27,13 @@ var (
 var wordsOf = map[string][]string{
 	"user": users, "data": classesOf, "host": hosts, "path": paths, "operation": {"read", "write", "delete"},
 	"method": {"GET", "POST", ""}, "service": {"pay.Pay", "users.Users", ""}, "workload": {"web", "db"}, "image": {"nginx:1", "redis:7"},
-	"containerd_namespace": {"default", "k8s.io"}, "protocol": {"http", "tls", "opaque"}, "user_proof": {"claim", "token", "workload"},
-	"container": {"c1", "c2"}, "process.executable": {"/usr/bin/curl", "/bin/sh", ""},
+	"containerd_namespace": {"default", "k8s.io"}, "protocol": {"http", "tls", "opaque", "dns"}, "user_proof": {"claim", "token", "workload"},
+	"host_proof": {"claim", "answer", ""}, "container": {"c1", "c2"}, "process.executable": {"/usr/bin/curl", "/bin/sh", ""},
 }
 
 var textFields = []string{
 	"user", "data", "host", "path", "operation", "method", "service", "workload", "image", "containerd_namespace", "protocol", "user_proof", "container",
-	"process.executable", "user", "host", "data", "path", "host",
+	"process.executable", "user", "host", "data", "path", "host", "host_proof",
 }
 
 func (c chance) quoted(f string) string { return fmt.Sprintf("%q", c.of(wordsOf[f]...)) }
@@ -134,7 +134,7 @@ func (c chance) context() flow.Context {
 	x := flow.Context{
 		Namespace: word("containerd_namespace"), Workload: word("workload"), Image: word("image"), Container: word("container"), Risk: c.IntN(101),
 		Protocol: flow.Protocol(word("protocol")), User: word("user"), UserProof: flow.Proof(word("user_proof")), Data: word("data"),
-		Operation: word("operation"), Host: word("host"), Method: word("method"), Path: word("path"), Service: word("service"),
+		Operation: word("operation"), Host: word("host"), HostProof: flow.Proof(word("host_proof")), Method: word("method"), Path: word("path"), Service: word("service"),
 		Process: &flow.Process{Executable: word("process.executable"), PID: c.IntN(3)},
 	}
 	if c.IntN(10) > 0 {

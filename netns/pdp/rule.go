@@ -24,15 +24,17 @@ type Rule struct {
 	Profile flow.Profile // its Rates' Rule is filled in by Compile
 }
 
-// Options are what a Set answers where rules say nothing.
+// Options are what a Set answers where rules say nothing, and what it adds to what they say.
 type Options struct {
-	Default flow.Profile // no rule applies
-	Data    string       // the class of data that is unknown; empty: the strictest of those that rules name
+	Amend   []Rule        // the site's own, merged with the rules that apply, or with the default: alone they let nothing pass
+	Default flow.Profile  // no rule applies
+	Lookups *flow.Profile // the same of queries for names; nil: Default
+	Data    string        // the class of data that is unknown; empty: the strictest of those that rules name
 }
 
 // Problem is something wrong with one rule.
 type Problem struct {
-	Rule    int // its index; -1: all of them
+	Rule    int // its index; those of Options.Amend come after the rules; -1: all of them
 	Offset  int // in bytes of When; -1: not in there
 	Message string
 }
@@ -49,17 +51,24 @@ type Set struct {
 
 type rule struct {
 	Rule
+	amends  bool // one of Options.Amend
 	when    node
 	program cel.Program // nil: when says all
 }
 
 // Compile checks rules and makes a Set of them. It returns all that is wrong, in order, and no Set if there is anything.
 func Compile(rules []Rule, o Options) (*Set, []Problem) {
+	written := len(rules)
+	rules = slices.Concat(rules, o.Amend)
 	if len(rules) > MaxRules {
 		return nil, []Problem{{Rule: -1, Offset: -1, Message: fmt.Sprintf("%d rules, the most is %d", len(rules), MaxRules)}}
 	}
 	s := &Set{options: o, rules: make([]rule, len(rules))}
 	s.options.Default = Join(o.Default, o.Default) // one that denies has no other field
+	if o.Lookups != nil {
+		one := Join(*o.Lookups, *o.Lookups)
+		s.options.Lookups = &one
+	}
 	var problems []Problem
 	named := make(map[string]string)
 	known := make(map[string]struct{})
@@ -85,6 +94,7 @@ func Compile(rules []Rule, o Options) (*Set, []Problem) {
 			continue
 		}
 		s.rules[i] = s.compile(r, ast)
+		s.rules[i].amends = i >= written
 		s.rules[i].when.count(frequency)
 		s.horizon.add(ast)
 		classes(ast, known)

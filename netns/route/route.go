@@ -6,6 +6,7 @@
 //	mark Direct, Inbound    → main           the container's own routes
 //	mark of tunnel n        → table n        its device; under that a blackhole, for when the device is down or gone
 //	any other mark          → blackhole
+//	UDP to port 53          → trap           queries for names
 //	UDP to port 443         → prohibited     where requests must be readable
 //	UDP, ICMP               → main
 //	everything else         → trap           this namespace itself, where it is redirected to the interceptor, or refused
@@ -93,9 +94,12 @@ func base(h *netlink.Handle, family int, s State) error {
 		{Priority: marks.RuleMarked, Type: unix.RTN_BLACKHOLE, Mark: 0, Mask: all(), Invert: true},
 	}
 	if s.Web {
-		rules = append(rules, &netlink.Rule{Priority: marks.RuleWeb, Type: unix.RTN_PROHIBIT, IPProto: unix.IPPROTO_UDP, Dport: netlink.NewRulePortRange(443, 443)})
+		for _, port := range marks.QUIC {
+			rules = append(rules, &netlink.Rule{Priority: marks.RuleWeb, Type: unix.RTN_PROHIBIT, IPProto: unix.IPPROTO_UDP, Dport: netlink.NewRulePortRange(port, port)})
+		}
 	}
 	rules = append(rules,
+		&netlink.Rule{Priority: marks.RuleLookup, Table: marks.Trap, IPProto: unix.IPPROTO_UDP, Dport: netlink.NewRulePortRange(53, 53)},
 		&netlink.Rule{Priority: marks.RuleICMP, Table: unix.RT_TABLE_MAIN, IPProto: icmp},
 		&netlink.Rule{Priority: marks.RuleUDP, Table: unix.RT_TABLE_MAIN, IPProto: unix.IPPROTO_UDP},
 		&netlink.Rule{Priority: marks.RuleInbound, Table: unix.RT_TABLE_MAIN, Mark: marks.Inbound, Mask: all()},
@@ -113,6 +117,7 @@ type Tunnel struct {
 	N         int // its number in this namespace: mark, table and device follow from it
 	Addresses []netip.Prefix
 	MTU       int
+	Rate      int64 // bytes a second that may go into it; 0: no limit
 }
 
 // blackholeMetric is worse than any that a route by a device has.
@@ -141,6 +146,9 @@ func Attach(t Tunnel) error {
 	}
 	if err := h.LinkSetMTU(link, t.MTU); err != nil {
 		return fmt.Errorf("MTU %d of device %s: %w", t.MTU, device, err)
+	}
+	if err := shape(h, link, t.Rate, t.MTU); err != nil {
+		return fmt.Errorf("device %s: %w", device, err)
 	}
 	if err := h.LinkSetUp(link); err != nil {
 		return fmt.Errorf("bring device %s up: %w", device, err)
@@ -241,6 +249,23 @@ func Clear() error {
 			}
 			if err := h.RouteDel(&routes[i]); err != nil && !gone(err) {
 				errs = append(errs, fmt.Errorf("route of table %d: %w", routes[i].Table, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ClearDevices removes the devices of tunnels: of the kernel's, and of those that outlive their process.
+func ClearDevices() error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("devices: %w", err)
+	}
+	var errs []error
+	for _, l := range links {
+		if name := l.Attrs().Name; marks.IsDevice(name) {
+			if err := netlink.LinkDel(l); err != nil && !gone(err) {
+				errs = append(errs, fmt.Errorf("device %s: %w", name, err))
 			}
 		}
 	}

@@ -12,11 +12,12 @@ import (
 	"forefend.dev/forefend/netns/flow"
 )
 
-// Holder is who has a lease. Workload and User are empty for what a whole namespace shares.
+// Holder is who has a lease. Workload and User are empty for what a whole namespace shares, QoS for what has no code point of its own.
 type Holder struct {
 	Namespace uint64 `json:"namespace"`
 	Workload  string `json:"workload,omitempty"`
 	User      string `json:"user,omitempty"`
+	QoS       string `json:"qos,omitempty"`
 }
 
 // Lease is a slot of a tunnel in somebody's hands. That of a direct tunnel has none.
@@ -80,7 +81,7 @@ func (p *Pool) Lease(want flow.Profile, h Holder) (Lease, Tunnel, error) {
 	var fit []*member
 	var passed []error
 	for _, m := range p.tunnels {
-		if why := m.lacks(want, h); why != "" {
+		if why := m.lacks(want, m.holder(want, h)); why != "" {
 			passed = append(passed, fmt.Errorf("%s: %s", m.Name, why))
 			continue
 		}
@@ -91,18 +92,28 @@ func (p *Pool) Lease(want flow.Profile, h Holder) (Lease, Tunnel, error) {
 	}
 	m := slices.MinFunc(fit, func(a, b *member) int {
 		return cmp.Or(
-			cmp.Compare(a.Encryption, b.Encryption), // no more than is asked for, where that can be
-			-flag(a.holds(h) >= 0, b.holds(h) >= 0), // who has one keeps it
+			cmp.Compare(a.Encryption, b.Encryption),                                 // no more than is asked for, where that can be
+			-flag(a.holds(a.holder(want, h)) >= 0, b.holds(b.holder(want, h)) >= 0), // who has one keeps it
 			-flag(a.health == Up, b.health == Up),
 			cmp.Compare(a.load(), b.load()),
 			cmp.Compare(a.Name, b.Name))
 	})
+	h = m.holder(want, h)
 	if i := m.holds(h); i >= 0 {
 		return m.leases[i], m.Tunnel, nil
 	}
 	l := Lease{Tunnel: m.Name, Slot: m.free(want.Dedicated), Holder: h}
 	m.leases = append(m.leases, l)
 	return l, m.Tunnel, nil
+}
+
+// holder is who would have a lease of the tunnel. WireGuard writes one code point on all that a device sends, so each class has a device;
+// the others write what the packets have that go in.
+func (m *member) holder(want flow.Profile, h Holder) Holder {
+	if m.Kind == WireGuard && flow.DSCP(want.QoS) != 0 {
+		h.QoS = want.QoS
+	}
+	return h
 }
 
 // flag orders false before true.
@@ -156,10 +167,7 @@ func (m *member) free(dedicated bool) int {
 	if m.Kind == Direct {
 		return 0
 	}
-	taken := make([]bool, len(m.Slots))
-	for _, l := range m.leases {
-		taken[l.Slot] = true
-	}
+	taken := m.taken()
 	shared := len(m.Slots) - m.Dedicated
 	for n := range m.Slots {
 		if dedicated {
@@ -172,6 +180,15 @@ func (m *member) free(dedicated bool) int {
 		}
 	}
 	return -1
+}
+
+// taken tells which slots are.
+func (m *member) taken() []bool {
+	taken := make([]bool, len(m.Slots))
+	for _, l := range m.leases {
+		taken[l.Slot] = true
+	}
+	return taken
 }
 
 // load is the share of slots that are taken, in thousandths.
@@ -206,6 +223,36 @@ func (p *Pool) Release(l Lease) {
 	if m := p.find(l.Tunnel); m != nil {
 		m.leases = slices.DeleteFunc(m.leases, func(o Lease) bool { return o == l })
 	}
+}
+
+// spare are the next n slots that a tunnel gives out, those that are kept for dedicated leases after the others.
+func (p *Pool) spare(name string, n int) []int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := p.find(name)
+	if m == nil {
+		return nil
+	}
+	taken := m.taken()
+	shared := len(m.Slots) - m.Dedicated
+	var free []int
+	for i := range m.Slots {
+		if i >= shared { // the last of these is given out first
+			i = len(m.Slots) - 1 - (i - shared)
+		}
+		if !taken[i] && len(free) < n {
+			free = append(free, i)
+		}
+	}
+	return free
+}
+
+// held tells whether a lease was not given back.
+func (p *Pool) held(l Lease) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := p.find(l.Tunnel)
+	return m != nil && slices.Contains(m.leases, l)
 }
 
 // Report says how a tunnel was found, and why it is down.

@@ -38,7 +38,7 @@ func TestLease(t *testing.T) {
 		return fmt.Sprint(l.Tunnel, " ", l.Slot)
 	}
 	one, two, three := Holder{Namespace: 1}, Holder{Namespace: 2}, Holder{Namespace: 3}
-	alice, bob := Holder{1, "web", "alice"}, Holder{1, "web", "bob"}
+	alice, bob := Holder{1, "web", "alice", ""}, Holder{1, "web", "bob", ""}
 	standard, strong := flow.Profile{Encryption: flow.Standard}, flow.Profile{Encryption: flow.Strong}
 	dedicated := flow.Profile{Encryption: flow.Strong, Dedicated: true}
 	for i, test := range []struct {
@@ -57,7 +57,7 @@ func TestLease(t *testing.T) {
 		{dedicated, alice, "vault 2"},
 		{dedicated, alice, "vault 2"},
 		{dedicated, bob, "vault 1"},
-		{dedicated, Holder{2, "web", "alice"}, "none"},
+		{dedicated, Holder{2, "web", "alice", ""}, "none"},
 		{flow.Profile{Encryption: flow.Strong, Endpoint: "eu"}, one, "none"},
 		{flow.Profile{Dedicated: true, Endpoint: "direct"}, one, "none"},
 	} {
@@ -86,6 +86,24 @@ func TestLease(t *testing.T) {
 	}
 	if err := p.Drain("eu-9", true); !errors.Is(err, errdefs.ErrNotFound) {
 		t.Errorf("draining nothing: %v", err)
+	}
+}
+
+// TestLeaseClasses: a class with a code point has a slot of its own of WireGuard, and of others what everybody has.
+func TestLeaseClasses(t *testing.T) {
+	p := NewPool([]Tunnel{{Name: "wg", Kind: WireGuard, Class: "x", Encryption: flow.Standard, Slots: slots(3)}, {Name: "vpn", Kind: OpenVPN, Encryption: flow.Standard, Slots: slots(1)}})
+	for i, test := range []struct{ endpoint, qos, got string }{
+		{"wg", "", "wg 0 "}, {"wg", flow.QoSBulk, "wg 1 bulk"}, {"wg", flow.QoSRealtime, "wg 2 realtime"}, {"wg", flow.QoSStandard, "wg 0 "},
+		{"wg", flow.QoSBulk, "wg 1 bulk"}, {"vpn", flow.QoSBulk, "vpn 0 "}, {"vpn", flow.QoSRealtime, "vpn 0 "}, {"wg", flow.QoSInteractive, "none"},
+	} {
+		l, _, err := p.Lease(flow.Profile{Encryption: flow.Standard, Endpoint: test.endpoint, QoS: test.qos}, Holder{Namespace: 1})
+		got := "none"
+		if err == nil {
+			got = fmt.Sprint(l.Tunnel, " ", l.Slot, " ", l.Holder.QoS)
+		}
+		if got != test.got {
+			t.Errorf("%d: %s, want %s (%v)", i, got, test.got, err)
+		}
 	}
 }
 
@@ -126,7 +144,7 @@ func TestLeaseLaws(t *testing.T) {
 					Encryption: flow.Encryption(rapid.IntRange(0, 2).Draw(t, "encryption")), Dedicated: rapid.Bool().Draw(t, "dedicated"),
 					Endpoint: rapid.SampledFrom(append(names, "", "", "eu")).Draw(t, "endpoint"),
 				}
-				h := Holder{uint64(rapid.IntRange(1, 5).Draw(t, "namespace")), "w", rapid.SampledFrom([]string{"a", "b"}).Draw(t, "user")}
+				h := Holder{uint64(rapid.IntRange(1, 5).Draw(t, "namespace")), "w", rapid.SampledFrom([]string{"a", "b"}).Draw(t, "user"), ""}
 				l, tunnel, err := p.Lease(want, h)
 				if err != nil {
 					continue

@@ -28,7 +28,10 @@ type saved struct {
 
 type savedLease struct {
 	Lease
-	Mark uint32 `json:"mark"`
+	Mark      uint32 `json:"mark"`
+	Index     int    `json:"index,omitempty"`     // of the device
+	Made      string `json:"made,omitempty"`      // of what configuration: the tunnel's print
+	Provision string `json:"provision,omitempty"` // the id of the gateway's lease, where peers are a gateway's
 }
 
 // recordDir holds one file for each guarded namespace.

@@ -23,11 +23,13 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun/tuntest"
 
+	"forefend.dev/forefend/netns/enter"
 	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/netns/marks"
 	"forefend.dev/forefend/netns/wg"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/record"
+	"forefend.dev/forefend/test/child"
 	"forefend.dev/forefend/test/network"
 	"forefend.dev/forefend/test/root"
 )
@@ -43,7 +45,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
@@ -64,12 +66,34 @@ type container struct {
 func newContainer(t testing.TB) container {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), sleeperMode+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
-	in, err := cmd.StdinPipe()
-	if err == nil {
-		err = cmd.Start()
+	return asleep(t, cmd, func() (func(), error) { return func() { _ = cmd.Wait() }, cmd.Start() })
+}
+
+// after is a container that comes into the network namespace of another.
+func (c container) after(t testing.TB) container {
+	t.Helper()
+	ns, err := enter.Process(c.pid)
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer ns.Close()
+	cmd := exec.Command("/proc/self/exe")
+	return asleep(t, cmd, func() (func(), error) {
+		gone, err := child.Begin(ns, cmd)
+		return func() { <-gone }, err
+	})
+}
+
+// asleep starts a process that does nothing until it is ended; start returns how to wait for that.
+func asleep(t testing.TB, cmd *exec.Cmd, start func() (wait func(), err error)) container {
+	t.Helper()
+	cmd.Env = append(os.Environ(), sleeperMode+"=1")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait, err := start()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +102,7 @@ func newContainer(t testing.TB) container {
 		if !ended {
 			ended = true
 			_ = in.Close()
-			_ = cmd.Wait()
+			wait()
 		}
 	}}
 	t.Cleanup(c.end)
@@ -126,7 +150,7 @@ func (g *gateway) tunnel(t testing.TB, name string, slots int) Tunnel {
 		if err := os.WriteFile(file, []byte(base64.StdEncoding.EncodeToString(k[:])), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		r.Slots = append(r.Slots, Slot{file, []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.8.0.%d/32", n+2))}})
+		r.Slots = append(r.Slots, Slot{KeyFile: file, Addresses: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.8.0.%d/32", n+2))}})
 		public := k.Public()
 		if err := g.device.IpcSet(fmt.Sprintf("public_key=%x\nallowed_ip=10.8.0.%d/32\n", public[:], n+2)); err != nil {
 			t.Fatal(err)
@@ -139,7 +163,7 @@ func (g *gateway) tunnel(t testing.TB, name string, slots int) Tunnel {
 func serve(t testing.TB, dir string, tunnels ...Tunnel) (s *Service, stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	s, err := Open(ctx, NewPool(tunnels), dir)
+	s, err := Open(ctx, NewPool(tunnels), dir, func(int) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -314,6 +338,98 @@ func TestRootFailOver(t *testing.T) {
 	})
 }
 
+// TestRootFlapping: of two gateways each is away again and again, and those who ask have the other one, never a weaker way, and
+// nothing piles up.
+func TestRootFlapping(t *testing.T) {
+	root.Test(t)
+	ctx := t.Context()
+	gateways := map[string]*gateway{"a": newGateway(t), "b": newGateway(t)}
+	s, _ := serve(t, t.TempDir(), Tunnel{Name: "direct", Kind: Direct}, gateways["a"].tunnel(t, "a", 1), gateways["b"].tunnel(t, "b", 1))
+	c := newContainer(t)
+	guarded, err := s.Guard(ctx, c.guard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := api.AttachRequest{Namespace: guarded.Namespace, Profile: flow.Profile{Encryption: flow.Standard}}
+	files := 0
+	for round, name := range []string{"a", "b", "a", "b", "a", "b"} {
+		if err := gateways[name].device.Down(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the other gateway", func() bool {
+			got, err := s.Attach(ctx, ask)
+			if err == nil && got.Encryption < flow.Standard {
+				t.Errorf("round %d: %+v", round, got)
+			}
+			return err == nil && got.Tunnel != name
+		})
+		if err := gateways[name].device.Up(); err != nil {
+			t.Fatal(err)
+		}
+		s.found(name, Unknown, "") // what half a minute brings
+		if n := len(devices(t, c)); n > 2 {
+			t.Errorf("round %d: %d devices", round, n)
+		}
+		if n := openFiles(t); round == 1 { // by then both have had a device
+			files = n
+		} else if round > 1 && n > files+4 { // of the runtime's own
+			t.Errorf("round %d: %d files, %d before", round, n, files)
+		}
+	}
+}
+
+// TestRootReuse: a container that comes into the network namespace of one that has just ended, and of which nobody said so, is guarded as its
+// own, and stays so when that is noticed.
+func TestRootReuse(t *testing.T) {
+	root.Test(t)
+	ctx, dir := t.Context(), t.TempDir()
+	g := newGateway(t)
+	s, _ := serve(t, dir, g.tunnel(t, "one", 1))
+	first := newContainer(t)
+	guarded, err := s.Guard(ctx, first.guard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := api.AttachRequest{Namespace: guarded.Namespace, Profile: flow.Profile{Encryption: flow.Standard}}
+	if _, err := s.Attach(ctx, ask); err != nil {
+		t.Fatal(err)
+	}
+	next := first.after(t)
+	first.end()
+	if again, err := s.Guard(ctx, next.guard()); err != nil || again != guarded {
+		t.Fatalf("%+v, %v", again, err)
+	}
+	got, err := s.Attach(ctx, ask)
+	if err != nil || got.Tunnel != "one" { // the only slot, which the first one had
+		t.Fatalf("%+v, %v", got, err)
+	}
+	s.look(ctx)
+	if same, err := s.Attach(ctx, ask); err != nil || same != got {
+		t.Errorf("after a look: %+v, %v", same, err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("records: %v, %v", left, err)
+	}
+	if n := devices(t, next); len(n) != 1 {
+		t.Errorf("devices: %v", n)
+	}
+	next.end()
+	eventually(t, "everything released", func() bool {
+		left, err := os.ReadDir(dir)
+		return err == nil && len(left) == 0
+	})
+}
+
+// openFiles is how many descriptors this process has open.
+func openFiles(t testing.TB) int {
+	t.Helper()
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(files)
+}
+
 // TestRootContainers: two hundred containers that come and go leave nothing.
 func TestRootContainers(t *testing.T) {
 	root.Test(t)
@@ -334,20 +450,13 @@ func TestRootContainers(t *testing.T) {
 		}
 		c.end()
 	}
-	count := func() int {
-		files, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(files)
-	}
 	once()
-	files, goroutines := count(), runtime.NumGoroutine()
+	files, goroutines := openFiles(t), runtime.NumGoroutine()
 	for range 200 {
 		once()
 	}
 	const threads = 8 // that package enter may have kept meanwhile
-	eventually(t, "files and goroutines as before", func() bool { return count() <= files && runtime.NumGoroutine() <= goroutines+threads })
+	eventually(t, "files and goroutines as before", func() bool { return openFiles(t) <= files && runtime.NumGoroutine() <= goroutines+threads })
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("records left: %v, %v", left, err)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"time"
 
@@ -14,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/netns/enter"
-	"forefend.dev/forefend/netns/wg"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 )
 
@@ -22,15 +20,20 @@ import (
 func (s *Service) Run(ctx context.Context) error {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
+	s.look(ctx)
 	for {
 		select {
 		case <-ticker.C:
 			s.look(ctx)
 		case <-ctx.Done():
+			s.resumed.Wait()
+			s.provisioned.halt()
 			var errs []error
 			for _, sp := range s.all() {
 				errs = append(errs, s.end(sp))
 			}
+			s.openVPN.end()
+			s.provisioned.end()
 			return errors.Join(errs...)
 		}
 	}
@@ -40,7 +43,7 @@ func (s *Service) Run(ctx context.Context) error {
 func (s *Service) look(ctx context.Context) {
 	for _, sp := range s.all() {
 		if ended(sp.pidfd) {
-			if err := s.Release(ctx, api.ReleaseRequest{Namespace: sp.Namespace()}); err != nil {
+			if err := s.release(sp); err != nil {
 				log.G(ctx).WithError(err).Warn("forefend tunneld: release a namespace whose container has ended")
 			}
 			continue
@@ -53,8 +56,10 @@ func (s *Service) look(ctx context.Context) {
 		}
 		sp.mu.Unlock()
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.openVPN.keep(s.now(), s.pool.List(), s.pool.spare)
+	s.provisioned.keep(s.pool.List())
+	s.downs.Lock()
+	defer s.downs.Unlock()
 	for name, at := range s.downAt {
 		if s.now().Sub(at) > retry {
 			delete(s.downAt, name)
@@ -79,18 +84,28 @@ func (s *Service) check(ctx context.Context, sp *space, u *use) error {
 	if err != nil {
 		return err
 	}
+	if stats.Ended {
+		return errors.Join(errors.New(stats.Fault), s.drop(sp, u))
+	}
 	sends, hears := stats.Sent > u.sent, stats.Received > u.got
 	u.sent, u.got = stats.Sent, stats.Received
 	switch {
+	case stats.Fault != "":
+		if u.silent.IsZero() {
+			u.silent = s.now()
+			s.found(u.lease.Tunnel, Down, stats.Fault)
+		} else if s.now().Sub(u.silent) > u.tunnel.DeadAfter {
+			return s.unanswered(ctx, u)
+		}
 	case hears:
 		u.silent, u.tried = time.Time{}, 0
-		s.pool.Report(u.lease.Tunnel, Up, "")
+		s.found(u.lease.Tunnel, Up, "")
 	case sends && u.silent.IsZero():
 		u.silent = s.now()
 	case sends && s.now().Sub(u.silent) > u.tunnel.DeadAfter:
 		return s.unanswered(ctx, u)
 	}
-	return s.settle(sp, u, sends || hears)
+	return s.settle(sp, u, sends || hears && u.tunnel.Kind != OpenVPN) // whose gateways give signs of life by themselves
 }
 
 // settle takes a tunnel away that nobody uses or asks for. sp.mu is held.
@@ -101,6 +116,11 @@ func (s *Service) settle(sp *space, u *use, busy bool) error {
 	if s.now().Sub(u.asked) < idle {
 		return nil
 	}
+	return s.drop(sp, u)
+}
+
+// drop takes a tunnel away. sp.mu is held.
+func (s *Service) drop(sp *space, u *use) error {
 	sp.uses = slices.DeleteFunc(sp.uses, func(o *use) bool { return o == u })
 	var err error
 	if u.way != nil {
@@ -110,23 +130,24 @@ func (s *Service) settle(sp *space, u *use, busy bool) error {
 	return errors.Join(err, s.save(sp))
 }
 
-// unanswered has a tunnel lead to the next of its endpoints. With none left it is down, and those who ask get another one.
+// unanswered has a tunnel lead to the next of its endpoints. With none left it is down, and those who ask get another one. WireGuard
+// begins anew with its only endpoint, too: a gateway that is back knows nothing of the session. OpenVPN does so by itself.
 func (s *Service) unanswered(ctx context.Context, u *use) error {
 	u.silent = time.Time{}
-	if u.tried++; u.tried >= len(u.tunnel.Endpoints) {
-		u.tried = 0
-		s.pool.Report(u.lease.Tunnel, Down, fmt.Sprintf("nothing has come back for %s", u.tunnel.DeadAfter))
-		s.mu.Lock()
-		s.downAt[u.lease.Tunnel] = s.now()
-		s.mu.Unlock()
-		return fmt.Errorf("its gateway does not answer: %w", errdefs.ErrUnavailable)
+	var err error
+	if u.tunnel.Kind == WireGuard || len(u.tunnel.Endpoints) > 1 {
+		u.endpoint = (u.endpoint + 1) % len(u.tunnel.Endpoints)
+		var to netip.AddrPort
+		if to, err = resolve(ctx, u.tunnel.Endpoints[u.endpoint]); err == nil {
+			err = u.way.Move(to)
+		}
 	}
-	u.endpoint = (u.endpoint + 1) % len(u.tunnel.Endpoints)
-	to, err := resolve(ctx, u.tunnel.Endpoints[u.endpoint])
-	if err != nil {
+	if u.tried++; u.tried < len(u.tunnel.Endpoints) {
 		return err
 	}
-	return u.way.Move(to)
+	u.tried = 0
+	s.found(u.lease.Tunnel, Down, fmt.Sprintf("nothing has come back for %s", u.tunnel.DeadAfter))
+	return errors.Join(fmt.Errorf("its gateway does not answer: %w", errdefs.ErrUnavailable), err)
 }
 
 // tryDeadline bounds Try.
@@ -141,17 +162,24 @@ func (s *Service) Try(ctx context.Context, r api.TryRequest) (api.TryResponse, e
 	defer s.pool.Release(lease)
 	ctx, cancel := context.WithTimeout(ctx, tryDeadline)
 	defer cancel()
-	ns, err := fresh()
+	ns, err := enter.New()
 	if err != nil {
 		return api.TryResponse{}, err
 	}
 	defer ns.Close()
+	if t.Gateway.Address != "" {
+		out, err := handshake(ctx, ns, s.maker(&t), site{tunnel: &t, slot: lease.Slot, trial: true})
+		if len(t.Endpoints) > 0 { // that the gateway told
+			out.Endpoint = t.Endpoints[0]
+		}
+		return out, err
+	}
 	var errs []error
 	for _, endpoint := range t.Endpoints {
 		to, err := resolve(ctx, endpoint)
 		if err == nil {
 			var out api.TryResponse
-			if out, err = handshake(ctx, ns, t, lease.Slot, to); err == nil {
+			if out, err = handshake(ctx, ns, s.maker(&t), site{tunnel: &t, slot: lease.Slot, to: to, trial: true}); err == nil {
 				out.Endpoint = endpoint
 				return out, nil
 			}
@@ -181,21 +209,23 @@ func (p *Pool) borrow(name string) (Lease, Tunnel, error) {
 	return l, m.Tunnel, nil
 }
 
-// handshake opens a device and waits for the gateway's answer. A keepalive has it speak first.
-func handshake(ctx context.Context, ns *enter.Namespace, t Tunnel, slot int, to netip.AddrPort) (api.TryResponse, error) {
-	c, err := t.device(slot, to)
+// handshake opens a device and waits for the gateway's answer.
+func handshake(ctx context.Context, ns *enter.Namespace, kind maker, on site) (api.TryResponse, error) {
+	begun := time.Now()
+	p, err := kind.plan(ctx, on)
 	if err != nil {
 		return api.TryResponse{}, err
 	}
-	c.Name, c.Keepalive = "try0", time.Second
-	begun := time.Now()
-	d, err := wg.NewUser(ns, c) // it speaks without being brought up, which the kernel's does not
+	d, err := p.Make(ns, "try0", 0)
 	if err != nil {
 		return api.TryResponse{}, err
 	}
 	out := api.TryResponse{Engine: d.Kind()}
 	for ctx, cancel := context.WithTimeout(ctx, tryDeadline/2); ; {
 		stats, err := d.Stats()
+		if err == nil && stats.Fault != "" {
+			err = fmt.Errorf("%s: %w", stats.Fault, errdefs.ErrUnavailable)
+		}
 		if err == nil && !stats.Handshake.IsZero() {
 			out.Handshake = time.Since(begun)
 		}
@@ -210,31 +240,4 @@ func handshake(ctx context.Context, ns *enter.Namespace, t Tunnel, slot int, to 
 		cancel()
 		return out, errors.Join(err, d.Close())
 	}
-}
-
-// fresh makes a network namespace that ends with its last descriptor.
-func fresh() (*enter.Namespace, error) {
-	type result struct {
-		ns  *enter.Namespace
-		err error
-	}
-	made := make(chan result, 1)
-	enter.Thread(func() (back bool) {
-		home, err := os.Open("/proc/thread-self/ns/net")
-		if err != nil {
-			made <- result{err: fmt.Errorf("own network namespace: %w", err)}
-			return true
-		}
-		defer home.Close()
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			made <- result{err: fmt.Errorf("make a network namespace: %w", err)}
-			return true
-		}
-		ns, err := enter.Open("/proc/thread-self/ns/net")
-		back = unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil
-		made <- result{ns, err}
-		return back
-	})
-	r := <-made
-	return r.ns, r.err
 }

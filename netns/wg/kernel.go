@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -13,6 +14,7 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"forefend.dev/forefend/netns/enter"
+	"forefend.dev/forefend/netns/link"
 )
 
 // UnsupportedError says that the kernel has no WireGuard (Linux 5.6). It matches errors.ErrUnsupported.
@@ -30,20 +32,23 @@ type kernel struct {
 	ns      *enter.Namespace // of its own, to be closed
 	control *wgctrl.Client   // inside
 	name    string
-	peer    Key
-	closed  atomic.Bool
+	running
+	closed atomic.Bool
 }
 
 // newKernel makes a device in the namespace from outside of it: its UDP socket stays in this process's.
-func newKernel(ns *enter.Namespace, c Config) (_ Device, err error) {
-	link := &netlink.Wireguard{LinkAttrs: netlink.LinkAttrs{Name: c.Name, MTU: c.MTU, Namespace: netlink.NsFd(ns.FD())}}
-	if err := netlink.LinkAdd(link); err != nil {
-		if errors.Is(err, unix.EOPNOTSUPP) {
-			return nil, &UnsupportedError{err}
-		}
-		return nil, fmt.Errorf("make: %w", err)
+func newKernel(ns *enter.Namespace, c Config) (_ link.Device, err error) {
+	attrs := netlink.LinkAttrs{Name: c.Name, Index: c.Index, MTU: c.MTU, Namespace: netlink.NsFd(ns.FD())}
+	err = netlink.LinkAdd(&netlink.Wireguard{LinkAttrs: attrs})
+	if attrs.Index != 0 && (errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST)) {
+		attrs.Index = 0
+		err = netlink.LinkAdd(&netlink.Wireguard{LinkAttrs: attrs})
 	}
-	k := &kernel{name: c.Name, peer: c.Peer}
+	if err != nil {
+		return nil, unsupported(err)
+	}
+	k := &kernel{name: c.Name}
+	k.c = c
 	if k.ns, err = ns.Again(); err != nil {
 		return nil, errors.Join(err, remove(ns, c.Name))
 	}
@@ -60,6 +65,14 @@ func newKernel(ns *enter.Namespace, c Config) (_ Device, err error) {
 	return k, nil
 }
 
+// unsupported tells a kernel without WireGuard from other errors of making a device.
+func unsupported(err error) error {
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return &UnsupportedError{err}
+	}
+	return fmt.Errorf("make: %w", err)
+}
+
 func (c Config) settings() wgtypes.Config {
 	private, shared := wgtypes.Key(c.Private), wgtypes.Key(c.Shared)
 	peer := wgtypes.PeerConfig{
@@ -72,32 +85,53 @@ func (c Config) settings() wgtypes.Config {
 	return wgtypes.Config{PrivateKey: &private, ReplacePeers: true, Peers: []wgtypes.PeerConfig{peer}}
 }
 
-// Stats implements Device.
-func (k *kernel) Stats() (Stats, error) {
+// Stats implements link.Device.
+func (k *kernel) Stats() (link.Stats, error) {
 	d, err := k.control.Device(k.name)
 	if err != nil {
-		return Stats{}, fmt.Errorf("ask WireGuard device %s: %w", k.name, err)
+		return link.Stats{}, fmt.Errorf("ask WireGuard device %s: %w", k.name, err)
 	}
+	peer := k.peer()
 	for _, p := range d.Peers {
-		if Key(p.PublicKey) == k.peer {
-			return Stats{p.LastHandshakeTime, uint64(p.ReceiveBytes), uint64(p.TransmitBytes)}, nil
+		if Key(p.PublicKey) == peer {
+			return statsOf(p), nil
 		}
 	}
-	return Stats{}, fmt.Errorf("WireGuard device %s has lost its peer", k.name)
+	return link.Stats{}, fmt.Errorf("WireGuard device %s has lost its peer", k.name)
 }
 
-// Move implements Device.
+func statsOf(p wgtypes.Peer) link.Stats {
+	return link.Stats{Handshake: p.LastHandshakeTime, Received: uint64(p.ReceiveBytes), Sent: uint64(p.TransmitBytes)}
+}
+
+// Move implements link.Device.
 func (k *kernel) Move(to netip.AddrPort) error {
-	err := k.control.ConfigureDevice(k.name, wgtypes.Config{Peers: []wgtypes.PeerConfig{{
-		PublicKey: wgtypes.Key(k.peer), UpdateOnly: true, Endpoint: net.UDPAddrFromAddrPort(to),
-	}}})
-	if err != nil {
-		return fmt.Errorf("move WireGuard device %s to another endpoint: %w", k.name, err)
+	return k.change(func(c Config) Config {
+		c.Endpoint = to
+		return c
+	}, func(c Config, _ bool) error { return k.set(c, true) })
+}
+
+// Set implements Rekeyed.
+func (k *kernel) Set(next Config) error {
+	return k.change(func(Config) Config { return next }, k.set)
+}
+
+func (k *kernel) set(c Config, fresh bool) error {
+	settings := c.settings()
+	settings.ReplacePeers = fresh
+	none, now := time.Duration(0), time.Second
+	for _, keepalive := range []*time.Duration{&none, &now, &c.Keepalive} { // one that begins is sent at once
+		settings.Peers[0].PersistentKeepaliveInterval = keepalive
+		if err := k.control.ConfigureDevice(k.name, settings); err != nil {
+			return fmt.Errorf("change the keys or the endpoint of WireGuard device %s: %w", k.name, err)
+		}
+		settings.ReplacePeers = false
 	}
 	return nil
 }
 
-// Close implements Device.
+// Close implements link.Device.
 func (k *kernel) Close() error {
 	if k.closed.Swap(true) {
 		return nil
@@ -109,15 +143,15 @@ func (k *kernel) Close() error {
 	return errors.Join(append(errs, k.ns.Close())...)
 }
 
-// Kind implements Device.
+// Kind implements link.Device.
 func (*kernel) Kind() string { return "kernel" }
 
 // remove deletes a device in a namespace.
 func remove(ns *enter.Namespace, name string) error {
 	return ns.Do(func() error {
-		link, err := netlink.LinkByName(name)
+		found, err := netlink.LinkByName(name)
 		if err == nil {
-			err = netlink.LinkDel(link)
+			err = netlink.LinkDel(found)
 		}
 		if missing := (netlink.LinkNotFoundError{}); errors.As(err, &missing) || errors.Is(err, unix.ENODEV) {
 			return nil

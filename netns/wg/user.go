@@ -15,21 +15,23 @@ import (
 	"golang.zx2c4.com/wireguard/tun"
 
 	"forefend.dev/forefend/netns/enter"
+	"forefend.dev/forefend/netns/link"
 )
 
 // user is a device of this process.
 type user struct {
 	device *device.Device
-	peer   Key
+	running
 }
 
 // NewUser makes a device of this process, also where the kernel has WireGuard.
-func NewUser(ns *enter.Namespace, c Config) (Device, error) {
-	file, err := openTUN(ns, c)
+func NewUser(ns *enter.Namespace, c Config) (link.Device, error) {
+	file, err := openTUN(ns, c.Name, c.Index, c.MTU)
 	if err != nil {
 		return nil, err
 	}
-	u := &user{peer: c.Peer, device: device.NewDevice(file, conn.NewDefaultBind(), &device.Logger{Verbosef: device.DiscardLogf, Errorf: device.DiscardLogf})}
+	u := &user{device: device.NewDevice(file, conn.NewDefaultBind(), &device.Logger{Verbosef: device.DiscardLogf, Errorf: device.DiscardLogf})}
+	u.c = c
 	if err := u.device.IpcSet(c.ipc()); err != nil {
 		u.device.Close()
 		return nil, fmt.Errorf("configure: %w", err)
@@ -38,12 +40,16 @@ func NewUser(ns *enter.Namespace, c Config) (Device, error) {
 		u.device.Close()
 		return nil, fmt.Errorf("open its sockets: %w", err)
 	}
+	if err := u.class(c.DSCP); err != nil {
+		u.device.Close()
+		return nil, err
+	}
 	return u, nil
 }
 
-// openTUN makes the device in the namespace.
-func openTUN(ns *enter.Namespace, c Config) (*born, error) {
-	request, err := unix.NewIfreq(c.Name)
+// openTUN makes the device in the namespace. An index that is taken, or 0, leaves the choice to the kernel.
+func openTUN(ns *enter.Namespace, name string, index, mtu int) (*born, error) {
+	request, err := unix.NewIfreq(name)
 	if err != nil {
 		return nil, err
 	}
@@ -53,10 +59,12 @@ func openTUN(ns *enter.Namespace, c Config) (*born, error) {
 		if fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
 			return fmt.Errorf("open /dev/net/tun: %w", err)
 		}
-		if err = unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
-			return fmt.Errorf("make a TUN: %w", err)
+		if index != 0 {
+			if err = makeTUN(fd, request, index); !errors.Is(err, unix.EBUSY) {
+				return err
+			}
 		}
-		return nil
+		return makeTUN(fd, request, 0)
 	})
 	if err != nil {
 		if fd >= 0 {
@@ -69,7 +77,18 @@ func openTUN(ns *enter.Namespace, c Config) (*born, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("TUN: %w", err)
 	}
-	return &born{file, c.MTU}, nil
+	return &born{file, mtu}, nil
+}
+
+// makeTUN has an open file be a TUN of this namespace.
+func makeTUN(fd int, request *unix.Ifreq, index int) error {
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETIFINDEX, index); err != nil {
+		return fmt.Errorf("index %d of a TUN: %w", index, err)
+	}
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
+		return fmt.Errorf("make a TUN: %w", err)
+	}
+	return nil
 }
 
 // born is a TUN in another namespace: what the library would ask for by name, it would ask in this one.
@@ -97,44 +116,76 @@ func (c Config) ipc() string {
 	return b.String()
 }
 
-// Stats implements Device.
-func (u *user) Stats() (Stats, error) {
+// Stats implements link.Device.
+func (u *user) Stats() (link.Stats, error) {
 	text, err := u.device.IpcGet()
 	if err != nil {
-		return Stats{}, fmt.Errorf("ask a WireGuard device: %w", err)
+		return link.Stats{}, fmt.Errorf("ask a WireGuard device: %w", err)
 	}
-	var s Stats
+	return parsePeers(text)[u.peer()].Stats, nil
+}
+
+// parsePeers reads how each peer fares from a device's answer.
+func parsePeers(text string) map[Key]PeerStats {
+	all := make(map[Key]PeerStats)
+	var key Key
 	var sec, nsec int64
 	for line := range strings.Lines(text) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		if name == "public_key" {
+			b, _ := hex.DecodeString(value) // as the library writes it
+			key = Key{}
+			copy(key[:], b)
+		}
 		n, _ := strconv.ParseInt(value, 10, 64) // those of the keys below are numbers
-		switch key {
+		s := all[key]
+		switch name {
 		case "last_handshake_time_sec":
 			sec = n
 		case "last_handshake_time_nsec":
-			nsec = n
+			if nsec = n; sec|nsec != 0 {
+				s.Handshake = time.Unix(sec, nsec)
+			}
 		case "rx_bytes":
 			s.Received = uint64(n)
 		case "tx_bytes":
 			s.Sent = uint64(n)
+		case "endpoint":
+			s.Endpoint, _ = netip.ParseAddrPort(value)
+		default:
+			continue
 		}
+		all[key] = s
 	}
-	if sec|nsec != 0 {
-		s.Handshake = time.Unix(sec, nsec)
-	}
-	return s, nil
+	return all
 }
 
-// Move implements Device.
+// Move implements link.Device.
 func (u *user) Move(to netip.AddrPort) error {
-	err := u.device.IpcSet(fmt.Sprintf("public_key=%s\nupdate_only=true\nendpoint=%s\n", hex.EncodeToString(u.peer[:]), to))
-	if err != nil {
-		return fmt.Errorf("move a WireGuard device to another endpoint: %w", err)
+	return u.change(func(c Config) Config {
+		c.Endpoint = to
+		return c
+	}, func(c Config, _ bool) error { return u.set(c, true) })
+}
+
+// Set implements Rekeyed.
+func (u *user) Set(next Config) error { return u.change(func(Config) Config { return next }, u.set) }
+
+func (u *user) set(c Config, fresh bool) error {
+	text, keepalive := c.ipc(), fmt.Sprintf("public_key=%x\nupdate_only=true\npersistent_keepalive_interval=", c.Peer[:])
+	if fresh {
+		text = strings.Replace(text, "public_key=", "replace_peers=true\npublic_key=", 1)
+	}
+	last := strconv.Itoa(int(c.Keepalive / time.Second))
+	for _, one := range []string{text, keepalive + "0\n", keepalive + "1\n", keepalive + last + "\n"} { // one that begins is sent at once
+		if err := u.device.IpcSet(one); err != nil {
+			return fmt.Errorf("change the keys or the endpoint of a WireGuard device: %w", err)
+		}
 	}
 	return nil
 }
 
-// Close implements Device.
+// Close implements link.Device.
 func (u *user) Close() error {
 	u.device.Close()
 	select {
@@ -145,5 +196,5 @@ func (u *user) Close() error {
 	}
 }
 
-// Kind implements Device.
+// Kind implements link.Device.
 func (*user) Kind() string { return "user" }

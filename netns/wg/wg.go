@@ -2,7 +2,7 @@
 // where it has WireGuard, else golang.zx2c4.com/wireguard's in this process (DESIGN section 10, trap 8). Either is born in the
 // namespace; nothing is moved, which takes 14 to 41 ms and leaves a device that reopens its socket in the wrong place.
 //
-// A Device of this process ends with it, and the device in the namespace too. What routes lead there is package route's.
+// A device of this process ends with it, and the device in the namespace too. What routes lead there is package route's.
 // Methods may be called from any goroutine.
 package wg
 
@@ -12,9 +12,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"time"
 
 	"forefend.dev/forefend/netns/enter"
+	"forefend.dev/forefend/netns/link"
 )
 
 // Key is a key of WireGuard: private, public or shared. It prints as nothing that tells it.
@@ -40,6 +42,9 @@ func ParseKey(text string) (Key, error) {
 	return k, nil
 }
 
+// Text is the key as wg(8) writes it.
+func (k Key) Text() string { return base64.StdEncoding.EncodeToString(k[:]) }
+
 // Public is the public key of a private one.
 func (k Key) Public() Key {
 	private, err := ecdh.X25519().NewPrivateKey(k[:])
@@ -52,36 +57,62 @@ func (k Key) Public() Key {
 // Config is one device with its one peer, the gateway.
 type Config struct {
 	Name      string // of the device
+	Index     int    // of the interface; one that is taken, or 0: the kernel's choice
 	MTU       int    // of what goes through, in bytes
 	Private   Key
 	Peer      Key            // the gateway's public key
 	Shared    Key            // the pre-shared key; zero: none
 	Endpoint  netip.AddrPort // the gateway's, as this process reaches it
 	Keepalive time.Duration  // 0: none
+	DSCP      uint8          // of the packets to the gateway, which know nothing of what is in them; 0: the default
 }
 
-// Stats is how a device fares.
-type Stats struct {
-	Handshake time.Time // the last one; zero: none yet
-	Received  uint64    // bytes
-	Sent      uint64
+// running is the configuration that a device has now.
+type running struct {
+	mu sync.Mutex
+	c  Config // guarded by mu
 }
 
-// Device is one in a namespace.
-type Device interface {
-	// Stats reads how it fares.
-	Stats() (Stats, error)
-	// Move has the device send to another endpoint of the same gateway.
-	Move(netip.AddrPort) error
-	// Close ends the device, in the namespace as well. Once more it does nothing.
-	Close() error
-	// Kind is "kernel" or "user".
-	Kind() string
+// change has set bring another one in force. fresh says that the gateway is another one, or elsewhere: it may know nothing of the
+// session that there is, which WireGuard by itself gives up only after 15 s without an answer.
+func (r *running) change(of func(Config) Config, set func(c Config, fresh bool) error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := of(r.c)
+	if err := set(c, c.Peer != r.c.Peer || c.Endpoint != r.c.Endpoint); err != nil {
+		return err
+	}
+	r.c = c
+	return nil
 }
 
-// New makes a device in a namespace. It is down and has no address yet.
-func New(ns *enter.Namespace, c Config) (Device, error) {
-	d, err := newKernel(ns, c)
+func (r *running) peer() Key {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.c.Peer
+}
+
+// Plan is the device of a configuration, whose name and index do not matter.
+func (c Config) Plan(addresses []netip.Prefix) link.Plan {
+	return link.Plan{Addresses: addresses, MTU: c.MTU, Make: func(ns *enter.Namespace, name string, index int) (link.Device, error) {
+		c.Name, c.Index = name, index
+		return New(ns, c)
+	}}
+}
+
+// Rekeyed is a device whose keys, peer and endpoint can be changed under what it carries: New's and NewUser's.
+type Rekeyed interface {
+	link.Device
+	// Set changes everything but name and MTU, and speaks to the gateway at once.
+	Set(Config) error
+}
+
+// New makes a device in a namespace, of kind "kernel" or "user". It is down and has no address yet.
+func New(ns *enter.Namespace, c Config) (link.Device, error) {
+	d, err := link.Device(nil), errors.ErrUnsupported
+	if c.DSCP == 0 { // nobody can set that of the kernel's socket
+		d, err = newKernel(ns, c)
+	}
 	if errors.Is(err, errors.ErrUnsupported) {
 		d, err = NewUser(ns, c)
 	}

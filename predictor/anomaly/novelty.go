@@ -47,6 +47,9 @@ func destinationLevels(value string) []string {
 	protocol, rest, _ := strings.Cut(value, "/")
 	to, err := netip.ParseAddrPort(rest)
 	if err != nil {
+		if colon := strings.LastIndexByte(rest, ':'); colon > 0 { // of a name
+			levels = append(levels, "2 "+protocol+rest[colon:])
+		}
 		return levels
 	}
 	bits := 24

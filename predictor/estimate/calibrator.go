@@ -52,16 +52,16 @@ type Bound struct {
 	By     Pool    // whose origin gives the bound
 }
 
-// Bound returns the least of the bounds that origins give. With several, each takes its share of the
+// Bound returns the least of the bounds that origins give. With several, each takes its portion of the
 // risk, so that all of them hold together. Most bounds it further where it is above 0: what the
 // user asked for is a limit that no run exceeds.
 func (c *Calibrator) Bound(origins []workload.Origin, most float64) Bound {
-	best, share := Bound{}, c.share(origins)
+	best, risk := Bound{}, c.risk(origins)
 	for _, o := range origins {
 		if !sensible(o) {
 			continue
 		}
-		q, n, ok := c.quantile(Pool(o.Pool), share)
+		q, n, ok := c.quantile(Pool(o.Pool), risk*portion(Pool(o.Pool), origins))
 		v := c.exp(o.Center+o.Scale*q) * (1 + rounding)
 		if ok && v > 0 && !math.IsInf(v, 0) && (best.Value == 0 || v < best.Value) {
 			best = Bound{Value: v, Scores: n, By: Pool(o.Pool)}
@@ -73,14 +73,37 @@ func (c *Calibrator) Bound(origins []workload.Origin, most float64) Bound {
 	return best
 }
 
-// share is the risk that each origin may take. That of first runs and of those after one to four is never more than what was
+// risk is what all origins together may take. That of first runs and of those after one to four is never more than what was
 // asked for, however many runs stayed below their bounds: when one of them fails, it costs all that it asked for, and a dozen like
 // it have begun.
-func (c *Calibrator) share(origins []workload.Origin) float64 {
+func (c *Calibrator) risk(origins []workload.Origin) float64 {
 	if len(origins) == 1 && Pool(origins[0].Pool) > fewPool && Pool(origins[0].Pool) < ownPools {
 		return c.alpha
 	}
-	return min(c.alpha, c.asked) / float64(max(len(origins), 1))
+	return min(c.alpha, c.asked)
+}
+
+// askedRisk is the share of the risk that a request takes beside other origins. However much it takes, it lowers a bound by a
+// quarter at most; the others lower it by orders of magnitude.
+const askedRisk = 0.1
+
+// portion is the share of the risk that an origin of a pool takes among origins.
+func portion(p Pool, origins []workload.Origin) float64 {
+	others, asked := 0.0, 0.0
+	for _, o := range origins {
+		if Pool(o.Pool) == PoolAsked {
+			asked = askedRisk
+		} else {
+			others++
+		}
+	}
+	switch {
+	case others == 0:
+		return 1
+	case p == PoolAsked:
+		return asked
+	}
+	return (1 - asked) / others
 }
 
 // quantile is what a run of a pool exceeds with probability alpha, and from how many scores that

@@ -187,9 +187,24 @@ func TestKin(t *testing.T) {
 		t.Errorf("%+v", word)
 	}
 	more, _ := c.Kin(SameProgram, []Peer{{100, 1000}}, 4000)
-	less, _ := c.Kin(SameProgram, []Peer{{100, 1000}}, 500)
-	if !near(math.Exp(more.Center), 200) || !near(math.Exp(less.Center), 100) {
-		t.Errorf("a request four times as high: %+v; half as high: %+v", more, less)
+	less, _ := c.Kin(SameProgram, []Peer{{100, 1000}}, 250)
+	if !near(math.Exp(more.Center), 200) || !near(math.Exp(less.Center), 50) {
+		t.Errorf("a request four times as high: %+v; a quarter: %+v", more, less)
+	}
+	tiny, _ := NewCalibrator(100, 0.98).Kin(SameProgram, []Peer{{4, 1000}}, 250)
+	if !near(math.Exp(tiny.Center), 102) {
+		t.Errorf("what does not matter does not shrink with a request: %+v", tiny)
+	}
+}
+
+func TestRequestsTakeLittleRiskBesideOthers(t *testing.T) {
+	origins := []workload.Origin{{Pool: uint8(PoolAsked)}, {Pool: uint8(PoolKin)}, {Pool: uint8(PoolScanned)}}
+	sum := 0.0
+	for _, o := range origins {
+		sum += portion(Pool(o.Pool), origins)
+	}
+	if !near(sum, 1) || !near(portion(PoolAsked, origins), askedRisk) || portion(PoolAsked, origins[:1]) != 1 || portion(PoolKin, origins[1:]) != 0.5 {
+		t.Errorf("of all: %v", sum)
 	}
 }
 

@@ -72,17 +72,19 @@ type Peer struct{ Peak, Asked float32 }
 const askedWeight = 0.5
 
 // Kin is the origin of a first run that resembles others: their highest peak, in spreads
-// of their peaks. Peers that asked for less than asked count for more.
+// of their peaks. Peers that asked for less than asked count for more, those that asked for more count for less: who gives a
+// program a tenth of the memory gives it less to do.
 func (c *Calibrator) Kin(a Affinity, peers []Peer, asked float64) (workload.Origin, bool) {
 	if len(peers) == 0 || a >= affinities {
 		return workload.Origin{}, false
 	}
 	top, sum, squares := math.Inf(-1), 0.0, 0.0
 	for _, p := range peers {
-		l := c.log(float64(p.Peak))
-		if p.Asked > 0 && asked > float64(p.Asked) {
-			l += askedWeight * (c.log(asked) - c.log(float64(p.Asked)))
+		peak := float64(p.Peak)
+		if p.Asked > 0 && asked > 0 {
+			peak *= math.Pow(asked/float64(p.Asked), askedWeight)
 		}
+		l := c.log(peak)
 		top = max(top, l)
 		sum += l
 		squares += l * l

@@ -17,6 +17,10 @@ type Scan struct {
 	Unknown  []Unknown `json:"unknown,omitempty"`
 	Programs []Program `json:"programs,omitempty"`
 
+	// OneNumbering: nothing was found that calls the kernel as a program of another architecture does (int 0x80), nor a way to
+	// run such programs.
+	OneNumbering bool `json:"one_numbering,omitempty"`
+
 	Capabilities []Capability `json:"capabilities,omitempty"`
 	Ports        []Port       `json:"ports,omitempty"`
 	Memory       MemoryPrior  `json:"memory,omitzero"`

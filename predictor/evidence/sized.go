@@ -3,6 +3,7 @@ package evidence
 import (
 	"path"
 	"regexp"
+	"sync"
 )
 
 // Sized is what is known of whether a program sizes itself by its memory limit when it starts, as a Java virtual machine
@@ -15,7 +16,9 @@ type Sized struct {
 
 // selfSizing are programs and libraries that choose a heap or a cache by the memory limit they find: the JVM, V8, .NET, and
 // servers that document it.
-var selfSizing = regexp.MustCompile(`^(java|libjvm\.so|node(js)?|libnode\.so.*|deno|bun|dotnet|libcoreclr\.so|libhostfxr\.so|mongod|mongos|clickhouse(-server)?|sqlservr|cockroach)$`)
+var selfSizing = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(java|libjvm\.so|node(js)?|libnode\.so.*|deno|bun|dotnet|libcoreclr\.so|libhostfxr\.so|mongod|mongos|clickhouse(-server)?|sqlservr|cockroach)$`)
+})
 
 // Sized tells by what was found of language runtimes and programs; a nil Scan is none.
 func (s *Scan) Sized() Sized {
@@ -27,7 +30,7 @@ func (s *Scan) Sized() Sized {
 		return Sized{Known: true, Program: s.Memory.Runtime}
 	}
 	for _, p := range s.Programs {
-		if base := path.Base(p.Path); selfSizing.MatchString(base) {
+		if base := path.Base(p.Path); selfSizing().MatchString(base) {
 			return Sized{Known: true, Program: base}
 		}
 	}

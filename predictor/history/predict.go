@@ -27,6 +27,7 @@ func (m *model) predict(q workload.Query, coverage float64, limit seal) workload
 	m.predictUsage(&p, q, coverage)
 	if p.Runs > 0 {
 		m.predictCalls(&p, q.Keys, limit)
+		p.Ways = m.predictWays(q.Keys)
 	}
 	return p
 }
@@ -230,6 +231,7 @@ func (m *model) describe(p *workload.Prediction, s *summary) {
 		note(c, 1)
 	}
 	slices.Sort(p.Hot)
+	p.Watched, p.More = int(s.calls.runs), len(s.destinations) >= maxDestinations
 	for _, d := range s.destinations {
 		p.Destinations = append(p.Destinations, d.Value())
 	}

@@ -55,6 +55,8 @@ func validate(o *workload.Observation) error {
 		return fmt.Errorf("%w: %d system calls by phase", ErrInvalid, len(o.Serving)+len(o.Stopping))
 	case len(o.Faults) > workload.MaxFaults:
 		return fmt.Errorf("%w: %d kinds of faults of an agent's channel", ErrInvalid, len(o.Faults))
+	case len(o.Ways) > workload.MaxWays || len(o.Ahead) > workload.MaxWays || len(o.Missed) > workload.MaxWays:
+		return fmt.Errorf("%w: %d ways out, %d and %d before they were asked for", ErrInvalid, len(o.Ways), len(o.Ahead), len(o.Missed))
 	case len(o.Programs) > workload.MaxPrograms:
 		return fmt.Errorf("%w: %d programs", ErrInvalid, len(o.Programs))
 	}
@@ -75,7 +77,7 @@ func validate(o *workload.Observation) error {
 	}
 	return errors.Join(shortKeys(o.Syscalls, maxName), shortKeys(o.Denied, maxName), shortKeys(o.Destinations, maxDestination),
 		shortKeys(o.Refused, maxDestination), shortKeys(o.Programs, maxProgram), shortKeys(o.Serving, maxName), shortKeys(o.Stopping, maxName),
-		shortKeys(o.Faults, maxName))
+		shortKeys(o.Faults, maxName), shortKeys(o.Ways, workload.MaxWay))
 }
 
 // shortKeys refuses counts of names that nothing honest has.

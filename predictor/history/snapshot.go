@@ -16,9 +16,9 @@ import (
 // of the old one would misread it, and keep a golden file of the old one. An unknown
 // version is treated like damage: the model is made anew from the runs that are kept.
 //
-// Version 3, which knows no phases, is still read; version 2, which does not say how long runs went on; and version 1, whose
+// Version 4, which knows no ways out, is still read; version 3, which knows no phases, is still read; version 2, which does not say how long runs went on; and version 1, whose
 // calibration meant something else and is left out.
-const modelVersion = 4
+const modelVersion = 5
 
 // WriteTo writes the model; open runs are not part of it, their checkpoints are in the store.
 func (m *model) WriteTo(to io.Writer) (int64, error) {
@@ -79,6 +79,7 @@ func (w *writer) summary(s *summary) {
 	for _, d := range s.destinations {
 		w.string(d.Value())
 	}
+	w.ways(&s.ways)
 }
 
 func (w *writer) peaks(list []peak) {
@@ -190,6 +191,9 @@ func (r *reader) summary(names int) *summary {
 		for i := range s.destinations {
 			s.destinations[i] = unique.Make(r.string(maxText))
 		}
+	}
+	if r.version > 4 {
+		s.ways = r.ways()
 	}
 	return s
 }

@@ -31,12 +31,13 @@ type summary struct {
 	stopping   calls   // of those, the ones that were told to end: what they did then
 
 	destinations []unique.Handle[string] // oldest first
+	ways         ways                    // by which its requests left
 }
 
 // sizeOf is about how many bytes s takes, its place in the model included.
 func (s *summary) sizeOf() int {
 	const fixed, destination = 400, 96 // a destination is shared by all summaries that know it
-	return fixed + len(s.name) + 4*kinds*(cap(s.ring)+cap(s.older)) + 4*(s.calls.entries()+s.serving.entries()+s.stopping.entries()) + destination*cap(s.destinations)
+	return fixed + len(s.name) + 4*kinds*(cap(s.ring)+cap(s.older)) + 4*(s.calls.entries()+s.serving.entries()+s.stopping.entries()) + destination*(cap(s.destinations)+cap(s.ways.list))
 }
 
 // peak is one run's usage, by kind.
@@ -83,6 +84,7 @@ func (s *summary) add(r *run) {
 			s.byPhase(r, (*calls).add)
 		}
 		s.contacted(r.obs.Destinations)
+		s.ways.add(r.obs.Ways)
 	}
 }
 

@@ -169,8 +169,9 @@ func (m *Monitor) techniques(r *run, o *workload.Observation, p Program, now tim
 	return fresh
 }
 
-// broken is what it means that a container's agent breaks the rules of its channel, as it did since the last report. Forefend's
-// own program does not: somebody speaks in its place. One that is killed leaves half a record, so that counts for less.
+// broken is what it means that a container's agent breaks the rules of its channel, as it did since the last report, or counts other
+// connections than its gateway. Forefend's own program does neither: somebody speaks in its place. One that is killed leaves half a record,
+// so that counts for less.
 func (r *run) broken(o *workload.Observation, now time.Time) []evidence.Technique {
 	news := more(r.faults, o.Faults)
 	r.faults = o.Faults
@@ -178,6 +179,17 @@ func (r *run) broken(o *workload.Observation, now time.Time) []evidence.Techniqu
 		return nil
 	}
 	slices.Sort(news)
+	receipts := func(kind string) bool { return strings.HasPrefix(kind, workload.ReceiptFault) }
+	var found []evidence.Technique
+	if contradicted := slices.DeleteFunc(slices.Clone(news), func(kind string) bool { return !receipts(kind) }); len(contradicted) > 0 {
+		found = append(found, evidence.Technique{
+			ID: "T1048", Name: "Exfiltration Over Alternative Protocol", Confidence: 0.9, Severity: 0.8, Seen: now,
+			Why: "what the container's agent counts of its connections and its gateway's receipts contradict each other: " + strings.Join(contradicted, ", "),
+		})
+	}
+	if news = slices.DeleteFunc(news, receipts); len(news) == 0 {
+		return found
+	}
 	t := evidence.Technique{
 		ID: "T1562.001", Name: "Impair Defenses: Disable or Modify Tools", Confidence: 0.3, Severity: 0.8, Seen: now,
 		Why: "the container's agent broke the rules of its channel: " + strings.Join(news, ", "),
@@ -185,7 +197,7 @@ func (r *run) broken(o *workload.Observation, now time.Time) []evidence.Techniqu
 	if slices.ContainsFunc(news, func(kind string) bool { return kind != "truncated" && kind != "stalled" }) {
 		t.Confidence = 0.9
 	}
-	return []evidence.Technique{t}
+	return append(found, t)
 }
 
 // since is what was counted since the counts before.

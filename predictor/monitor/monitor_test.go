@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -223,5 +225,25 @@ func TestAgentThatBreaksItsChannel(t *testing.T) {
 		if step.confidence > 0 && (fresh.Techniques[0].Confidence != step.confidence || !found.Techniques[0].Seen.Equal(now)) {
 			t.Errorf("%v: %+v", step.faults, fresh.Techniques[0])
 		}
+	}
+}
+
+// What a gateway's receipts contradict is another technique than a broken channel, and both are found at once.
+func TestReceiptsThatContradict(t *testing.T) {
+	m := New(Limits{}, nil)
+	m.Observe(report("r", 10*time.Second, nil), Subject{}, clock)
+	now := clock.Add(time.Minute)
+	_, fresh := m.Observe(report("r", time.Minute, func(o *workload.Observation) {
+		o.Faults = map[string]uint64{workload.ReceiptFault + "differs": 2, "tampered": 1}
+	}), Subject{}, now)
+	var ids []string
+	for _, f := range fresh.Techniques {
+		ids = append(ids, f.ID)
+		if contradicted := f.ID == "T1048"; contradicted != strings.Contains(f.Why, "differs") || f.Confidence != 0.9 {
+			t.Errorf("%+v", f)
+		}
+	}
+	if slices.Sort(ids); !slices.Equal(ids, []string{"T1048", "T1562.001"}) {
+		t.Errorf("found %v", ids)
 	}
 }

@@ -31,6 +31,9 @@ type Input struct {
 	RunsForMemory int  // of the workload, before its predicted memory limit is a hard one
 	Sized         evidence.Sized
 
+	// UnseenEgress is up to which probability that the next run needs a destination that no earlier one reached mode enforce denies those; 0: never.
+	UnseenEgress float64
+
 	// AllowReadonlyRoot: the site wants read-only roots where history shows no writes.
 	AllowReadonlyRoot bool
 

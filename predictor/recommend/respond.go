@@ -53,20 +53,23 @@ func Settings(s evidence.Safeguard, k Known, sensitive []string, now policy.Effe
 		}
 	}
 	if s == evidence.SafeguardEgressUnseen && len(out) > 0 {
-		if known := addresses(k.Prediction.Destinations); len(known) > 0 {
+		if known := reached(k.Prediction.Destinations); len(known) > 0 {
 			out["egress.allow"] = strings.Join(known, ",")
 		}
 	}
 	return out
 }
 
-// addresses are those of destinations such as "tcp/192.0.2.1:443", each once.
-func addresses(destinations []string) []string {
+// reached are the members of egress that allow destinations such as "tcp/192.0.2.1:443" and "tcp/www.example.com:443": an address
+// with all its ports, a name with that one. Each is there once.
+func reached(destinations []string) []string {
 	known := make(map[string]bool)
 	for _, d := range destinations {
 		_, where, _ := strings.Cut(d, "/")
 		if at, err := netip.ParseAddrPort(where); err == nil {
 			known[at.Addr().Unmap().WithZone("").String()] = true
+		} else if _, port, ok := policy.ParseEgressName(where); ok && port != 0 {
+			known[where] = true
 		}
 	}
 	return slices.Sorted(maps.Keys(known))

@@ -92,3 +92,11 @@ func TestWhy(t *testing.T) {
 		t.Errorf("%q", why)
 	}
 }
+
+// What was reached before stays allowed: an address with all its ports, a name with its own.
+func TestReached(t *testing.T) {
+	got := reached([]string{"tcp/192.0.2.1:443", "tcp/192.0.2.1:80", "udp/[2001:db8::53]:53", "tcp/www.example.com:443", "tcp/www.example.com", "unix/x", ""})
+	if want := []string{"192.0.2.1", "2001:db8::53", "www.example.com:443"}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+}

@@ -59,10 +59,12 @@ func (g Group) Limits() (Limits, error) {
 	return l, nil
 }
 
+// unlimited is what v1's kernel may show where there is no limit, or less: the greatest number of whole pages, which are at most 64 KiB.
+const unlimited = math.MaxInt64 - 1<<20
+
 // limit reads a limit; "max", and what v1 rounds down from the greatest number
 // to a page, is none.
 func limit(data []byte) int64 {
-	const unlimited = math.MaxInt64 - 1<<20 // pages are at most 64 KiB
 	if n := number(data); n < unlimited {
 		return n
 	}

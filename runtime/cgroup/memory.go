@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,7 +24,8 @@ type Memory struct {
 	dir string
 	v1  bool
 	bell
-	buf []byte
+	files MemoryFiles
+	buf   MemoryBuffer
 }
 
 // bell is the descriptor that becomes readable when there is something to see.
@@ -47,7 +49,7 @@ func (g Group) Memory() (*Memory, error) {
 	if dir == "" {
 		return nil, fmt.Errorf("watch the memory of a cgroup: no memory controller: %w", errors.ErrUnsupported)
 	}
-	m := &Memory{dir: dir, v1: v1, bell: bell{fd: -1}, buf: make([]byte, 8192)}
+	m := &Memory{dir: dir, v1: v1, bell: bell{fd: -1}}
 	needed := "memory.events"
 	if v1 {
 		needed = "cgroup.event_control"
@@ -58,6 +60,10 @@ func (g Group) Memory() (*Memory, error) {
 		return nil, fmt.Errorf("watch the memory of cgroup %s: %w", dir, fs.ErrNotExist)
 	default:
 		return nil, fmt.Errorf("watch the memory of cgroup %s: it has no %s: %w", dir, needed, errors.ErrUnsupported)
+	}
+	var err error
+	if m.files, err = openMemoryFiles(dir, v1); err != nil {
+		return nil, fmt.Errorf("watch the memory of cgroup %s: %w", dir, err)
 	}
 	return m, nil
 }
@@ -94,95 +100,39 @@ func (m *Memory) gone() bool {
 // Unified reports whether the group is one of cgroup v2, which has Throttle.
 func (m *Memory) Unified() bool { return !m.v1 }
 
+// Files are the group's open files, for who must not be held up by Go's scheduler. They are the Memory's: Close closes them.
+func (m *Memory) Files() MemoryFiles { return m.files }
+
 // State reads what the group uses now. The error wraps fs.ErrNotExist when the group is gone.
 func (m *Memory) State() (MemoryState, error) {
-	file := "memory.current"
-	if m.v1 {
-		file = "memory.usage_in_bytes"
-	}
-	// The lists first: what comes to be between the two readings counts as need.
-	data, err := m.read("memory.stat")
-	if err != nil {
-		return MemoryState{}, err
-	}
-	lists := cache(data, m.v1)
-	if data, err = m.read(file); err != nil {
-		return MemoryState{}, err
-	}
-	usage := number(data)
-	return MemoryState{Usage: usage, Need: max(0, usage-lists)}, nil
-}
-
-// cache is how much of a group's usage the kernel can take away without hurting, by its memory.stat.
-func cache(stat []byte, v1 bool) int64 {
-	var inactive, active, mapped, shared, slab int64
-	prefix := ""
-	if v1 {
-		prefix = "total_" // with the groups inside, as usage is
-	}
-	for len(stat) > 0 {
-		var line []byte
-		line, stat = cutByte(stat, '\n')
-		key, n := cutByte(line, ' ')
-		if len(key) <= len(prefix) || string(key[:len(prefix)]) != prefix {
-			continue
-		}
-		switch string(key[len(prefix):]) {
-		case "inactive_file":
-			inactive = number(n)
-		case "active_file":
-			active = number(n)
-		case "mapped_file", "file_mapped":
-			mapped = number(n)
-		case "shmem":
-			shared = number(n)
-		case "slab_reclaimable":
-			slab = number(n)
-		}
-	}
-	return inactive + active - min(active, max(0, mapped-shared)) + slab
+	s, err := m.files.State(&m.buf)
+	return s, m.failed("read the use", err)
 }
 
 // Limit is the group's hard limit as the kernel has it; math.MaxInt64 is none.
 func (m *Memory) Limit() (int64, error) {
-	data, err := m.read(m.limitFile())
-	if err != nil {
-		return 0, err
-	}
-	if n := limit(data); n > 0 {
-		return n, nil
-	}
-	return math.MaxInt64, nil
-}
-
-func (m *Memory) limitFile() string {
-	if m.v1 {
-		return "memory.limit_in_bytes"
-	}
-	return "memory.max"
+	n, err := m.files.Limit(&m.buf)
+	return n, m.failed("read the limit", err)
 }
 
 // SetLimit moves the hard limit and reads it back, rounded down to a page by the kernel; math.MaxInt64 is none. A limit of memory and swap together
 // is not moved: on v1 the kernel refuses to go above it (EINVAL). Below what is in use v1's kernel refuses too (EBUSY) and v2's
 // kills.
 func (m *Memory) SetLimit(n int64) error {
-	if err := m.write(m.limitFile(), n); err != nil {
-		return err
-	}
-	const page = 1 << 16 // the largest there is
-	if is, err := m.Limit(); err != nil || is > n || n-is >= page {
-		return errors.Join(fmt.Errorf("limit the memory of cgroup %s to %d bytes: the kernel has %d", m.dir, n, is), err)
-	}
-	return nil
+	return m.failed("set the limit to "+strconv.FormatInt(n, 10)+" bytes", m.files.SetLimit(n, &m.buf))
 }
 
 // Throttle sets how much the group may use before the kernel reclaims and, where that does not help, holds whoever goes on (memory.high), and
 // before Bell rings. math.MaxInt64 is none. v1 has nothing like it: there it does nothing.
 func (m *Memory) Throttle(n int64) error {
-	if m.v1 {
+	return m.failed("throttle at "+strconv.FormatInt(n, 10)+" bytes", m.files.Throttle(n, &m.buf))
+}
+
+func (m *Memory) failed(what string, errno syscall.Errno) error {
+	if errno == 0 {
 		return nil
 	}
-	return m.write("memory.high", n)
+	return fmt.Errorf("memory of cgroup %s: %s: %w", m.dir, what, MemoryError(errno))
 }
 
 // Swap is the limit of memory and swap together, math.MaxInt64 where there is none or the kernel does not count swap;
@@ -191,7 +141,7 @@ func (m *Memory) Swap() int64 {
 	if !m.v1 {
 		return math.MaxInt64
 	}
-	if data, err := m.read("memory.memsw.limit_in_bytes"); err == nil {
+	if data, err := os.ReadFile(filepath.Join(m.dir, "memory.memsw.limit_in_bytes")); err == nil {
 		if n := limit(data); n > 0 {
 			return n
 		}
@@ -201,19 +151,6 @@ func (m *Memory) Swap() int64 {
 
 // Bell is what epoll is to wait for, -1 before the first Adopt.
 func (m *Memory) Bell() (fd int, events uint32) { return m.fd, m.events }
-
-// Hush makes the bell wait for something new.
-func (m *Memory) Hush() {
-	if m.fd < 0 {
-		return
-	}
-	if m.v1 {
-		var count [8]byte
-		_, _ = unix.Read(m.fd, count[:]) // it does not block: EAGAIN says that there is nothing
-		return
-	}
-	_, _ = unix.Pread(m.fd, m.buf, 0) // gone: the loop's next look says so
-}
 
 // Armed is a bell that rings but that nobody listens to yet.
 type Armed struct{ bell }
@@ -284,39 +221,9 @@ func (m *Memory) Adopt(a Armed) (before Armed) {
 
 // Close stops watching; the limit stays as it is.
 func (m *Memory) Close() {
+	m.files.close()
 	Armed{m.bell}.Close()
 	m.bell = bell{fd: -1}
-}
-
-// read returns the content of one of the group's files, valid until the next call.
-func (m *Memory) read(file string) ([]byte, error) {
-	fd, err := unix.Open(filepath.Join(m.dir, file), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("read %s of cgroup %s: %w", file, m.dir, err)
-	}
-	defer unix.Close(fd)
-	n, err := unix.Read(fd, m.buf)
-	if errors.Is(err, unix.ENODEV) {
-		err = fs.ErrNotExist
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read %s of cgroup %s: %w", file, m.dir, err)
-	}
-	return m.buf[:n], nil
-}
-
-func (m *Memory) write(file string, n int64) error {
-	value := strconv.FormatInt(n, 10)
-	switch {
-	case n == math.MaxInt64 && m.v1:
-		value = "-1"
-	case n == math.MaxInt64:
-		value = "max"
-	}
-	if err := m.put(file, value); err != nil {
-		return fmt.Errorf("write %s to %s of cgroup %s: %w", value, file, m.dir, err)
-	}
-	return nil
 }
 
 func (m *Memory) put(file, value string) error {

@@ -36,6 +36,19 @@ func TestCacheOfStat(t *testing.T) {
 }
 
 func TestNodeMemory(t *testing.T) {
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var buf MemoryBuffer
+	_, here, _ := NodeMemory()
+	if n, ok := Available(int32(f.Fd()), &buf); !ok || n < here/2 || n > here*2 {
+		t.Errorf("available %d, %v; by NodeMemory %d", n, ok, here)
+	}
+	if n, ok := Available(-1, &buf); ok {
+		t.Errorf("available %d where it cannot be read", n)
+	}
 	total, available := nodeMemory([]byte("MemTotal:       24683520 kB\nMemFree:  1 kB\nMemAvailable:   19000000 kB\nBuffers: 3 kB\n"))
 	if total != 24683520<<10 || available != 19000000<<10 {
 		t.Errorf("total %d, available %d", total, available)
@@ -75,9 +88,6 @@ func TestMemoryOfFiles(t *testing.T) {
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
-	}
-	if _, err := m.State(); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("state of a group that is gone: %v", err)
 	}
 	if _, err := (Group{Unified: dir}).Memory(); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("memory of a group that is gone: %v", err)
@@ -135,7 +145,8 @@ func TestRootBellOfGrowth(t *testing.T) {
 	if !rings(t, m, time.Second) {
 		t.Fatal("48 MiB do not ring at 32 MiB")
 	}
-	m.Hush()
+	bell, _ := m.Bell()
+	m.files.Hush(int32(bell), &m.buf)
 	if !m.Unified() && rings(t, m, 50*time.Millisecond) { // on v2 more of it may have happened meanwhile
 		t.Error("it rings on")
 	}
@@ -150,6 +161,12 @@ func TestRootBellOfGrowth(t *testing.T) {
 		t.Errorf("limit %d, %v", n, err)
 	}
 	p.exit()
+	if err := g.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.State(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("state of a group that is gone: %v", err)
+	}
 }
 
 // A group whose limit is full of file cache rings when the kernel reclaims in it: there growth does not show in usage.

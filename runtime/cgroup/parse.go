@@ -95,17 +95,7 @@ func number(data []byte) int64 {
 	if bytes.HasPrefix(data, []byte("max")) {
 		return math.MaxInt64
 	}
-	var n int64
-	for _, c := range data {
-		if c < '0' || c > '9' {
-			break
-		}
-		if n > (math.MaxInt64-int64(c-'0'))/10 {
-			return math.MaxInt64
-		}
-		n = n*10 + int64(c-'0')
-	}
-	return n
+	return digits(data)
 }
 
 // add is a sum that stays at the greatest number instead of overflowing.

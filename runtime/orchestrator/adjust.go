@@ -69,7 +69,7 @@ func (s *Service) Adjust(ctx context.Context, req api.AdjustRequest) (resp api.A
 			s.attempted(after, adapted)
 			return api.AdjustResponse{Decision: adapted.Decision, Results: adapted.Results}, nil
 		default:
-			s.adjusted(before, adapted)
+			s.adjusted(ctx, before, adapted)
 			return api.AdjustResponse{Decision: adapted.Decision, Results: adapted.Results}, nil
 		}
 		before = adapted.Decision
@@ -179,7 +179,7 @@ func (s *Service) attempted(wanted api.Decision, adapted api.AdaptResponse) {
 }
 
 // adjusted keeps a decision that a shim has put in force, and tells of it.
-func (s *Service) adjusted(before api.Decision, adapted api.AdaptResponse) {
+func (s *Service) adjusted(ctx context.Context, before api.Decision, adapted api.AdaptResponse) {
 	kept := withoutCode(adapted.Decision)
 	id := kept.Facts.ID
 	s.mu.Lock()
@@ -189,16 +189,17 @@ func (s *Service) adjusted(before api.Decision, adapted api.AdaptResponse) {
 		s.keepLocked(id, r)
 	}
 	s.mu.Unlock()
-	for _, change := range kept.Changes {
-		if change.Revision > before.Revision {
-			s.publish(change.Event(kept.Facts))
+	s.enter(ctx, before, kept, func() {
+		for _, change := range kept.Changes {
+			if change.Revision > before.Revision {
+				s.publish(change.Event(kept.Facts))
+			}
 		}
-	}
-	s.journal.AppendDecision(kept) // after its events: see auditOne
+	})
 }
 
 // renew takes over what a shim has put in force by itself, and told of by an event.
-func (s *Service) renew(id workload.ID, run string) {
+func (s *Service) renew(ctx context.Context, id workload.ID, run string) {
 	r, err := s.cfg.Containers.Read(id)
 	if err != nil || r.Decision == nil || r.Run != run {
 		return // it has ended, or will be collected
@@ -209,12 +210,12 @@ func (s *Service) renew(id workload.ID, run string) {
 		s.mu.Unlock()
 		return
 	}
-	kept := withoutCode(*r.Decision)
-	kept.Facts, kept.Sources = known.decision.Facts, known.decision.Sources
+	kept, before := withoutCode(*r.Decision), known.decision
+	kept.Facts, kept.Sources = before.Facts, before.Sources
 	known.decision = kept
 	s.keepLocked(id, known)
 	s.mu.Unlock()
-	s.journal.AppendDecision(kept)
+	s.enter(ctx, before, kept, nil)
 }
 
 // planned says what would change, by dimension.

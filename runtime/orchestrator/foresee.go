@@ -121,7 +121,8 @@ func (s *Service) watch(ctx context.Context, o *workload.Observation) {
 	s.mu.Lock()
 	if r := s.running[o.ID]; r != nil && r.decision.Facts.Run == o.Run {
 		before := r.assessed()
-		r.found, r.risk, r.usage = found, risk, o.Usage
+		r.found, r.usage = found, o.Usage
+		s.assessLocked(r, risk)
 		r.usage.Series = nil
 		if before != nil && risk != nil && before.Level != risk.Level {
 			news = append(news, riskEvent(o, before, risk, s.cfg.Now()))

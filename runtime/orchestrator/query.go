@@ -124,6 +124,34 @@ func (s *Service) Subject(id workload.ID) (Subject, bool) {
 	return subject, true
 }
 
+// RiskChange returns what is closed when the risk of a running container is another one than now.
+func (s *Service) RiskChange() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.riskChange == nil {
+		s.riskChange = make(chan struct{})
+	}
+	return s.riskChange
+}
+
+// assessLocked notes the risk of a running container, and tells who waits where it is another number. s.mu is held.
+func (s *Service) assessLocked(r *running, now *evidence.Risk) {
+	before := scoreOf(r.assessed())
+	r.risk = now
+	if s.riskChange != nil && scoreOf(r.assessed()) != before {
+		close(s.riskChange)
+		s.riskChange = nil
+	}
+}
+
+// scoreOf is a risk as rules see it.
+func scoreOf(r *evidence.Risk) int {
+	if r == nil {
+		return 0
+	}
+	return int(r.Score)
+}
+
 // Tell publishes an event that is not about one container.
 func (s *Service) Tell(e api.Event) { s.publish(e) }
 

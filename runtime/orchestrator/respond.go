@@ -196,7 +196,7 @@ func (s *Service) reassess(ctx context.Context, id workload.ID) (is moment, ok b
 	is.risk = *now
 	s.mu.Lock()
 	if r := s.running[id]; r != nil && r.decision.Facts.Run == d.Facts.Run {
-		r.risk = now
+		s.assessLocked(r, now)
 	}
 	s.mu.Unlock()
 	if before != nil && before.Level != now.Level {

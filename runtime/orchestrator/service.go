@@ -84,10 +84,13 @@ type Service struct {
 	sealed    map[workload.Key]sealNote // sealPolicy alone uses it
 	meter     Meter
 	adjusting [64]chan struct{} // turns of Adjust, by container; see turn
+	auditing  sync.Mutex        // of audit and enter: one looks after what the journal lacks; locked before mu
 
 	mu      sync.Mutex
 	running map[workload.ID]*running // guarded by mu; changed by keepLocked and dropLocked alone
-	kept    int                      // bytes of running, about; guarded by mu
+	// riskChange is closed with the next change of a risk; nil: nobody waits. Guarded by mu.
+	riskChange chan struct{}
+	kept       int // bytes of running, about; guarded by mu
 	// unaudited are decisions found in records: made without a daemon, or by one that was killed before they were
 	// in the journal. Guarded by mu.
 	unaudited []api.Decision
@@ -97,6 +100,7 @@ type Service struct {
 type running struct {
 	decision api.Decision
 	size     int            // of decision, about
+	entered  int            // revision that this daemon has put into the journal; 0: none
 	usage    workload.Usage // as last reported, without its series
 	pid      int
 	started  time.Time
@@ -229,7 +233,7 @@ func (s *Service) Update(ctx context.Context, req api.UpdateRequest) (after api.
 		s.keepLocked(req.ID, r)
 	}
 	s.mu.Unlock()
-	s.journal.AppendDecision(kept)
+	s.enter(ctx, req.Before, kept, nil)
 	return after, nil
 }
 
@@ -256,7 +260,7 @@ func (s *Service) Observe(ctx context.Context, req api.ObserveRequest) (err erro
 		case api.EventCleaned:
 			s.lost(ctx, e.ID, e.Run)
 		case api.EventUpdated:
-			s.renew(e.ID, e.Run)
+			s.renew(ctx, e.ID, e.Run)
 		}
 	}
 	if req.Lost > 0 {
@@ -284,6 +288,8 @@ func (s *Service) changed(ctx context.Context, d api.Decision) {
 		s.keepLocked(d.Facts.ID, r)
 	}
 	s.mu.Unlock()
+	s.auditing.Lock()
+	defer s.auditing.Unlock()
 	s.auditOne(ctx, kept)
 }
 

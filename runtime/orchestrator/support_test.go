@@ -85,6 +85,7 @@ type fakeJournal struct {
 	mu        sync.Mutex
 	decisions map[workload.ID]api.Decision // guarded by mu
 	events    []api.Event                  // guarded by mu
+	reads     int                          // of decisions; guarded by mu
 }
 
 func (j *fakeJournal) AppendDecision(d api.Decision) {
@@ -102,6 +103,7 @@ func (j *fakeJournal) AppendEvent(e api.Event) {
 func (j *fakeJournal) Decision(_ context.Context, id workload.ID) (api.Decision, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.reads++
 	if d, ok := j.decisions[id]; ok {
 		return d, nil
 	}

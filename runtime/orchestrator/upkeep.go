@@ -51,6 +51,9 @@ func (s *Service) Run(ctx context.Context) error {
 		case <-tick.C:
 			logError(ctx, s.takeSpool(ctx), "spooled observations")
 			s.audit(ctx)
+			if time.Duration(round)*upkeepEvery <= adaptTime+upkeepEvery { // longer no shim is at it
+				s.catchUp(ctx)
+			}
 			if round%rounds == 0 { // every record is read
 				s.collect(ctx)
 				s.abandon(ctx, s.absent)

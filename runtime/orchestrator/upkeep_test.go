@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/record"
+	"forefend.dev/forefend/runtime/rewrite"
 	"forefend.dev/forefend/runtime/workload"
 )
 
@@ -472,12 +474,33 @@ func TestSealedAgainOnlyForNews(t *testing.T) {
 	}
 }
 
-// A daemon that was killed while it told of an operator's changes tells of those that no event was kept of, and of no other.
+// A daemon that was killed while it told of changes tells of those that no event was kept of, whoever asked it for them, and of no
+// other: shims tell of their own.
 func TestChangesAreToldFromRecords(t *testing.T) {
 	n := newNode(t, nil)
 	d := n.admit(t, "changed")
-	d.Changes = []api.Change{{Revision: 2, Author: policy.Operator}, {Revision: 3, Author: policy.Operator}, {Revision: 4, Author: policy.Prediction}}
-	d.Revision = 4
+	of := func(a policy.Author, source, lever string) api.Change {
+		return api.Change{Author: a, Source: source, Results: []api.Result{{Lever: lever, Status: api.ResultApplied}}}
+	}
+	changes := []struct {
+		what  string
+		made  api.Change
+		times int
+	}{
+		{"told before", of(policy.Operator, "root", "resources"), 1},
+		{"of an operator", of(policy.Operator, "root", "resources"), 1},
+		{"for a risk", of(policy.Prediction, SourceRisk, "network"), 1},
+		{"for a risk, of which a part failed", api.Change{Author: policy.Prediction, Source: SourceRisk}, 1},
+		{"for a forecast", of(policy.Prediction, api.SourceAirbag, "resources"), 1},
+		{"by the airbag", of(policy.Prediction, api.SourceAirbag, api.SourceAirbag), 0},
+		{"for an application", of(policy.Request, "process 7 of the application", "resources"), 1},
+		{"for a client of containerd", of(policy.Request, rewrite.SourceUpdate, "resources"), 0},
+	}
+	for i := range changes {
+		d.Revision = i + 2
+		changes[i].made.Revision = d.Revision
+		d.Changes = append(d.Changes, changes[i].made)
+	}
 	n.publish(d.Changes[0].Event(d.Facts))
 	n.record(t, "changed", func(r *record.Record) { r.Run, r.Decision = d.Facts.Run, &d })
 	n.Service = New(n.cfg, n.history, n.journal, identify(named), n.history, n.journal.events)
@@ -488,7 +511,79 @@ func TestChangesAreToldFromRecords(t *testing.T) {
 			told[e.Fields["revision"]]++
 		}
 	}
-	if told["2"] != 1 || told["3"] != 1 || told["4"] != 0 {
-		t.Errorf("times that revisions were told: %v", told)
+	for _, c := range changes {
+		if times := told[strconv.Itoa(c.made.Revision)]; times != c.times {
+			t.Errorf("a change %s was told of %d times, want %d", c.what, times, c.times)
+		}
+	}
+}
+
+// The next daemon may make a change before it has looked into the records: it tells of those that came before nevertheless.
+func TestChangeAfterAKilledDaemon(t *testing.T) {
+	n := newNode(t, nil)
+	d := n.admit(t, "changed")
+	d.Changes, d.Revision = []api.Change{{Revision: 2, Author: policy.Operator}}, 2
+	n.record(t, "changed", func(r *record.Record) { r.Run, r.Decision = d.Facts.Run, &d })
+	n.restart()
+	after := d
+	after.Changes, after.Revision = append(slices.Clone(d.Changes), api.Change{Revision: 3, Author: policy.Operator}), 3
+	n.adjusted(t.Context(), d, api.AdaptResponse{Decision: after})
+	n.audit(t.Context())
+	var told []string
+	for _, e := range n.journal.events {
+		if e.Kind == api.EventUpdated {
+			told = append(told, e.Fields["revision"])
+		}
+	}
+	if !slices.Equal(told, []string{"2", "3"}) {
+		t.Errorf("revisions were told of in this order: %q", told)
+	}
+}
+
+// What a daemon has put into the journal by itself it does not read back for each change.
+func TestJournalIsReadOnce(t *testing.T) {
+	n := newNode(t, nil)
+	before := n.admit(t, "changed")
+	for i := range 3 {
+		after := before
+		after.Revision++
+		after.Changes = append(slices.Clone(before.Changes), api.Change{Revision: after.Revision, Author: policy.Operator})
+		n.adjusted(t.Context(), before, api.AdaptResponse{Decision: after})
+		if n.journal.reads > 1 {
+			t.Fatalf("the journal was read %d times for %d changes", n.journal.reads, i+1)
+		}
+		before = after
+	}
+	if kept := n.journal.decisions[before.Facts.ID]; kept.Revision != before.Revision {
+		t.Errorf("the journal has revision %d, want %d", kept.Revision, before.Revision)
+	}
+}
+
+// A shim may put a change in force for a daemon that is killed meanwhile, after the next one has read its record.
+func TestChangeBesideAKilledDaemon(t *testing.T) {
+	for what, next := range map[string]func(*node, api.Decision){
+		"nothing else": func(n *node, _ api.Decision) { n.catchUp(t.Context()) },
+		"the next change": func(n *node, d api.Decision) {
+			after := d
+			after.Changes, after.Revision = append(slices.Clone(d.Changes), api.Change{Revision: 3, Author: policy.Operator}), 3
+			n.adjusted(t.Context(), d, api.AdaptResponse{Decision: after})
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			n := newNode(t, nil)
+			d := n.admit(t, "changed")
+			n.record(t, "changed", func(r *record.Record) { r.Run, r.Decision = d.Facts.Run, &d })
+			n.restart()
+			n.audit(t.Context())
+			d.Changes, d.Revision = []api.Change{{Revision: 2, Author: policy.Operator}}, 2
+			n.record(t, "changed", func(r *record.Record) { r.Run, r.Decision = d.Facts.Run, &d })
+			next(n, d)
+			told := slices.ContainsFunc(n.journal.events, func(e api.Event) bool { return e.Kind == api.EventUpdated && e.Fields["revision"] == "2" })
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			if now := n.running[d.Facts.ID].decision.Revision; !told || now < 2 {
+				t.Errorf("revision 2 was told of: %t; known is %d", told, now)
+			}
+		})
 	}
 }

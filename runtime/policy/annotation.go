@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 )
@@ -64,7 +65,7 @@ var lists = map[string]struct {
 }
 
 // plain are the annotations that set one plain key of the same name.
-var plain = []Key{KeyMode, KeyAgent, KeyMemory, KeyMemorySoft, KeyMemorySwap, KeyCPUs, KeyCPUShares, KeyPIDs, KeyOOMScore,
+var plain = []Key{KeyMode, KeyAgent, KeyMemory, KeyMemorySoft, KeyMemorySwap, KeyCPUs, KeyCPUShares, KeyPIDs, KeyIOWeight, KeyOOMScore,
 	KeySeccomp, KeyNetwork, KeyEgressDefault, KeyEgressFeeds, KeyReadonlyRoot, KeyNoNewPrivileges, KeyExec}
 
 // AnnotationNames lists every annotation ParseAnnotations knows, without Prefix.
@@ -348,7 +349,10 @@ func memberName(family Key, s string) (string, error) {
 func egressName(s string) (string, error) {
 	p, ok := ParseEgress(s)
 	if !ok {
-		return "", fmt.Errorf("%.60q is not an address or network such as 192.0.2.1 or 2001:db8::/32", s)
+		if host, port, ok := ParseEgressName(strings.ToLower(s)); ok {
+			return host + egressPort(port), nil
+		}
+		return "", fmt.Errorf("%.60q is not an address, a network or a name such as 192.0.2.1, 2001:db8::/32 or *.example.com:443", s)
 	}
 	if masked := p.Masked(); masked != p {
 		return "", fmt.Errorf("%.60q has bits behind its network: write %s", s, masked)
@@ -357,6 +361,44 @@ func egressName(s string) (string, error) {
 		return p.Addr().String(), nil
 	}
 	return p.String(), nil
+}
+
+// ParseEgressName reads a member of KeyEgress that is a host, or a pattern of those below one, and perhaps a port (0: any):
+// "db.example.com:5432", "*.example.com".
+func ParseEgressName(name string) (host string, port uint16, ok bool) {
+	host = name
+	if at := strings.LastIndexByte(name, ':'); at >= 0 {
+		n, err := strconv.ParseUint(name[at+1:], 10, 16)
+		if err != nil || n == 0 || name[at+1] == '0' {
+			return "", 0, false
+		}
+		host, port = name[:at], uint16(n)
+	}
+	if len(host) > 253 {
+		return "", 0, false
+	}
+	letter := false
+	for label := range strings.SplitSeq(strings.TrimPrefix(host, "*."), ".") {
+		if label == "" || len(label) > 63 {
+			return "", 0, false
+		}
+		for _, c := range []byte(label) {
+			switch {
+			case 'a' <= c && c <= 'z', c == '_':
+				letter = true
+			case c != '-' && (c < '0' || c > '9'):
+				return "", 0, false
+			}
+		}
+	}
+	return host, port, letter // without one it would be an address, badly written
+}
+
+func egressPort(port uint16) string {
+	if port == 0 {
+		return ""
+	}
+	return ":" + strconv.Itoa(int(port))
 }
 
 // ParseEgress reads the name of a member of KeyEgress: an address, or a network as prefix. IPv4 in IPv6 is IPv4.

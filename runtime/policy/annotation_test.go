@@ -33,7 +33,7 @@ func TestParseAnnotations(t *testing.T) {
 		"forefend.dev/readonly_paths":    "/proc/sys,/etc",
 		"forefend.dev/egress.default":    "closed",
 		"forefend.dev/egress.feeds":      "block",
-		"forefend.dev/egress.allow":      "10.0.0.0/8, 2001:db8::1,::ffff:192.0.2.0/120",
+		"forefend.dev/egress.allow":      "10.0.0.0/8, 2001:db8::1,::ffff:192.0.2.0/120,*.Example.com:443,db",
 		"forefend.dev/egress.block":      "192.0.2.1/32,::/0",
 		"forefend.dev/exec":              "non-root",
 		"forefend.dev/devices.allow":     "c:10:229, b:8:*=r",
@@ -41,6 +41,7 @@ func TestParseAnnotations(t *testing.T) {
 		"forefend.dev/oom_score_adj":     "500",
 		"forefend.dev/io.read":           "8:0=10Mi, 254:16=unlimited",
 		"forefend.dev/io.write":          "8:0=1g/s",
+		"forefend.dev/io.weight":         "50",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -61,6 +62,8 @@ func TestParseAnnotations(t *testing.T) {
 		ask("egress.allow", "egress/10.0.0.0/8", Loose),
 		ask("egress.allow", "egress/2001:db8::1", Loose),
 		ask("egress.allow", "egress/192.0.2.0/24", Loose),
+		ask("egress.allow", "egress/*.example.com:443", Loose),
+		ask("egress.allow", "egress/db", Loose),
 		ask("egress.block", "egress/192.0.2.1", Tight),
 		ask("egress.block", "egress/::/0", Tight),
 		ask("egress.default", KeyEgressDefault, Tight),
@@ -68,6 +71,7 @@ func TestParseAnnotations(t *testing.T) {
 		ask("exec", KeyExec, ExecNonRoot),
 		ask("io.read", "io.read/8:0", 10<<20),
 		ask("io.read", "io.read/254:16", Unlimited),
+		ask("io.weight", KeyIOWeight, 50),
 		ask("io.write", "io.write/8:0", 1<<30),
 		ask("masked_paths", "masked_paths//proc/kcore", Tight),
 		ask("memory", KeyMemory, 512<<20),
@@ -158,11 +162,11 @@ func TestAnnotationErrors(t *testing.T) {
 		{"readonly_paths", "/a\nb", "is not a clean absolute path"},
 		{"readonly_paths", "/" + strings.Repeat("a", 4096), "is not a clean absolute path"},
 		{"egress.default", "shut", `"shut" is not one of closed, open`},
-		{"egress.allow", "example.com", `"example.com" is not an address or network such as 192.0.2.1`},
-		{"egress.allow", "fe80::1%eth0", `is not an address or network`},
-		{"egress.allow", "::ffff:0.0.0.0/95", `is not an address or network`},
+		{"egress.allow", "example..com", `"example..com" is not an address, a network or a name such as 192.0.2.1`},
+		{"egress.allow", "fe80::1%eth0", `is not an address, a network or a name`},
+		{"egress.allow", "::ffff:0.0.0.0/95", `is not an address, a network or a name`},
 		{"egress.block", "10.0.0.1/8", `"10.0.0.1/8" has bits behind its network: write 10.0.0.0/8`},
-		{"egress.block", "", `"" is not an address or network`},
+		{"egress.block", "", `"" is not an address, a network or a name`},
 		{"memory", strings.Repeat("1", 64<<10+1), "value has 65537 bytes, the most is 65536"},
 	} {
 		claims, err := ParseAnnotations(map[string]string{Prefix + c.name: c.value, Prefix + "pids": "1", Prefix + "cpus": "1", Prefix + c.name + "": c.value})
@@ -267,5 +271,19 @@ func TestParseAnnotationsAllCapabilities(t *testing.T) {
 	names[0] = "changed"
 	if !KnownCapability("CAP_CHOWN") || KnownCapability("CAP_ALL") {
 		t.Error("the list is not the caller's, or knows a capability that Linux does not")
+	}
+}
+
+func TestParseEgressName(t *testing.T) {
+	long := strings.Repeat(strings.Repeat("a", 63)+".", 4)
+	for name, want := range map[string]string{
+		"db": "db 0 true", "db.example.com:5432": "db.example.com 5432 true", "*.example.com": "*.example.com 0 true", "_x.a-1:65535": "_x.a-1 65535 true",
+		"": "", "a.": "", ".a": "", "*": "", "a:0": "", "a:080": "", "a:65536": "", "a:": "", "A": "", "a b": "", "*.*.a": "", "10.0.0.1:80": "", "1.2": "",
+		long + "a": "", strings.Repeat("a", 64): "", "[::1]:80": "",
+	} {
+		host, port, ok := ParseEgressName(name)
+		if got := fmt.Sprint(host, " ", port, " ", ok); ok && got != want || !ok && want != "" {
+			t.Errorf("%q: %s, want %q", name, got, want)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package policy
 import (
 	"maps"
 	"reflect"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -78,6 +79,15 @@ func TestNoValueIsNotFoldedWithAValue(t *testing.T) {
 	_, b := e.Lookup("syscalls/b")
 	if !a || b {
 		t.Errorf("a decided: %v, b decided: %v", a, b)
+	}
+}
+
+// TestClaimsByOfLosers: a claim that lost is an author's claim as well, of a plain key and of a member.
+func TestClaimsByOfLosers(t *testing.T) {
+	lost := []Claim{claim(KeyPIDs, 7, Prediction, "seen"), claim("syscalls/ptrace", SyscallDeny, Prediction, "never seen")}
+	e := Merge(Input{Claims: append(slices.Clone(lost), claim(KeyPIDs, 9, Operator, "set"), claim("syscalls/ptrace", SyscallWatch, Operator, "set"))})
+	if got := e.ClaimsBy(Prediction); !slices.Equal(got, lost) {
+		t.Errorf("got %+v, want %+v", got, lost)
 	}
 }
 

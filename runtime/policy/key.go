@@ -41,6 +41,7 @@ const (
 	KeyPIDs       Key = "pids"
 	KeyIORead     Key = "io.read"
 	KeyIOWrite    Key = "io.write"
+	KeyIOWeight   Key = "io.weight"
 	KeyRlimits    Key = "rlimits"
 	KeyOOMScore   Key = "oom_score_adj"
 
@@ -78,11 +79,12 @@ var keys = []keyInfo{
 	{KeyMemorySoft, Resources, bytes{}, false, "memory above which the kernel reclaims (memory.high, v1 soft limit)"},
 	{KeyMemorySwap, Resources, bytes{}, false, "hard limit of memory plus swap"},
 	{KeyCPUs, Resources, millicores{}, false, "CPU time per second, in processors"},
-	{KeyCPUShares, Resources, count{2}, false, "relative CPU weight, 1024 is one share"},
-	{KeyPIDs, Resources, count{1}, false, "most processes and threads"},
+	{KeyCPUShares, Resources, count{least: 2}, false, "relative CPU weight, 1024 is one share"},
+	{KeyPIDs, Resources, count{least: 1}, false, "most processes and threads"},
 	{KeyIORead, Resources, rate{}, true, "most bytes per second that are read from a disk, by its numbers"},
 	{KeyIOWrite, Resources, rate{}, true, "most bytes per second that are written to a disk, by its numbers"},
-	{KeyRlimits, Resources, count{0}, true, "hard resource limits by name"},
+	{KeyIOWeight, Resources, count{least: 10, most: 1000}, false, "relative weight at disks, 100 is one share"},
+	{KeyRlimits, Resources, count{}, true, "hard resource limits by name"},
 	{KeyOOMScore, Resources, oomScore{}, false, "how soon the kernel kills the container when the node is out of memory, 1000 the soonest"},
 	{KeySeccomp, Syscalls, words{"profile", "unconfined"}, false, "whether a system call profile applies at all"},
 	{KeySyscalls, Syscalls, words{"kill", "deny", "watch", "native"}, true, "verdict for a system call"},
@@ -96,7 +98,7 @@ var keys = []keyInfo{
 	{KeyNetwork, Network, words{"off", "on"}, false, "whether the container has more network than loopback"},
 	{KeyEgressDefault, Egress, words{"closed", "open"}, false, "whether the container may begin contacts with whom nothing is said of"},
 	{KeyEgressFeeds, Egress, words{"block", "watch", "off"}, false, "what becomes of contacts with whom a threat feed lists"},
-	{KeyEgress, Egress, words{"blocked", "allowed"}, true, "contacts with an address or network; blocked holds for all of it"},
+	{KeyEgress, Egress, words{"blocked", "allowed"}, true, "contacts with an address, a network or a name; blocked holds for all of it"},
 	{KeyDevices, Devices, words{"none", "r", "rw", "rwm"}, true, "access to a device by its numbers: read, write, make its node"},
 }
 

@@ -88,17 +88,27 @@ func (e Effective) ReplaceOnly(in func(Key) bool, newer Effective) Effective {
 // Diff lists in words what of some plain keys and families has another value in after, or is decided in only one of
 // them: "memory 64MiB -> 128MiB". It is empty when nothing has.
 func (e Effective) Diff(after Effective, in func(Key) bool) []string {
-	values := func(e Effective) map[Key]Value {
-		m := make(map[Key]Value)
+	decided := func(e Effective) (out []Field) {
 		for _, f := range e.Fields {
-			switch {
-			case !in(f.Key) || f.NoValue:
-			case f.Names == nil:
+			if in(f.Key) && !f.NoValue {
+				out = append(out, f)
+			}
+		}
+		return out
+	}
+	before, now := decided(e), decided(after)
+	same := func(a, b Field) bool { return a.Key == b.Key && a.Value == b.Value && slices.Equal(a.Names, b.Names) }
+	if slices.EqualFunc(before, now, same) {
+		return nil // of a change most is so, and hundreds of calls have names
+	}
+	values := func(fields []Field) map[Key]Value {
+		m := make(map[Key]Value)
+		for _, f := range fields {
+			if f.Names == nil {
 				m[f.Key] = f.Value
-			default:
-				for _, name := range f.Names {
-					m[f.Key.Member(name)] = f.Value
-				}
+			}
+			for _, name := range f.Names {
+				m[f.Key.Member(name)] = f.Value
 			}
 		}
 		return m
@@ -109,7 +119,7 @@ func (e Effective) Diff(after Effective, in func(Key) bool) []string {
 		}
 		return "undecided"
 	}
-	was, is := values(e), values(after)
+	was, is := values(before), values(now)
 	var out []string
 	for _, m := range []map[Key]Value{was, is} {
 		for k := range m {

@@ -77,14 +77,17 @@ func (w words) parse(s string) (Value, error) {
 func (w words) format(v Value) string { return w[min(max(v, 0), Value(len(w)-1))] }
 
 // count is a plain number from least upwards.
-type count struct{ least int64 }
+type count struct{ least, most int64 }
 
 func (c count) parse(s string) (Value, error) {
 	if unlimited(s) {
 		return Unlimited, nil
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || n < c.least {
+	switch {
+	case c.most > 0 && (err != nil || n < c.least || n > c.most):
+		return 0, fmt.Errorf("%.60q is not a whole number from %d to %d, nor \"unlimited\"", s, c.least, c.most)
+	case err != nil || n < c.least:
 		return 0, fmt.Errorf("%.60q is not a whole number of at least %d, nor \"unlimited\"", s, c.least)
 	}
 	return Value(n), nil

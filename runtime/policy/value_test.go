@@ -71,9 +71,13 @@ func TestScalesRoundTrip(t *testing.T) {
 		if w := k.Words(); w != nil {
 			v %= Value(len(w))
 		}
-		if k == KeyOOMScore {
+		switch k {
+		case KeyOOMScore:
 			v %= 2001
-		} else if rapid.Bool().Draw(t, "unlimited") && k.Words() == nil {
+		case KeyIOWeight:
+			v = 10 + v%991
+		}
+		if k != KeyOOMScore && k.Words() == nil && rapid.Bool().Draw(t, "unlimited") {
 			v = Unlimited
 		}
 		s := k.Format(v)

@@ -40,7 +40,7 @@ var steps = []step{
 	{"resources", []policy.Key{policy.KeyMemory, policy.KeyMemorySoft, policy.KeyMemorySwap,
 		policy.KeyCPUs, policy.KeyCPUShares, policy.KeyPIDs}, resources},
 	// Rates of disks, of the same cgroup.
-	{"io", []policy.Key{policy.KeyIORead, policy.KeyIOWrite}, io},
+	{"io", []policy.Key{policy.KeyIORead, policy.KeyIOWrite, policy.KeyIOWeight}, io},
 	// Limits of each process, which runc sets before the workload runs.
 	{"rlimits", []policy.Key{policy.KeyRlimits}, rlimits},
 	// Who is killed first when the node is out of memory.

@@ -128,7 +128,7 @@ func looser(rt *rapid.T, eff policy.Effective, got map[policy.Key]policy.Value) 
 }
 
 var anyKeys = []policy.Key{policy.KeyMemory, policy.KeyMemorySoft, policy.KeyMemorySwap, policy.KeyCPUs, policy.KeyCPUShares,
-	policy.KeyPIDs, "io.read/8:0", "io.write/8:0", "io.write/254:16", "rlimits/RLIMIT_NOFILE", "rlimits/RLIMIT_CORE", "capabilities/CAP_NET_RAW", "capabilities/CAP_BPF",
+	policy.KeyPIDs, policy.KeyIOWeight, "io.read/8:0", "io.write/8:0", "io.write/254:16", "rlimits/RLIMIT_NOFILE", "rlimits/RLIMIT_CORE", "capabilities/CAP_NET_RAW", "capabilities/CAP_BPF",
 	policy.KeyNoNewPrivileges, policy.KeyReadonlyRoot, "masked_paths//proc/kcore", "masked_paths//x",
 	"readonly_paths//proc/sys", "readonly_paths//x", policy.KeyNetwork}
 
@@ -139,6 +139,9 @@ func anyValue(rt *rapid.T, k policy.Key) policy.Value {
 	v := rapid.OneOf(rapid.Int64Range(2, 1<<40), rapid.Just(int64(policy.Unlimited))).Draw(rt, "value")
 	if k == policy.KeyCPUShares {
 		v = min(v, mostShares)
+	}
+	if k == policy.KeyIOWeight && v != int64(policy.Unlimited) {
+		v = max(leastIOWeight, min(v, mostIOWeight))
 	}
 	return policy.Value(v)
 }

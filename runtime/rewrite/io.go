@@ -37,7 +37,49 @@ func (c *claims) io(r *specs.LinuxResources, unified bool) {
 			c.add(t.family.Member(disk.String()), said[disk])
 		}
 	}
+	if v, ok := readIOWeight(r, unified); ok {
+		c.add(policy.KeyIOWeight, v)
+	}
 }
+
+// cgroup v2's files of weights: that of the BFQ scheduler, from 1 to 1000 as in cgroup v1, and that of all others, from 1 to 10,000.
+const (
+	fileBFQWeight = "io.bfq.weight"
+	fileIOWeight  = "io.weight"
+)
+
+// readIOWeight is the weight that resources ask for, which io.bfq.weight overrules. One of io.weight, which has another scale, says nothing.
+func readIOWeight(r *specs.LinuxResources, unified bool) (policy.Value, bool) {
+	if n, err := strconv.ParseUint(r.Unified[fileBFQWeight], 10, 16); unified && err == nil && n != 0 {
+		return policy.Value(n), true
+	}
+	if r.BlockIO == nil || r.BlockIO.Weight == nil || *r.BlockIO.Weight == 0 {
+		return 0, false
+	}
+	return policy.Value(*r.BlockIO.Weight), true
+}
+
+// writeIOWeight has resources say v of the weight, and nothing when there is none.
+func writeIOWeight(r *specs.LinuxResources, v policy.Value) {
+	dropUnified(r, fileBFQWeight)
+	dropUnified(r, fileIOWeight)
+	switch {
+	case v != policy.Unlimited:
+		if r.BlockIO == nil {
+			r.BlockIO = &specs.LinuxBlockIO{}
+		}
+		n := uint16(min(max(v, leastIOWeight), mostIOWeight))
+		r.BlockIO.Weight = &n
+	case r.BlockIO != nil:
+		r.BlockIO.Weight = nil
+	}
+}
+
+// Weights that the kernel takes.
+const (
+	leastIOWeight = 1
+	mostIOWeight  = 1000
+)
 
 func compareDisks(a, b policy.Disk) int { return strings.Compare(a.String(), b.String()) }
 
@@ -133,8 +175,11 @@ func diskOf(d specs.LinuxThrottleDevice) (policy.Disk, bool) {
 	return disk, err == nil
 }
 
-// overlayIO lays the rates of an update over those of r, which is not shared.
+// overlayIO lays the rates and the weight of an update over those of r, which is not shared.
 func overlayIO(r *specs.LinuxResources, update *specs.LinuxBlockIO) {
+	if v, ok := readIOWeight(&specs.LinuxResources{BlockIO: update}, false); ok {
+		writeIOWeight(r, v)
+	}
 	for _, t := range throttles {
 		for disk, v := range t.read(&specs.LinuxResources{BlockIO: update}, false) {
 			t.write(r, disk, v)
@@ -142,8 +187,11 @@ func overlayIO(r *specs.LinuxResources, update *specs.LinuxBlockIO) {
 	}
 }
 
-// withoutIO leaves out of an update what the policy decides: Forefend writes the rates itself, and what runc is told it remembers.
+// withoutIO leaves out of an update what the policy decides: Forefend writes rates and weight itself, and what runc is told it remembers.
 func withoutIO(r *specs.LinuxResources, eff policy.Effective) {
+	if _, decided := eff.Lookup(policy.KeyIOWeight); decided {
+		writeIOWeight(r, policy.Unlimited)
+	}
 	for _, t := range throttles {
 		for name := range eff.Members(t.family) {
 			if disk, err := policy.ParseDisk(name); err == nil {
@@ -153,7 +201,7 @@ func withoutIO(r *specs.LinuxResources, eff policy.Effective) {
 	}
 }
 
-// io writes the rates that differ from what the spec says.
+// io writes the rates and the weight that differ from what the spec says.
 func io(spec *specs.Spec, in Input) error {
 	var before *specs.LinuxResources
 	if spec.Linux != nil {
@@ -177,6 +225,16 @@ func io(spec *specs.Spec, in Input) error {
 				t.write(r, disk, decided[name])
 				changed = true
 			}
+		}
+	}
+	if f, decided := in.Effective.Lookup(policy.KeyIOWeight); decided {
+		said, ok := readIOWeight(r, in.Unified)
+		if !ok {
+			said = policy.Unlimited
+		}
+		if said != f.Value {
+			writeIOWeight(r, f.Value)
+			changed = true
 		}
 	}
 	if changed {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"forefend.dev/forefend/test/processor"
 )
 
 // build makes a layer. A name that ends in "/" is a directory, a content that
@@ -148,7 +150,7 @@ func TestOpenFileOpensRegularFilesOnly(t *testing.T) {
 			if err == nil {
 				t.Errorf("opened %s", name)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("opening %s blocks", name)
 		}
 	}
@@ -174,11 +176,12 @@ func TestBounds(t *testing.T) {
 	for i := range 39 {
 		hostile[fmt.Sprintf("l%d", i)] = "->" + strings.Repeat("d/../", 790) + fmt.Sprintf("l%d", i+1)
 	}
-	start := time.Now()
-	if _, _, _, err := Open([]string{build(t, hostile)}).Lookup("/l0"); !errors.Is(err, syscall.ELOOP) {
+	tree := Open([]string{build(t, hostile)})
+	start := processor.Used(t)
+	if _, _, _, err := tree.Lookup("/l0"); !errors.Is(err, syscall.ELOOP) {
 		t.Errorf("chain of long links: %v", err)
 	}
-	if took := time.Since(start); took > 2*time.Second {
+	if took := processor.Used(t) - start; took > 2*time.Second {
 		t.Errorf("it took %v", took)
 	}
 }

@@ -29,8 +29,8 @@ type Request struct {
 	Verdicts map[string]Verdict
 	// Fallback is for names that Requested allows and Verdicts lacks; normally Watch.
 	Fallback Verdict
-	// ForeignArch keeps the kernel's 32-bit architecture, for a container whose
-	// program is a 32-bit one. Otherwise such calls kill the thread that makes them.
+	// ForeignArch keeps the kernel's 32-bit architecture. Otherwise such calls kill the thread that makes them: for
+	// containers of which it is known that they make none.
 	ForeignArch bool
 	// AllowUnknown lets calls pass that neither this program nor libseccomp knows,
 	// where nobody asked for a profile that denies by default. See open.go.
@@ -70,6 +70,9 @@ func Compile(req Request) (*specs.LinuxSeccomp, *Table, error) {
 		return nil, nil, fmt.Errorf("compile seccomp profile: %w", err)
 	}
 	for _, name := range p.names {
+		if !p.foreign && ForeignOnly(name) {
+			continue // no process can make it
+		}
 		if err := p.call(name); err != nil {
 			return nil, nil, fmt.Errorf("compile seccomp profile: %s: %w", name, err)
 		}

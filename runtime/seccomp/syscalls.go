@@ -53,6 +53,13 @@ func Number(name string) (int, bool) {
 // Name returns the name of the system call with the native number nr.
 func Name(nr int) (string, bool) { return nativeNumbering().name(nr) }
 
+// ForeignOnly reports whether the named call exists in the foreign architecture's numbering alone: who makes it, makes foreign calls.
+func ForeignOnly(name string) bool {
+	_, foreign := foreignNumbering().byName[name]
+	_, native := nativeNumbering().byName[name]
+	return foreign && !native
+}
+
 // Names returns every native system call known, in the order of their numbers.
 func Names() []string {
 	byNr := nativeNumbering().byNr

@@ -1,5 +1,5 @@
 // Package store keeps Forefend's records on disk: streams of runs, checkpoints,
-// events and decisions, and the snapshots of models made from them.
+// events, decisions and versions of rules, and the snapshots of models made from them.
 //
 // It is an embedded NATS JetStream server without a listener; nothing outside
 // this package sees NATS. What Append has returned without error survives a

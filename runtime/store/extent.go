@@ -82,7 +82,7 @@ func (then streamExtent) missing(now streamExtent, clean bool, name Stream, maxA
 	if now.Last < then.Last {
 		return fmt.Sprintf("records after number %d are gone, there were %d", now.Last, then.Last)
 	}
-	aged := name != Checkpoints && time.Since(then.Oldest) > maxAge
+	aged := name != Checkpoints && name != Rules && time.Since(then.Oldest) > maxAge
 	madeRoom := now.Last > then.Last && now.First > then.First
 	removed := name == Checkpoints && !clean
 	if now.Records < then.Records && !aged && !madeRoom && !removed {

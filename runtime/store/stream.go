@@ -14,13 +14,18 @@ type Stream string
 
 // The streams. A Runs record is a run that has ended, its subject the exact key
 // of its workload. A Checkpoints record is the newest observation of a run that
-// goes on; its subject is the run, and a newer one replaces it.
+// goes on; its subject is the run, and a newer one replaces it. A Rules record is
+// a version of the rules of egress; the last MaxRules are kept, whatever their age.
 const (
 	Runs        Stream = "RUNS"
 	Checkpoints Stream = "CHECKPOINTS"
 	Events      Stream = "EVENTS"
 	Decisions   Stream = "DECISIONS"
+	Rules       Stream = "RULES"
 )
+
+// MaxRules is how many versions of rules are kept.
+const MaxRules = 64
 
 // Options bounds the store. The zero value means the defaults.
 type Options struct {
@@ -30,7 +35,7 @@ type Options struct {
 	// MaxAge is how long runs, events and decisions are kept. Default 400 days.
 	MaxAge time.Duration
 	// MaxBytes bounds the Runs stream on disk, which holds 200,000 records at most. Default 2 GiB; the other
-	// streams together stay under 600 MiB.
+	// streams together stay under 700 MiB.
 	MaxBytes int64
 	// Unsynced gives up durability for speed: for tests and for filling a store once.
 	Unsynced bool
@@ -61,6 +66,7 @@ func (o Options) streams() []jetstream.StreamConfig {
 		o.stream(Checkpoints, -1, 1, 64<<20, 0),
 		o.stream(Events, 200_000, -1, 256<<20, o.MaxAge),
 		o.stream(Decisions, 100_000, 16, 256<<20, o.MaxAge),
+		o.stream(Rules, MaxRules, -1, 64<<20, 0),
 	}
 }
 

@@ -18,7 +18,11 @@ const (
 	MaxSeries       = 64
 	MaxPrograms     = 256
 	MaxFaults       = 16
+	MaxWays         = 16
 )
+
+// ReceiptFault begins the word of a fault that a gateway's receipts tell of.
+const ReceiptFault = "receipt-"
 
 // Observation is what was seen of one run, cumulative since its start. The
 // last one of a run has Final set; the ones before are checkpoints of the same
@@ -75,8 +79,16 @@ type Observation struct {
 	// Trace is not cumulative: it begins where the observation before ended.
 	Trace *Trace `json:"trace,omitempty"`
 
-	// Faults counts what the run's agent did against the rules of its channel, by the word for it.
+	// Faults counts what the run's agent did against the rules of its channel, by the word for it, and what gateways' receipts
+	// contradict, by ReceiptFault and a word.
 	Faults map[string]uint64 `json:"faults,omitempty"`
+
+	// Ways counts what its agent asked tunnels for, by what they had to be (Way.String). It is what the agent says.
+	Ways map[string]uint64 `json:"ways,omitempty"`
+	// Ahead are those of Ways that were there before the run began, because they were predicted; Missed those that were
+	// there and never asked for.
+	Ahead  []string `json:"ahead,omitempty"`
+	Missed []string `json:"missed,omitempty"`
 
 	RootfsWrites Tristate `json:"rootfs_writes,omitempty"`
 

@@ -16,11 +16,14 @@ type Prediction struct {
 	Unseen float64 `json:"unseen"`
 	// Seen maps each system call seen in earlier runs to the number of those runs.
 	Seen         map[string]int `json:"seen,omitempty"`
-	Hot          []string       `json:"hot,omitempty"` // of Seen, those called so often that watching them would cost
+	Hot          []string       `json:"hot,omitempty"`     // of Seen, those called so often that watching them would cost
+	Watched      int            `json:"watched,omitempty"` // runs whose calls were watched, to which Seen and Destinations go back
 	Destinations []string       `json:"destinations,omitempty"`
+	More         bool           `json:"more,omitempty"` // than Destinations may have been reached
 	RootfsWrites Tristate       `json:"rootfs_writes,omitempty"`
 	Sealed       bool           `json:"sealed,omitempty"` // Unseen is under the configured bound
 	Phases       *Phases        `json:"phases,omitempty"` // nil: no run is known to have served
+	Ways         []LikelyWay    `json:"ways,omitempty"`   // tunnels that it is likely to ask for, the likeliest first
 }
 
 // Phases is what earlier runs made of their calls by phase, among those of which every use was counted.
@@ -75,4 +78,11 @@ type Predicted struct {
 func (p *Prediction) Predicted() *Predicted {
 	guess := func(b Bound) Guess { return Guess{b.Value, b.Origins} }
 	return &Predicted{guess(p.Memory), guess(p.CPU), guess(p.PIDs), guess(p.Received), guess(p.Sent)}
+}
+
+// LikelyWay is what the next run's agent is likely to ask a tunnel for: Used of the last Runs ended runs whose agents asked did.
+type LikelyWay struct {
+	Way  string `json:"way"`
+	Used int    `json:"used"`
+	Runs int    `json:"runs"`
 }

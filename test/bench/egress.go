@@ -24,21 +24,27 @@ type turns struct {
 	Idle      float64   `json:"idle"`       // private memory of an idle connection, bytes
 }
 
-// measureEgress compares the interceptor with the proxies that are installed.
-func measureEgress(ctx context.Context, b *bench) ([]figure, error) {
+// measuredInside has a part measure in network namespaces of its own, and returns what it found of each proxy.
+func measuredInside[T any](ctx context.Context, b *bench, part string, more ...string) (map[string]T, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, self, insideCommand, "egress", fmt.Sprint(min(b.rounds, 9)))
+	cmd := exec.CommandContext(ctx, self, append([]string{insideCommand, part, fmt.Sprint(min(b.rounds, 9))}, more...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
 		return nil, err
 	}
-	var of map[string]turns
-	if err := json.Unmarshal(out, &of); err != nil {
+	var of map[string]T
+	return of, json.Unmarshal(out, &of)
+}
+
+// measureEgress compares the interceptor with the proxies that are installed.
+func measureEgress(ctx context.Context, b *bench) ([]figure, error) {
+	of, err := measuredInside[turns](ctx, b, "egress")
+	if err != nil {
 		return nil, err
 	}
 	ours, ok := of[egressOurs]

@@ -56,7 +56,7 @@ func insideEgress(args []string) (err error) {
 		return egressServe()
 	}
 	if len(args) == 1 && args[0] == "proxy" {
-		return egressIntercept()
+		return egressIntercept(egressProxies[0].http + egressOwn)
 	}
 	rounds, err := strconv.Atoi(args[0])
 	if err != nil {
@@ -76,13 +76,9 @@ func insideEgress(args []string) (err error) {
 		result[name] = new(turns)
 	}
 	for range rounds {
-		direct, _, err := wrk(egressPlain, 1)
-		if err != nil {
-			return err
-		}
 		for _, p := range egressProxies {
 			if pid := proxies[p.name]; pid != 0 {
-				if err := result[p.name].round(pid, p.http, p.stream, direct); err != nil {
+				if err := result[p.name].round(pid, p.http, p.stream); err != nil {
 					return fmt.Errorf("%s: %w", p.name, err)
 				}
 			}
@@ -95,7 +91,11 @@ func insideEgress(args []string) (err error) {
 }
 
 // round measures one proxy once.
-func (t *turns) round(pid, port, stream int, direct float64) error {
+func (t *turns) round(pid, port, stream int) error {
+	direct, _, err := wrk(egressPlain, 1) // right before: what others do on the machine changes
+	if err != nil {
+		return err
+	}
 	p50, _, err := wrk(port, 1)
 	if err != nil {
 		return err
@@ -149,6 +149,18 @@ func cpuOf(pid int) float64 {
 
 // egressWorld makes link, servers and proxies, and returns the processes of those that are installed.
 func egressWorld(dir string) (map[string]int, error) {
+	var ports []int
+	for _, p := range egressProxies {
+		ports = append(ports, p.http, p.stream)
+	}
+	if err := egressLink(ports, "egress", "server"); err != nil {
+		return nil, err
+	}
+	return egressStart(dir)
+}
+
+// egressLink makes the link, has the servers of a command inside at its other end, and leads what is sent to the ports to those of proxies.
+func egressLink(ports []int, servers ...string) error {
 	there := make(chan int)
 	go func() {
 		runtime.LockOSThread() // for good: the thread ends with the goroutine, and with this process all that is in there
@@ -161,7 +173,7 @@ func egressWorld(dir string) (map[string]int, error) {
 		<-there
 		setUpLink("lo", "")
 		setUpLink("there", egressServer)
-		_, err := spawn(nil, selfPath(), insideCommand, "egress", "server")
+		_, err := spawn(nil, selfPath(), append([]string{insideCommand}, servers...)...)
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}
@@ -170,34 +182,32 @@ func egressWorld(dir string) (map[string]int, error) {
 	}()
 	fd := <-there
 	if fd < 0 {
-		return nil, errors.New("no network namespace")
+		return errors.New("no network namespace")
 	}
 	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "here"}, PeerName: "there"}); err != nil {
-		return nil, err
+		return err
 	}
 	peer, err := netlink.LinkByName("there")
 	if err == nil {
 		err = netlink.LinkSetNsFd(peer, fd)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	setUpLink("lo", "")
 	setUpLink("here", egressClient)
 	there <- 0
 	<-there
 	rules := "table inet bench {\nchain output {\ntype nat hook output priority -100\nmeta mark " + strconv.Itoa(egressMark) + " return\n"
-	for _, p := range egressProxies {
-		for _, port := range []int{p.http, p.stream} {
-			rules += fmt.Sprintf("tcp dport %d redirect to :%d\n", port, port+egressOwn)
-		}
+	for _, port := range ports {
+		rules += fmt.Sprintf("tcp dport %d redirect to :%d\n", port, port+egressOwn)
 	}
 	nft := exec.Command("nft", "-f", "-")
 	nft.Stdin = strings.NewReader(rules + "}\n}\n")
 	if out, err := nft.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("nft: %w\n%s", err, out)
+		return fmt.Errorf("nft: %w\n%s", err, out)
 	}
-	return egressStart(dir)
+	return nil
 }
 
 func selfPath() string { return "/proc/self/exe" }
@@ -307,19 +317,25 @@ func egressStart(dir string) (map[string]int, error) {
 			if proxies[p.name] == 0 {
 				continue
 			}
-			for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-				conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port+egressOwn))
-				if err == nil {
-					_ = conn.Close()
-					break
-				}
-				if time.Now().After(end) {
-					return nil, fmt.Errorf("%s does not listen: %w", p.name, err)
-				}
+			if err := egressListens(p.name, port+egressOwn); err != nil {
+				return nil, err
 			}
 		}
 	}
 	return proxies, nil
+}
+
+// egressListens waits until a proxy does.
+func egressListens(name string, port int) error {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			return conn.Close()
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%s does not listen: %w", name, err)
+		}
+	}
 }
 
 // egressServe answers requests with a kilobyte, or with a gigabyte.
@@ -367,7 +383,10 @@ func (t toPlain) Dial(ctx context.Context, c flow.Context, d flow.Decision) (int
 	return t.Marked.Dial(ctx, c, d)
 }
 
-func egressIntercept() error {
+// Known implements intercept.Rememberer.
+func (r egressRules) Known(c *flow.Context) *flow.Decision { return r.known.Get(c, time.Now()) }
+
+func egressIntercept(port int) error {
 	var rules []pdp.Rule
 	for i := range 1000 {
 		rules = append(rules, pdp.Rule{Name: fmt.Sprintf("r%d", i), When: fmt.Sprintf(`host == "h%d.example.com" && user == "u%d"`, i, i), Profile: flow.Profile{Encryption: flow.Standard}})
@@ -382,7 +401,7 @@ func egressIntercept() error {
 		return err
 	}
 	engine.Set(&intercept.Settings{Base: flow.Context{Workload: "bench"}, UserHeaders: []string{"x-user"}, DataHeaders: []string{"x-data-class"}})
-	listeners, err := intercept.Listen(uint16(egressProxies[0].http + egressOwn))
+	listeners, err := intercept.Listen(uint16(port))
 	if err != nil {
 		return err
 	}

@@ -47,6 +47,13 @@ func inside(args []string) int {
 		}
 		return 0
 	}
+	if len(args) > 1 && args[0] == "streams" {
+		if err := insideStreams(args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			return 1
+		}
+		return 0
+	}
 	runtime.LockOSThread()
 	var t timings
 	for i := range nativeBatches + 5 {

@@ -60,9 +60,12 @@ var measurements = []measurement{
 	{"shim", "memory of shims", measureShims},
 	{"calls", "cost of native and watched system calls", measureCalls},
 	{"servers", "requests per CPU second of redis and nginx", measureServers},
+	{"live", "requests per CPU second of redis and nginx with phases and airbag, and without; the supervisor's CPU time", measureLive},
+	{"notices", "notifications per second and the supervisor's CPU time for redis, nginx, postgres and python", measureNotices},
 	{"network", "networks switched, destinations blocked, threat feeds loaded", measureNetwork},
 	{"agent", "agents injected, replaced and at rest", measureAgent},
 	{"egress", "requests through the interceptor, against haproxy and nginx", measureEgress},
+	{"streams", "HTTP/2 and gRPC through the interceptor, against haproxy and Go's ReverseProxy", measureStreams},
 	{"daemon", "a fresh daemon; Admit and the daemon at 10,000 known workloads", measureDaemon},
 }
 

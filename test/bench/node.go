@@ -42,7 +42,12 @@ func inTurn(round int) []runtimeKind {
 
 // openNode starts a containerd. before, if not nil, runs before anything starts Forefend's daemon.
 func openNode(ctx context.Context, before func(*node) error, images ...string) (*node, error) {
-	env, err := harness.Start(ctx, harness.WithImages(images...))
+	return openNodeWith(ctx, "", before, images...)
+}
+
+// openNodeWith starts a containerd whose Forefend has a configuration, in TOML.
+func openNodeWith(ctx context.Context, config string, before func(*node) error, images ...string) (*node, error) {
+	env, err := harness.Start(ctx, harness.WithImages(images...), harness.WithConfig(config))
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os/exec"
@@ -18,11 +19,15 @@ const (
 
 // server is a real server and its load.
 type server struct {
+	name  string // "": as the image
 	image string
+	args  []string // none: as the image says
 	ready []string // succeeds once it serves
 	// load makes requests and returns how many were answered.
 	load func(ctx context.Context, pid string) (float64, error)
 }
+
+func (s server) called() string { return cmp.Or(s.name, s.image) }
 
 var servers = []server{
 	{
@@ -69,17 +74,8 @@ func measureServers(ctx context.Context, b *bench) (figures []figure, err error)
 }
 
 func (n *node) serverRates(ctx context.Context, s server, pairs int) (map[runtimeKind][]float64, error) {
-	for range warmUp {
-		c, err := n.serve(ctx, forefend, s)
-		if err != nil {
-			return nil, err
-		}
-		if _, err := s.load(ctx, c.pid); err != nil {
-			return nil, err
-		}
-		if err := n.remove(ctx, c.id); err != nil {
-			return nil, err
-		}
+	if err := n.warm(ctx, s); err != nil {
+		return nil, err
 	}
 	rates := make(map[runtimeKind][]float64)
 	for pair := range pairs {
@@ -88,6 +84,23 @@ func (n *node) serverRates(ctx context.Context, s server, pairs int) (map[runtim
 		}
 	}
 	return rates, nil
+}
+
+// warm lets Forefend learn what a server does under its load.
+func (n *node) warm(ctx context.Context, s server) error {
+	for range warmUp {
+		c, err := n.serve(ctx, forefend, s)
+		if err != nil {
+			return err
+		}
+		if _, err := s.load(ctx, c.pid); err != nil {
+			return err
+		}
+		if err := n.remove(ctx, c.id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // loadPair starts the server under both runtimes and loads one after the other.
@@ -130,7 +143,7 @@ type serving struct {
 // serve starts a server and its network, waits until it answers, and moves its shim into a group of its own.
 func (n *node) serve(ctx context.Context, kind runtimeKind, s server) (c serving, err error) {
 	c.id = n.id(kind)
-	if err := n.start(ctx, kind, s.image, c.id, nil); err != nil {
+	if err := n.start(ctx, kind, s.image, c.id, nil, s.args...); err != nil {
 		return c, err
 	}
 	shim, err := n.pid(kind.shim, "-id", c.id)

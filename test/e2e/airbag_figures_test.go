@@ -52,18 +52,19 @@ type growth struct {
 	rate             float64
 	raises           int
 	slowest          time.Duration // from the look to the limit read back
+	latest           time.Duration // after a look that led to a raise was due
 	killed           bool
 	held             string // why the limit did not follow; empty: it did
 }
 
 type growths []growth
 
-// String is the growths' line of the table: tries, killed, predicted limit, rates reached (least and most, MB/s), raises, slowest raise,
+// String is the growths' line of the table: tries, killed, predicted limit, rates reached (least and most, MB/s), raises, slowest raise, latest look,
 // limit at the end in use.
 func (all growths) String() string {
 	var least, most float64
 	var killed, held, raises int
-	var slowest time.Duration
+	var slowest, latest time.Duration
 	var room float64
 	for i, g := range all {
 		if g.killed {
@@ -79,11 +80,11 @@ func (all growths) String() string {
 			most = max(most, g.rate)
 		}
 		raises += g.raises
-		slowest = max(slowest, g.slowest)
+		slowest, latest = max(slowest, g.slowest), max(latest, g.latest)
 		room = max(room, float64(all[i].limit)/float64(4*g.predicted))
 	}
-	return fmt.Sprintf("%d | %d | %d | %d | %.0f to %.0f | %.1f | %s | %.2f", len(all), killed, held, all[0].predicted, least, most,
-		float64(raises)/float64(len(all)), slowest.Round(10*time.Microsecond), room)
+	return fmt.Sprintf("%d | %d | %d | %d | %.0f to %.0f | %.1f | %s | %s | %.2f", len(all), killed, held, all[0].predicted, least, most,
+		float64(raises)/float64(len(all)), slowest.Round(10*time.Microsecond), latest.Round(10*time.Microsecond), room)
 }
 
 // fourfold lets one container grow to four times its predicted limit.
@@ -122,7 +123,8 @@ func (h *host) fourfold(t *testing.T, perSecond float64) (g growth) {
 		switch e.Kind {
 		case "raised":
 			took, _ := time.ParseDuration(e.Fields["took"])
-			g.raises, g.slowest = g.raises+1, max(g.slowest, took)
+			late, _ := time.ParseDuration(e.Fields["late"])
+			g.raises, g.slowest, g.latest = g.raises+1, max(g.slowest, took), max(g.latest, late)
 			if _, why, more := strings.Cut(e.Message, "; not more, because "); more {
 				g.held = why
 			}

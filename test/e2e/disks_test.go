@@ -17,6 +17,16 @@ import (
 	"forefend.dev/forefend/test/root"
 )
 
+// TestDiskWeight gives containers a weight at disks, or says that this kernel has none.
+func TestDiskWeight(t *testing.T) {
+	h := newHost(t)
+	if h.ioWeight(t, h.start(t, sh("sleep 1000"))) == 0 {
+		weightIsRefused(t, h)
+		return
+	}
+	weightIsSet(t, h)
+}
+
 // TestDiskRates limits what containers read from and write to a disk: from the start and while they run.
 func TestDiskRates(t *testing.T) {
 	root.Test(t)
@@ -107,6 +117,89 @@ func (h *host) wantRates(t *testing.T, id, disk string, read, write int64) {
 	t.Helper()
 	if r, w := h.rate(t, id, "read", disk), h.rate(t, id, "write", disk); r != read || w != write {
 		t.Errorf("the kernel has %d bytes per second to read and %d to write, want %d and %d", r, w, read, write)
+	}
+}
+
+// aDisk is the numbers of any disk of this machine, empty where it has none.
+func aDisk(t testing.TB) string {
+	t.Helper()
+	all, err := filepath.Glob("/sys/block/*/device/../dev") // those of files and of memory have no device
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range all {
+		if numbers, err := os.ReadFile(file); err == nil {
+			return strings.TrimSpace(string(numbers))
+		}
+	}
+	return ""
+}
+
+// ioWeight reads from the kernel what a container weighs at disks, as io.weight has it; 0: it has no such thing.
+func (h *host) ioWeight(t testing.TB, id string) int64 {
+	t.Helper()
+	dir, version := cgroupOf(t, int(h.task(t, id).Pid()), "blkio")
+	files := []string{"blkio.weight", "blkio.bfq.weight"}
+	if version == 2 {
+		files = []string{"io.bfq.weight", "io.weight"}
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			continue
+		}
+		words := strings.Fields(strings.TrimPrefix(string(text), "default "))
+		n, err := strconv.ParseInt(words[0], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if file == "io.weight" && n != 100 { // the default; else from 1 to 10,000
+			n = 10 + (n-1)*990/9999
+		}
+		return n
+	}
+	return 0
+}
+
+// weightIsSet: from the start, while it runs, across an update by runc, and back.
+func weightIsSet(t *testing.T, h *host) {
+	id := h.start(t, sh("sleep 1000", "--annotation", "forefend.dev/io.weight=300"))
+	if has := h.ioWeight(t, id); has != 300 {
+		t.Fatalf("it starts with %d", has)
+	}
+	want := func(n int64) {
+		t.Helper()
+		if has := h.ioWeight(t, id); has != n {
+			t.Errorf("the kernel has %d, want %d", has, n)
+		}
+	}
+	h.adjust(t, "set", id, "io.weight=50", "--reason", "ticket 4713")
+	h.explain(t, id).want(t, "io.weight", "50", "operator")
+	want(50)
+	if err := h.update(t, id, memory(64<<20)); err != nil {
+		t.Fatal(err)
+	}
+	want(50)
+	h.adjust(t, "set", id, "io.weight=unlimited")
+	want(100)
+	h.adjust(t, "reset", id)
+	want(300)
+	for setting, words := range map[string]string{"io.weight=5": "is not a whole number from 10 to 1000", "io.weight=1001": "is not a whole number from 10 to 1000"} {
+		if r := h.Forefend("set", id, setting); r.Code != 1 || !strings.Contains(strings.Join(strings.Fields(r.Stdout+r.Stderr), " "), words) {
+			t.Errorf("set %s: exit status %d, %s%s", setting, r.Code, r.Stdout, r.Stderr)
+		}
+	}
+}
+
+// weightIsRefused where the kernel has none.
+func weightIsRefused(t *testing.T, h *host) {
+	id := h.start(t, sh("sleep 1000"))
+	const words = "cannot be given a weight at disks"
+	if r := h.Forefend("set", id, "io.weight=50"); r.Code != 1 || !strings.Contains(strings.Join(strings.Fields(r.Stdout+r.Stderr), " "), words) {
+		t.Errorf("exit status %d, %s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	if r := h.run(sh("true", "--annotation", "forefend.dev/io.weight=50")); r.Code == 0 || !strings.Contains(r.Stderr, words) {
+		t.Errorf("at the start: exit status %d, %s", r.Code, r.Stderr)
 	}
 }
 

@@ -1,10 +1,13 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -34,6 +37,18 @@ func (h *host) fetch(id, host string, headers ...string) string {
 	}
 	r := h.exec(id, "sh", "-c", command+"http://"+net.JoinHostPort(host, harness.WebPort)+"/ 2>&1")
 	return strings.TrimSpace(r.Stdout)
+}
+
+// killAgent kills a container's agent, which another one replaces.
+func (h *host) killAgent(t testing.TB, id string) {
+	t.Helper()
+	var shown api.Agent
+	if r := h.Forefend("agent", id, "--json"); r.Check() != nil || json.Unmarshal([]byte(r.Stdout), &shown) != nil || shown.PID == 0 {
+		t.Fatalf("the agent: %+v", r)
+	}
+	if err := unix.Kill(shown.PID, unix.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		t.Fatal(err)
+	}
 }
 
 func (h *host) tunnels(t testing.TB) api.TunnelsResponse {
@@ -72,13 +87,7 @@ func TestEgress(t *testing.T) {
 			t.Errorf("guarded: %+v", list.Guarded)
 		}
 		// Without its agent nothing is answered, and nothing leaves; the next agent takes its place.
-		var shown api.Agent
-		if r := h.Forefend("agent", id, "--json"); r.Check() != nil || json.Unmarshal([]byte(r.Stdout), &shown) != nil || shown.PID == 0 {
-			t.Fatalf("the agent: %+v", r)
-		}
-		if err := unix.Kill(shown.PID, unix.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			t.Fatal(err)
-		}
+		h.killAgent(t, id)
 		eventually(t, "another agent answers", func() bool {
 			got := h.fetch(id, "198.51.100.1")
 			return strings.Contains(got, "50") || strings.Contains(got, "403")
@@ -147,6 +156,7 @@ func TestEgressRoutes(t *testing.T) {
 	}
 
 	h.showsFlows(t, id)
+	h.streams(t, id)
 
 	// While a connection lives, flows tells by which rule and tunnel.
 	held := `(printf "GET / HTTP/1.1\r\nHost: world\r\nX-Forefend-Data: internal\r\n\r\n"; sleep 30) | nc 198.51.100.1 ` + harness.WebPort
@@ -174,6 +184,39 @@ func TestEgressRoutes(t *testing.T) {
 	}
 	if n := direct.Load(); n != 2 {
 		t.Errorf("the world was reached %d times directly, not 2", n)
+	}
+}
+
+// streams has one connection of HTTP/2, from a container's network, make requests that leave by two tunnels, and one that does not.
+func (h *host) streams(t *testing.T, id string) {
+	t.Helper()
+	ns, dials := h.networkOf(t, id), 0
+	tr := &http.Transport{Protocols: new(http.Protocols), DialContext: func(_ context.Context, _, to string) (net.Conn, error) {
+		dials++
+		return dialIn(t, ns, to), nil
+	}}
+	tr.Protocols.SetUnencryptedHTTP2(true)
+	defer tr.CloseIdleConnections()
+	for range 2 {
+		for data, want := range map[string]string{"confidential": "200 strong-1", "internal": "200 standard-1", "secret": "403 "} {
+			req, err := http.NewRequestWithContext(t.Context(), "GET", "http://198.51.100.1:"+harness.WebPort+"/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("X-Forefend-Data", data)
+			resp, err := tr.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if got := fmt.Sprintf("%d %s", resp.StatusCode, body); err != nil || !strings.HasPrefix(got, want) || resp.ProtoMajor != 2 {
+				t.Errorf("a stream with %s data: %s %q, want %q, %v", data, resp.Proto, got, want, err)
+			}
+		}
+	}
+	if dials != 1 {
+		t.Errorf("%d connections of HTTP/2, want 1", dials)
 	}
 }
 
@@ -220,4 +263,47 @@ func (h *host) showsFlows(t *testing.T, id string) {
 	})
 	h.exec(id, "sh", "-c", "killall nc sleep") // not the container's own: that is process 1
 	<-done
+}
+
+// TestEgressProcess: two programs of one container have different fates, and a flow says whose it is.
+func TestEgressProcess(t *testing.T) {
+	rules := t.TempDir()
+	if err := os.WriteFile(rules+"/routes.toml", []byte(`
+[[rule]]
+name = "second"
+when = 'process.executable == "/tmp/busybox-2"'
+tunnel = { encryption = "none" }
+[[rule]]
+name = "others"
+when = 'process.executable != "/tmp/busybox-2"'
+deny = true
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h := newHost(t, harness.WithConfig(fmt.Sprintf("[egress]\nrules = %q\ndecide_within = \"2s\"\n[[tunnel]]\nname = \"uplink\"\nkind = \"direct\"\n", rules)))
+	o := newOutside(t)
+	web(t, o.World, "direct")
+	id, err := h.linked(t, o, sh("cp /bin/busybox /tmp/busybox-2; sleep 1000"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, host := range []string{"198.51.100.1", "2001:db8::1"} {
+		url := "http://" + net.JoinHostPort(host, harness.WebPort) + "/"
+		if got := h.fetch(id, host); !strings.Contains(got, "403") {
+			t.Errorf("/bin/busybox to %s: %q", host, got)
+		}
+		if r := h.exec(id, "sh", "-c", "timeout 10 /tmp/busybox-2 wget -q -O - "+url+" 2>&1"); strings.TrimSpace(r.Stdout) != "direct" {
+			t.Errorf("/tmp/busybox-2 to %s: %+v", host, r)
+		}
+	}
+	held := `(printf "GET / HTTP/1.1\r\nHost: world\r\n\r\n"; sleep 30) | /tmp/busybox-2 nc 198.51.100.1 ` + harness.WebPort
+	if err := h.Ctr("task", "exec", "-d", "--exec-id", h.newID("x"), id, "sh", "-c", held).Check(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a flow of the program's", func() bool {
+		var flows []intercept.Flow
+		r := h.Forefend("flows", id, "--json")
+		return r.Check() == nil && json.Unmarshal([]byte(r.Stdout), &flows) == nil && len(flows) == 1 &&
+			flows[0].Context.Process != nil && flows[0].Context.Process.Executable == "/tmp/busybox-2" && flows[0].Context.Process.PID > 1
+	})
 }

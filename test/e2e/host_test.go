@@ -177,7 +177,7 @@ func (h *host) file(t testing.TB, name, text string) string {
 // eventually polls until ok, or fails the test saying what did not come about.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	if !within(15*time.Second, ok) {
+	if !within(time.Minute, ok) {
 		t.Fatalf("in vain: %s", what)
 	}
 }

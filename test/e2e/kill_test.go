@@ -153,8 +153,7 @@ func (l *load) consistent() {
 		l.t.Errorf("pids is said to be %q, the kernel has %d", f.Text, l.limit(l.t, l.id, "pids"))
 	}
 	mknod, _ := d.find("syscalls/mknod")
-	r := l.exec(l.id, "/probe", "try", "call=mknod")
-	if denied := r.Stdout == "call=mknod: EPERM\n"; denied != (mknod.Text == "deny") || r.Code != 0 {
+	if r := l.exec(l.id, "/probe", "try", "call=mknod"); (r.Stdout == "call=mknod: EPERM\n") != (mknod.Text == "deny") || r.Code != 0 {
 		l.t.Errorf("mknod is said to be %q, a process has %q %q", mknod.Text, r.Stdout, r.Stderr)
 	}
 	eventually(l.t, "an event of each revision that is remembered", func() bool {

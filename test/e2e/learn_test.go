@@ -67,6 +67,7 @@ func TestLearning(t *testing.T) {
 	t.Run("granted capability", func(t *testing.T) { capabilitySpeaks(t, h, name) })
 	t.Run("enforce", func(t *testing.T) { enforceDenies(t, h) })
 	t.Run("observe", func(t *testing.T) { observeDeniesNothing(t, h) })
+	t.Run("one numbering", func(t *testing.T) { oneNumbering(t, h) })
 	t.Run("before the first run", func(t *testing.T) { explainsImage(t, h) })
 }
 
@@ -234,5 +235,28 @@ func explainsImage(t *testing.T, h *host) {
 	h.mustRun(t, probe("exit", "0"))
 	if d := ask(); d.Prediction.Runs != 1 || d.Prediction.Level != "image+command" {
 		t.Errorf("after it: %d runs at level %q", d.Prediction.Runs, d.Prediction.Level)
+	}
+}
+
+// oneNumbering: a sealed workload that makes no 32-bit calls has a filter without them, until a mount brings who knows what.
+func oneNumbering(t *testing.T, h *host) {
+	plain := func(step string, flags ...string) container {
+		return sh(`: plain; eval "$STEP"`, append([]string{"--env=STEP=" + step}, flags...)...)
+	}
+	ends := func(id string) bool {
+		return slices.ContainsFunc(h.explain(t, id).Notes, func(n string) bool { return strings.HasPrefix(n, "32-bit calls end") })
+	}
+	for n := 1; n <= 5; n++ {
+		id := h.newID("plain")
+		h.mustRun(t, plain("true").named(id))
+		if ends(id) != (n == 5) {
+			t.Errorf("run %d: notes %q", n, h.explain(t, id).Notes)
+		}
+	}
+	id := h.newID("brought")
+	got := h.verdicts(t, plain("/probe attack --json int80", h.withProbe()).named(id))
+	want := h.verdicts(t, plain("/probe attack --json int80", h.withProbe()).under(stock))
+	if got["int80"] != want["int80"] || ends(id) {
+		t.Errorf("int 0x80 of a mounted program: %q, stock %q; notes %q", got["int80"], want["int80"], h.explain(t, id).Notes)
 	}
 }

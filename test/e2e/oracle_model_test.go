@@ -12,7 +12,8 @@ import (
 
 // oracle is the expected state of one container.
 type oracle struct {
-	mayRaise bool // this machine lets hard resource limits be raised
+	mayRaise bool                   // this machine lets hard resource limits be raised
+	keys     map[string][][2]string // adjustable, and those of this machine's disks
 
 	claims   map[string]claimed         // the operator's, by key
 	past     map[int]map[string]claimed // claims by revision
@@ -28,7 +29,7 @@ type claimed struct {
 }
 
 func newOracle(mayRaise bool) *oracle {
-	return &oracle{mayRaise: mayRaise, claims: map[string]claimed{}, past: map[int]map[string]claimed{1: {}}, revision: 1, nofile: 1024}
+	return &oracle{mayRaise: mayRaise, keys: maps.Clone(adjustable), claims: map[string]claimed{}, past: map[int]map[string]claimed{1: {}}, revision: 1, nofile: 1024}
 }
 
 // adjustable are the keys that are changed, with the values they may get as the command line has them, and the words in
@@ -51,6 +52,15 @@ var adjustable = map[string][][2]string{
 	"readonly_root":              {{"on", "on"}, {"off", "off"}},
 	"mode":                       {{"observe", "observe"}, {"adaptive", "adaptive"}, {"enforce", "enforce"}},
 	"sealed":                     {{"yes", "yes"}, {"no", "no"}},
+}
+
+// hasDisk makes the rates of a disk adjustable, and the weight at disks where the kernel has one.
+func (o *oracle) hasDisk(numbers string, weighs bool) {
+	o.keys["io.read/"+numbers] = [][2]string{{"8Mi", "8 MiB/s"}, {"16Mi", "16 MiB/s"}}
+	o.keys["io.write/"+numbers] = [][2]string{{"4Mi", "4 MiB/s"}, {"32Mi", "32 MiB/s"}}
+	if weighs {
+		o.keys["io.weight"] = [][2]string{{"50", "50"}, {"300", "300"}, {"1000", "1000"}}
+	}
 }
 
 // oracleGuardrail is the most that the site allows: what is over it is refused with all of its change.
@@ -90,10 +100,10 @@ func (o *oracle) change(random *rand.Rand) sequel {
 func (o *oracle) set(random *rand.Rand) sequel {
 	next, args := maps.Clone(o.claims), []string{"set"}
 	over := false
-	keys := slices.Sorted(maps.Keys(adjustable))
+	keys := slices.Sorted(maps.Keys(o.keys))
 	random.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
 	for _, key := range keys[:1+random.IntN(3)] {
-		value := adjustable[key][random.IntN(len(adjustable[key]))][0]
+		value := o.keys[key][random.IntN(len(o.keys[key]))][0]
 		args = append(args, key+"="+value)
 		over = over || value == "1Gi"
 		if next[key].value != value { // the same said again is no other claim
@@ -107,7 +117,7 @@ func (o *oracle) set(random *rand.Rand) sequel {
 }
 
 func (o *oracle) unset(random *rand.Rand) sequel {
-	name := slices.Sorted(maps.Keys(adjustable))[random.IntN(len(adjustable))]
+	name := slices.Sorted(maps.Keys(o.keys))[random.IntN(len(o.keys))]
 	next := maps.Clone(o.claims)
 	switch family, _, member := strings.Cut(name, "/"); {
 	case member && random.IntN(2) == 0:

@@ -36,6 +36,9 @@ func TestOracle(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	w := newWitness(t, h)
 	o := newOracle(capable(t, unix.CAP_SYS_RESOURCE))
+	if w.disk = aDisk(t); w.disk != "" {
+		o.hasDisk(w.disk, h.ioWeight(t, w.id) != 0)
+	}
 	h.agentState(t, w.id, "--now") // the agent, and the thread that works in the container's mounts, stay once they are there
 	for _, key := range []string{"readonly_root=on", "readonly_root=off"} {
 		h.adjust(t, "set", w.id, key)
@@ -95,7 +98,8 @@ type witness struct {
 	t         *testing.T
 	id        string
 	pid, shim int
-	score     int64 // for the OOM killer, that the container began with
+	score     int64  // for the OOM killer, that the container began with
+	disk      string // by its numbers; empty: this machine has none
 }
 
 func newWitness(t *testing.T, h *host) *witness {
@@ -156,6 +160,13 @@ func (w *witness) kernel(o *oracle) {
 			w.t.Errorf("the kernel has cpu.shares %s, want %s", has, want)
 		}
 	}
+	if w.disk != "" {
+		rates := map[string]int64{"": 0, "4Mi": 4 << 20, "8Mi": 8 << 20, "16Mi": 16 << 20, "32Mi": 32 << 20}
+		w.wantRates(w.t, w.id, w.disk, rates[o.is("io.read/"+w.disk, "")], rates[o.is("io.write/"+w.disk, "")])
+		if has, want := w.ioWeight(w.t, w.id), number(o.claims, "io.weight", 100); has != 0 && has != want {
+			w.t.Errorf("the kernel has io.weight %d, want %d", has, want)
+		}
+	}
 	if dir, version := cgroupOf(w.t, w.pid, "freezer"); version == 1 {
 		if has := w.file(dir, "freezer.state"); (has == "FROZEN") != o.frozen {
 			w.t.Errorf("the container is %s, frozen wanted: %v", has, o.frozen)
@@ -188,7 +199,7 @@ func (w *witness) told(o *oracle) {
 	if d.Revision != o.revision {
 		w.t.Errorf("explain: revision %d, want %d", d.Revision, o.revision)
 	}
-	for key, values := range adjustable {
+	for key, values := range o.keys {
 		f, found := d.find(key)
 		c, operated := o.claims[key]
 		if operated != (found && f.Author == "operator") {

@@ -48,6 +48,16 @@ func web(t testing.TB, w *harness.World, name string) *atomic.Int64 {
 	return asked
 }
 
+// names runs a name server in the world.
+func (o *outside) names(t testing.TB, args ...string) {
+	t.Helper()
+	stop, err := o.NameServer(args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+}
+
 // gateway is one with a web server behind it.
 type gateway struct {
 	*harness.Gateway

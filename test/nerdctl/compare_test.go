@@ -56,11 +56,14 @@ func removeBridges(t *testing.T) {
 	}
 }
 
-// step is one nerdctl command. In its arguments NAME stands for a container name of the runtime's own, RUNTIME for the
-// flag that selects it, TAG for a word of the runtime's own that fits anywhere, and PORT for a free port.
+// step is one nerdctl command. In its arguments, its input and its file NAME stands for a container name of the runtime's own, RUNTIME for
+// the flag that selects it, ENGINE for its name, TAG for a word of the runtime's own that fits anywhere, PORT for a free port, and FILE
+// for a file of the runtime's own.
 type step struct {
 	args  string // separated by blanks; single quotes hold an argument together
 	stdin string
+	file  string // what is in FILE from this step on
+	types string // typed on a terminal, once a shell's prompt is there
 	code  int
 	want  string // a regular expression for what comes out, errors included
 	// loose: what comes out is not compared, only matched with want: it holds times or sizes.
@@ -88,7 +91,7 @@ func (h *host) session(t *testing.T, runtime, label string) *session {
 	port := freePort(t)
 	name := "c-" + tag
 	return &session{h: h, runtime: runtime,
-		words: strings.NewReplacer("NAME", name, "RUNTIME", "--runtime="+runtime, "TAG", tag, "PORT", port, "DIR", h.Dir),
+		words: strings.NewReplacer("NAME", name, "RUNTIME", "--runtime="+runtime, "ENGINE", runtime, "TAG", tag, "PORT", port, "DIR", h.Dir, "FILE", filepath.Join(h.Dir, tag+".file")),
 		hide:  strings.NewReplacer(name, "NAME", runtime, "RUNTIME", tag, "TAG", port, "PORT"),
 	}
 }
@@ -97,9 +100,18 @@ func (h *host) session(t *testing.T, runtime, label string) *session {
 func (s *session) do(ctx context.Context, st step) harness.Result {
 	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
 	defer cancel()
+	if st.file != "" {
+		if err := os.WriteFile(s.words.Replace("FILE"), []byte(s.words.Replace(st.file)), 0o600); err != nil {
+			return harness.Result{Args: []string{"write"}, Code: -1, Err: err}
+		}
+	}
 	cmd := s.h.NerdctlCommand(ctx, fields(s.words.Replace(st.args))...)
+	if st.types != "" {
+		code, screen, err := harness.OnTerminal(cmd, "# ", st.types)
+		return harness.Result{Args: cmd.Args, Code: code, Stdout: screen, Err: err}
+	}
 	if st.stdin != "" {
-		cmd.Stdin = strings.NewReader(st.stdin)
+		cmd.Stdin = strings.NewReader(s.words.Replace(st.stdin))
 	}
 	return s.h.Run(cmd)
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -18,40 +17,14 @@ import (
 
 // New makes a namespace with its loopback up, to be closed by the caller.
 func New() (*enter.Namespace, error) {
-	type result struct {
-		ns  *enter.Namespace
-		err error
-	}
-	made := make(chan result, 1)
-	enter.Thread(func() (back bool) {
-		ns, back, err := create()
-		made <- result{ns, err}
-		return back
-	})
-	r := <-made
-	if r.err != nil {
-		return nil, fmt.Errorf("new network namespace: %w", r.err)
-	}
-	if err := r.ns.Do(func() error { return Up("lo") }); err != nil {
-		return nil, errors.Join(fmt.Errorf("loopback of a new network namespace: %w", err), r.ns.Close())
-	}
-	return r.ns, nil
-}
-
-func create() (ns *enter.Namespace, back bool, err error) {
-	home, err := os.Open("/proc/thread-self/ns/net")
+	ns, err := enter.New()
 	if err != nil {
-		return nil, true, err
+		return nil, err
 	}
-	defer home.Close()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return nil, true, err
+	if err := ns.Do(func() error { return Up("lo") }); err != nil {
+		return nil, errors.Join(fmt.Errorf("loopback of a new network namespace: %w", err), ns.Close())
 	}
-	ns, err = enter.Open("/proc/thread-self/ns/net")
-	if out := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); out != nil {
-		return ns, false, errors.Join(err, out)
-	}
-	return ns, true, err
+	return ns, nil
 }
 
 // Up brings a link of the thread's namespace up, and gives it addresses at once usable; without a length one is a host's.

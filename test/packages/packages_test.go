@@ -1,6 +1,7 @@
 package packages
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -112,7 +113,9 @@ func contents(t *testing.T, i installer) {
 	want := map[string]string{
 		"/usr/bin/forefend": "-rwxr-xr-x", "/usr/bin/containerd-shim-forefend-v1": "-rwxr-xr-x",
 		"/etc/forefend/config.toml": "-rw-r--r--", "/usr/lib/systemd/system/forefend.service": "-rw-r--r--",
-		"/usr/share/bash-completion/completions/forefend": "-rw-r--r--", "/usr/share/zsh/site-functions/_forefend": "-rw-r--r--",
+		"/usr/lib/systemd/system/forefend-gateway.service": "-rw-r--r--",
+		"/usr/lib/systemd/system/forefend-tunneld.service": "-rw-r--r--",
+		"/usr/share/bash-completion/completions/forefend":  "-rw-r--r--", "/usr/share/zsh/site-functions/_forefend": "-rw-r--r--",
 		"/usr/share/fish/vendor_completions.d/forefend.fish": "-rw-r--r--",
 		"/usr/share/doc/forefend/LICENSE":                    "-rw-r--r--", "/usr/share/doc/forefend/copyright": "-rw-r--r--",
 		"/usr/share/doc/forefend/config.toml.example": "-rw-r--r--", "/usr/share/doc/forefend/metrics.md": "-rw-r--r--",
@@ -151,7 +154,7 @@ func life(t *testing.T, i installer) {
 	if d := r.daemon(); d.PID != 0 {
 		t.Errorf("an upgrade starts a daemon: %+v", d)
 	}
-	verifyUnit(t, r)
+	verifyUnits(t, r)
 
 	// Whoever edits the configuration keeps it, and a daemon that runs is replaced by one of the new binary, both ways.
 	config := r.read("etc/forefend/config.toml") + "mode = \"observe\"\n"
@@ -202,28 +205,41 @@ func life(t *testing.T, i installer) {
 	}
 }
 
-// verifyUnit lets systemd's own checker look at the unit as it is installed.
-func verifyUnit(t *testing.T, r target) {
+// verifyUnits lets systemd's own checker look at the units as they are installed.
+func verifyUnits(t *testing.T, r target) {
 	t.Helper()
-	unit := r.read("usr/lib/systemd/system/forefend.service")
-	if strings.Contains(unit, "@") && strings.Contains(unit, "@bindir@") {
-		t.Error("a placeholder is left in the unit")
+	dir := t.TempDir()
+	var copied []string
+	for _, name := range []string{"forefend.service", "forefend-gateway.service", "forefend-tunneld.service"} {
+		unit := r.read("usr/lib/systemd/system/" + name)
+		if strings.Contains(unit, "@bindir@") || strings.Contains(unit, "@docdir@") {
+			t.Errorf("a placeholder is left in %s", name)
+		}
+		// The checker looks for binaries on this machine.
+		text := strings.ReplaceAll(strings.ReplaceAll(unit, "/usr/bin/", r.path("usr/bin")+"/"), "/usr/share/doc/", r.path("usr/share/doc")+"/")
+		copied = append(copied, filepath.Join(dir, name))
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
-	// The checker looks for binaries on this machine.
-	copied := filepath.Join(t.TempDir(), "forefend.service")
-	text := strings.ReplaceAll(strings.ReplaceAll(unit, "/usr/bin/", r.path("usr/bin")+"/"), "/usr/share/doc/", r.path("usr/share/doc")+"/")
-	if err := os.WriteFile(copied, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
+	verify := func(files ...string) (string, error) {
+		out, err := exec.Command("systemd-analyze", append([]string{"verify", "--man=no"}, files...)...).CombinedOutput()
+		return strings.TrimSpace(string(out)), err
 	}
-	out, err := exec.Command("systemd-analyze", "verify", "--man=no", copied).CombinedOutput()
-	if err != nil || len(strings.TrimSpace(string(out))) > 0 {
+	if out, err := verify(copied...); err != nil || out != "" {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}
 	// It notices what is wrong.
-	if err := os.WriteFile(copied, []byte(strings.Replace(text, "Type=notify", "Type=nonsense", 1)), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if out, _ := exec.Command("systemd-analyze", "verify", "--man=no", copied).CombinedOutput(); !strings.Contains(string(out), "nonsense") {
-		t.Errorf("the checker misses a mistake: %s", out)
+	for _, file := range copied {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, bytes.Replace(text, []byte("Type=notify"), []byte("Type=nonsense"), 1), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if out, _ := verify(file); !strings.Contains(out, "nonsense") {
+			t.Errorf("the checker misses a mistake: %s", out)
+		}
 	}
 }

@@ -188,9 +188,23 @@ type ForgetRequest struct {
 	Epoch uint64 `json:"epoch"`
 }
 
-// FlowsResponse are the connections that are intercepted now, in the interceptor's own words.
+// FlowsResponse are the connections that are intercepted now, and what was counted of all since the agent began, in the interceptor's
+// own words.
 type FlowsResponse struct {
-	Flows json.RawMessage `json:"flows,omitempty"`
+	Flows    json.RawMessage `json:"flows,omitempty"`
+	Counters json.RawMessage `json:"counters,omitempty"`
+}
+
+// AccountsRequest asks what the interceptor counts of connections that gateways count, too: after so many had ended, and of those that live
+// after one, as the last answer said.
+type AccountsRequest struct {
+	Next uint64 `json:"next,omitempty"`
+	Live uint64 `json:"live,omitempty"`
+}
+
+// AccountsResponse is the answer, in the interceptor's own words.
+type AccountsResponse struct {
+	Accounts json.RawMessage `json:"accounts,omitempty"`
 }
 
 // AsksRequest waits until the agent has something to ask, for at most so long.
@@ -206,8 +220,11 @@ type AsksResponse struct {
 // MaxAsks is how many questions of an agent may be open at once, and MaxAsk how long one may be, in bytes.
 const (
 	MaxAsks = 64
-	MaxAsk  = 16 << 10
+	MaxAsk  = 32 << 10
 )
+
+// MaxMany is how many decisions may be asked for with one question.
+const MaxMany = 64
 
 // Ask is one question of the agent's, to be answered by its number. Who asks has waited for a request of a container's: it is a claim.
 type Ask struct {
@@ -218,8 +235,17 @@ type Ask struct {
 
 // The questions.
 const (
-	AskDecide = "decide" // flow.Context, answered by flow.Decision
-	AskWay    = "way"    // flow.Profile and a user, answered by a tunnel
+	AskDecide  = "decide"      // flow.Context and its token, answered by flow.Decision
+	AskMany    = "decide-many" // at most MaxMany of those, answered by as many of flow.Decision in their order; null: it has to be asked about alone
+	AskWay     = "way"         // flow.Profile and a user, answered by a tunnel
+	AskProcess = "process"     // the ends of a connection, answered by flow.Process
+
+	// AskContainer asks for the container of a cgroup, where several share the network namespace.
+	AskContainer = "container"
+
+	// AskContacts tells how often destinations such as "tcp/www.example.com:443" were let out since the last time, and by which container; the
+	// answer is empty.
+	AskContacts = "contacts"
 )
 
 // AnswerRequest answers a question. One that nobody waits for any more is forgotten.

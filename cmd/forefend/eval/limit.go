@@ -1,7 +1,6 @@
 package eval
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -39,7 +38,7 @@ var limitShares = []float64{0.5, 0.7, 0.9, 1.05, 1.3, 2}
 
 func limitCommand() *cobra.Command {
 	var data string
-	var asJSON bool
+	var out format
 	cmd := &cobra.Command{
 		Use:   "limit",
 		Short: "Judge how well a container's reaching of its limit is foretold, on recorded runs",
@@ -59,12 +58,12 @@ limit was reached.`,
 			if err != nil {
 				return fmt.Errorf("read %s: %w", data, err)
 			}
-			return printLimit(cmd.OutOrStdout(), judgeLimit(runs), asJSON)
+			r := judgeLimit(runs)
+			return out.print(cmd.OutOrStdout(), r, r.text)
 		},
 	}
-	cmd.Flags().StringVar(&data, "data", "", "file with recorded runs")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	_ = cmd.MarkFlagRequired("data")
+	needed(cmd, &data, "data", "file with recorded runs")
+	out.flags(cmd)
 	return cmd
 }
 
@@ -191,12 +190,7 @@ func trendReaches(past []usageSample, limit float64, horizon time.Duration) floa
 	return 0
 }
 
-func printLimit(w io.Writer, r limitResult, asJSON bool) error {
-	if asJSON {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(r)
-	}
+func (r limitResult) text(w io.Writer) error {
 	fmt.Fprintf(w, "%d runs, %d forecasts of %.0f s, limit reached after %.1f %%\n", r.Runs, r.Forecasts, r.Horizon, 100*r.BaseRate)
 	fmt.Fprintf(w, "Brier score  forefend %.4f  persistence %.4f  trend %.4f: %.0f %% better than persistence\n",
 		r.Brier, r.Baselines["persistence"], r.Baselines["trend"], 100*r.Better)

@@ -1,7 +1,6 @@
 package eval
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"math"
@@ -33,7 +32,7 @@ type nabFileScore struct {
 
 func newNABCommand() *cobra.Command {
 	var data string
-	var asJSON bool
+	var out format
 	cmd := &cobra.Command{
 		Use:   "nab --data DIR",
 		Short: "Anomaly scores of usage series: the score of the Numenta Anomaly Benchmark",
@@ -47,12 +46,11 @@ func newNABCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return r.print(cmd.OutOrStdout(), asJSON)
+			return out.print(cmd.OutOrStdout(), r, r.text)
 		},
 	}
-	cmd.Flags().StringVar(&data, "data", "", "directory of series and combined_windows.json")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	_ = cmd.MarkFlagRequired("data") // the flag exists
+	needed(cmd, &data, "data", "directory of series and combined_windows.json")
+	out.flags(cmd)
 	return cmd
 }
 
@@ -132,10 +130,7 @@ func threeSigma(values []float64) []float64 {
 	return out
 }
 
-func (r nabResult) print(out io.Writer, asJSON bool) error {
-	if asJSON {
-		return json.NewEncoder(out).Encode(r)
-	}
+func (r nabResult) text(out io.Writer) error {
 	var err error
 	for _, s := range r.Scores {
 		if err == nil {

@@ -1,7 +1,6 @@
 package eval
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -37,7 +36,7 @@ type recommendResult struct {
 
 func newRecommendCommand() *cobra.Command {
 	var data string
-	var asJSON bool
+	var out format
 	var attacked float64
 	cmd := &cobra.Command{
 		Use:   "recommend --data DIR",
@@ -53,20 +52,16 @@ func newRecommendCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return r.print(cmd.OutOrStdout(), asJSON)
+			return out.print(cmd.OutOrStdout(), r, r.text)
 		},
 	}
-	cmd.Flags().StringVar(&data, "data", "", "directory of recorded rows")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	needed(cmd, &data, "data", "directory of recorded rows")
+	out.flags(cmd)
 	cmd.Flags().Float64Var(&attacked, "attacked", 0.1, "share of runs that are attacked, above 0 and below 1")
-	_ = cmd.MarkFlagRequired("data") // the flag exists
 	return cmd
 }
 
-func (r *recommendResult) print(w io.Writer, asJSON bool) error {
-	if asJSON {
-		return json.NewEncoder(w).Encode(r)
-	}
+func (r *recommendResult) text(w io.Writer) error {
 	_, err := fmt.Fprintf(w, "%d captures, %.0f %% of runs attacked; %.0f %% below the better of the two\n", r.Captures, 100*r.Attacked, 100*r.Below)
 	line := func(name string, f tradeFigure) {
 		if err == nil {

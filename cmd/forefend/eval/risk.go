@@ -1,7 +1,6 @@
 package eval
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -37,7 +36,7 @@ type riskResult struct {
 
 func newRiskCommand() *cobra.Command {
 	var data, labels string
-	var asJSON bool
+	var out format
 	cmd := &cobra.Command{
 		Use:   "risk --data FILE --labels FILE",
 		Short: "Which vulnerabilities become exploited",
@@ -52,21 +51,16 @@ func newRiskCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return r.print(cmd.OutOrStdout(), asJSON)
+			return out.print(cmd.OutOrStdout(), r, r.text)
 		},
 	}
-	cmd.Flags().StringVar(&data, "data", "", "features, CSV, gzipped or not")
-	cmd.Flags().StringVar(&labels, "labels", "", "what became exploited")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	_ = cmd.MarkFlagRequired("data") // the flags exist
-	_ = cmd.MarkFlagRequired("labels")
+	needed(cmd, &data, "data", "features, CSV, gzipped or not")
+	needed(cmd, &labels, "labels", "what became exploited")
+	out.flags(cmd)
 	return cmd
 }
 
-func (r *riskResult) print(w io.Writer, asJSON bool) error {
-	if asJSON {
-		return json.NewEncoder(w).Encode(r)
-	}
+func (r *riskResult) text(w io.Writer) error {
 	_, err := fmt.Fprintf(w, "%d vulnerabilities, %d of them exploited later; %d known before are left out\n", r.Vulnerabilities, r.Exploited, r.Known)
 	line := func(name string, f riskFigure) {
 		if err == nil {

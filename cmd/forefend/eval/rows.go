@@ -1,7 +1,6 @@
 package eval
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -56,7 +55,8 @@ func (t *rowsTally) add(o rowsTally) {
 
 func newRowsCommand() *cobra.Command {
 	var data string
-	var asJSON, watched bool
+	var watched bool
+	var out format
 	cmd := &cobra.Command{
 		Use:   "rows --data DIR",
 		Short: "Anomaly scores of system call counts (docker CVE form)",
@@ -72,13 +72,12 @@ func newRowsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return r.print(cmd.OutOrStdout(), asJSON)
+			return out.print(cmd.OutOrStdout(), r, r.text)
 		},
 	}
-	cmd.Flags().StringVar(&data, "data", "", "directory of recorded rows")
+	needed(cmd, &data, "data", "directory of recorded rows")
+	out.flags(cmd)
 	cmd.Flags().BoolVar(&watched, "watched", false, "see only the calls that a container's first run watches, as the shim does")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	_ = cmd.MarkFlagRequired("data") // the flag exists
 	return cmd
 }
 
@@ -212,10 +211,7 @@ func (known freshNames) alarm(row anomaly.Row) bool {
 	return false
 }
 
-func (r rowsResult) print(out io.Writer, asJSON bool) error {
-	if asJSON {
-		return json.NewEncoder(out).Encode(r)
-	}
+func (r rowsResult) text(out io.Writer) error {
 	var err error
 	line := func(t rowsTally) {
 		if err == nil {

@@ -1,15 +1,6 @@
 package eval
 
-import (
-	"fmt"
-
-	"github.com/spf13/cobra"
-
-	"forefend.dev/forefend/cmd/forefend/output"
-)
-
-// curve is the coverages that --curve asks for.
-var curve = []float64{0.90, 0.95, 0.98, 0.99, 0.995, 0.999}
+import "github.com/spf13/cobra"
 
 // runsPoint is how bounds of runs did at one coverage.
 type runsPoint struct {
@@ -36,8 +27,8 @@ type runsResult struct {
 
 func runsCommand() *cobra.Command {
 	var data, prior string
-	var coverage float64
-	var withCurve, asJSON bool
+	var at asked
+	var out format
 	cmd := &cobra.Command{
 		Use:   "runs --data FILE",
 		Short: "The bound of a run's peak memory, on recorded container runs",
@@ -46,28 +37,20 @@ func runsCommand() *cobra.Command {
 			"tried again at twice the limit, then at the user's request; waste counts every try.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !(coverage > 0 && coverage < 1) {
-				return fmt.Errorf("--coverage %g: not between 0 and 1", coverage)
-			}
-			coverages := []float64{coverage}
-			if withCurve {
-				coverages = curve
-			}
-			result, err := evaluateRuns(cmd.Context(), data, prior, coverages)
+			coverages, err := at.coverages()
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return output.JSON(cmd.OutOrStdout(), result)
+			r, err := evaluateRuns(cmd.Context(), data, prior, coverages)
+			if err != nil {
+				return err
 			}
-			return printRuns(cmd.OutOrStdout(), result)
+			return out.print(cmd.OutOrStdout(), r, r.text)
 		},
 	}
-	cmd.Flags().StringVar(&data, "data", "", "the runs to replay, a CSV `FILE`")
+	needed(cmd, &data, "data", "the runs to replay, a CSV `FILE`")
 	cmd.Flags().StringVar(&prior, "prior", "", "other runs, a CSV `FILE`, to learn priors from first")
-	cmd.Flags().Float64Var(&coverage, "coverage", 0.98, "share of runs to stay under their bound")
-	cmd.Flags().BoolVar(&withCurve, "curve", false, "repeat for the coverages .90 .95 .98 .99 .995 .999")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	_ = cmd.MarkFlagRequired("data")
+	at.flags(cmd, 0.98, "runs to stay under their bound")
+	out.flags(cmd)
 	return cmd
 }

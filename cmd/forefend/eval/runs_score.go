@@ -92,9 +92,9 @@ func median(values []float64) float64 {
 	return (values[(n-1)/2] + values[n/2]) / 2
 }
 
-// printRuns prints a line for each method and coverage; a column for each number of earlier runs holds the
+// text prints a line for each method and coverage; a column for each number of earlier runs holds the
 // share of violations and the median of limit / peak.
-func printRuns(w io.Writer, r runsResult) error {
+func (r runsResult) text(w io.Writer) error {
 	columns := []output.Column{{Name: "METHOD"}, {Name: "ASKED", Right: true}, {Name: "ABOVE", Right: true}, {Name: "WASTE", Note: "GB·h", Right: true}}
 	for _, n := range byN {
 		columns = append(columns, output.Column{Name: "N=" + n, Note: "above ratio", Right: true})

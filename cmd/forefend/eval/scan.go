@@ -2,7 +2,6 @@ package eval
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os/exec"
@@ -45,7 +44,7 @@ type scanFigure struct {
 
 func newScanCommand() *cobra.Command {
 	var truth, rootfs, scanner string
-	var asJSON bool
+	var out format
 	cmd := &cobra.Command{
 		Use:   "scan --truth DIR --rootfs DIR",
 		Short: "System calls that static analysis predicts, beside those that programs made",
@@ -63,15 +62,13 @@ func newScanCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return r.print(cmd.OutOrStdout(), asJSON)
+			return out.print(cmd.OutOrStdout(), r, r.text)
 		},
 	}
-	cmd.Flags().StringVar(&truth, "truth", "", "directory of what programs did")
-	cmd.Flags().StringVar(&rootfs, "rootfs", "", "root filesystem with the programs")
+	needed(cmd, &truth, "truth", "directory of what programs did")
+	needed(cmd, &rootfs, "rootfs", "root filesystem with the programs")
 	cmd.Flags().StringVar(&scanner, "scanner", "", "forefend-scan (default: the one beside this program, or in PATH)")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	_ = cmd.MarkFlagRequired("truth") // the flags exist
-	_ = cmd.MarkFlagRequired("rootfs")
+	out.flags(cmd)
 	return cmd
 }
 
@@ -167,12 +164,7 @@ func nativeCalls(command []string, s evidence.Scan) ([]string, error) {
 	return slices.Compact(native), nil
 }
 
-func (r scanResult) print(w io.Writer, asJSON bool) error {
-	if asJSON {
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return enc.Encode(r)
-	}
+func (r scanResult) text(w io.Writer) error {
 	fmt.Fprintf(w, "%-16s %6s %9s %6s %8s  %s\n", "PROGRAM", "MISSED", "PREDICTED", "NATIVE", "SECONDS", "MISSED CALLS")
 	for _, f := range r.Programs {
 		fmt.Fprintf(w, "%-16s %6d %9d %6d %8.3f  %s%s\n", f.Name, len(f.Missed), f.Predicted, f.Native, f.Seconds, strings.Join(f.Missed, " "), f.Error)

@@ -96,7 +96,7 @@ func TestScanEvaluation(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 	var out bytes.Buffer
-	if err := r.print(&out, true); err != nil {
+	if err := (format{json: true}).print(&out, r, r.text); err != nil {
 		t.Fatal(err)
 	}
 	var decoded struct {

@@ -2,7 +2,6 @@ package eval
 
 import (
 	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -27,7 +26,7 @@ type traceFigure struct {
 
 func newTracesCommand() *cobra.Command {
 	var train, normal, attack string
-	var asJSON bool
+	var out format
 	cmd := &cobra.Command{
 		Use:   "traces --train FILE --normal FILE --attack FILE",
 		Short: "Anomaly scores of system call sequences (ADFA-LD form)",
@@ -40,17 +39,13 @@ func newTracesCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return r.print(cmd.OutOrStdout(), asJSON)
+			return out.print(cmd.OutOrStdout(), r, r.text)
 		},
 	}
-	f := cmd.Flags()
-	f.StringVar(&train, "train", "", "normal traces to learn from")
-	f.StringVar(&normal, "normal", "", "normal traces to score")
-	f.StringVar(&attack, "attack", "", "traces of attacks to score")
-	f.BoolVar(&asJSON, "json", false, "print JSON")
-	for _, name := range []string{"train", "normal", "attack"} {
-		_ = cmd.MarkFlagRequired(name) // the flag exists
-	}
+	needed(cmd, &train, "train", "normal traces to learn from")
+	needed(cmd, &normal, "normal", "normal traces to score")
+	needed(cmd, &attack, "attack", "traces of attacks to score")
+	out.flags(cmd)
 	return cmd
 }
 
@@ -131,10 +126,7 @@ func parseTraces(in io.Reader) ([][]string, error) {
 	return traces, nil
 }
 
-func (r tracesResult) print(out io.Writer, asJSON bool) error {
-	if asJSON {
-		return json.NewEncoder(out).Encode(r)
-	}
+func (r tracesResult) text(out io.Writer) error {
 	_, err := fmt.Fprintf(out, "%-10s AUC %.3f  false positives at 90%% detection %.3f\n", "forefend", r.AUC, r.FPR)
 	for name, b := range r.Baselines {
 		if err == nil {

@@ -1,7 +1,6 @@
 package eval
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -12,9 +11,6 @@ import (
 
 	"forefend.dev/forefend/predictor/forecast"
 )
-
-// usageCurve is what --curve asks for.
-var usageCurve = []float64{.90, .95, .98, .99, .995, .999}
 
 // usageResult is the JSON of `forefend eval usage`.
 type usageResult struct {
@@ -27,8 +23,8 @@ type usageResult struct {
 func usageCommand() *cobra.Command {
 	var (
 		family, resource, data string
-		coverage               float64
-		curve, asJSON          bool
+		at                     asked
+		out                    format
 	)
 	cmd := &cobra.Command{
 		Use:   "usage",
@@ -45,42 +41,33 @@ series is never scored.`,
 			if err != nil {
 				return err
 			}
-			asked := []float64{coverage}
-			if curve {
-				asked = usageCurve
-			}
-			result, err := judgeUsage(f, resource, data, asked)
+			coverages, err := at.coverages()
 			if err != nil {
 				return err
 			}
-			return printUsage(cmd.OutOrStdout(), result, asJSON)
+			r, err := judgeUsage(f, resource, data, coverages)
+			if err != nil {
+				return err
+			}
+			return out.print(cmd.OutOrStdout(), r, r.text)
 		},
 	}
-	flags := cmd.Flags()
-	flags.StringVar(&family, "family", "", "bitbrains, pods, gcd or planetlab")
-	flags.StringVar(&resource, "resource", "memory", "memory or cpu")
-	flags.StringVar(&data, "data", "", "folder with the recorded series")
-	flags.Float64Var(&coverage, "coverage", 0.99, "share of windows that should stay under their limit")
-	flags.BoolVar(&curve, "curve", false, "repeat for coverage .90 .95 .98 .99 .995 .999")
-	flags.BoolVar(&asJSON, "json", false, "print JSON")
-	_ = cmd.MarkFlagRequired("family")
-	_ = cmd.MarkFlagRequired("data")
+	needed(cmd, &family, "family", "bitbrains, pods, gcd or planetlab")
+	needed(cmd, &data, "data", "folder with the recorded series")
+	cmd.Flags().StringVar(&resource, "resource", "memory", "memory or cpu")
+	at.flags(cmd, 0.99, "windows that should stay under their limit")
+	out.flags(cmd)
 	return cmd
 }
 
-func judgeUsage(f usageFamily, resource, dir string, asked []float64) (usageResult, error) {
+func judgeUsage(f usageFamily, resource, dir string, coverages []float64) (usageResult, error) {
 	r := usageResult{Family: f.name, Baselines: make(map[string][]usageScore)}
-	for _, c := range asked {
-		if !(c > 0 && c < 1) {
-			return r, fmt.Errorf("--coverage %v: a share between 0 and 1 is needed", c)
-		}
-	}
 	all, err := f.read(dir, resource)
 	if err != nil {
 		return r, fmt.Errorf("read %s: %w", f.name, err)
 	}
 	events := usageEvents(all)
-	for _, c := range asked {
+	for _, c := range coverages {
 		model := forecast.New(forecast.Config{Coverage: c, Window: f.window})
 		windows := playUsage(all, events, f.window, func(s usageSeries) usageMethod {
 			return ours{model.Track(resource, s.ceiling)}
@@ -90,19 +77,14 @@ func judgeUsage(f usageFamily, resource, dir string, asked []float64) (usageResu
 	}
 	for name, method := range map[string]func(time.Duration) usageMethod{"max_past_15": newMaxPast, "vpa_p90_15": newVPA} {
 		windows := playUsage(all, events, f.window, func(usageSeries) usageMethod { return method(f.window) })
-		for _, c := range asked {
+		for _, c := range coverages {
 			r.Baselines[name] = append(r.Baselines[name], scoreUsage(c, windows))
 		}
 	}
 	return r, nil
 }
 
-func printUsage(w io.Writer, r usageResult, asJSON bool) error {
-	if asJSON {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(r)
-	}
+func (r usageResult) text(w io.Writer) error {
 	fmt.Fprintf(w, "%s: %d windows\n%-14s %9s %11s %10s\n", r.Family, r.Windows, "METHOD", "COVERAGE", "VIOLATIONS", "FOOTPRINT")
 	row := func(name, asked string, s usageScore) {
 		fmt.Fprintf(w, "%-14s %9s %10.2f%% %10.3f\n", name, asked, 100*s.Violations, s.Footprint)

@@ -35,13 +35,11 @@ series.`,
 			return os.WriteFile(out, forecast.EncodePrior(nets), 0o644)
 		},
 	}
+	needed(cmd, &data, "data", "folder with the recorded series")
+	needed(cmd, &out, "out", "file to write")
 	flags := cmd.Flags()
-	flags.StringVar(&data, "data", "", "folder with the recorded series")
-	flags.StringVar(&out, "out", "", "file to write")
 	flags.IntVar(&networks, "networks", 6, "networks whose expectations are averaged")
 	flags.IntVar(&passes, "passes", 25, "how often the average window is seen")
-	_ = cmd.MarkFlagRequired("data")
-	_ = cmd.MarkFlagRequired("out")
 	return cmd
 }
 

@@ -23,7 +23,7 @@ var (
 	availabilities = []string{string(api.ByDaemon), string(api.ByLastKnown), string(api.BySiteDefault), string(api.ByNobody)}
 	sources        = []string{"history", "image", "executable", "scan", "load", "threats", "profile"}
 	statuses       = []string{api.SourceOK, api.SourceAbsent, api.SourceLate, api.SourceFailed}
-	kinds          = []string{api.EventAdmitted, api.EventUpdated, api.EventDenied, api.EventLearned, api.EventWatched, api.EventPhase, api.EventRaised, api.EventHeld, api.EventAgent, api.EventExited,
+	kinds          = []string{api.EventAdmitted, api.EventUpdated, api.EventDenied, api.EventLearned, api.EventWatched, api.EventPhase, api.EventRaised, api.EventHeld, api.EventAgent, api.EventReceipt, api.EventExited,
 		api.EventOOM, api.EventDegraded, api.EventCleaned, api.EventAnomaly, api.EventThreat, api.EventForecast, api.EventRisk,
 		api.EventFrozen, api.EventThawed, api.EventKilled}
 	scanned = []string{scans.OutcomeOK, scans.OutcomeIncomplete, scans.OutcomeFailed, scans.OutcomeDropped}

@@ -52,7 +52,7 @@ type Workload struct {
 	// one.
 	Killed int `json:"killed"`
 	Raised int `json:"raised"`
-	// Forks are runs with more processes than their limit, Cut those that reached others without having a network, Writes
+	// Forks are runs with more processes than their limit, Cut those that reached others without having a network, or others than a closed egress allows, Writes
 	// those that wrote to a root filesystem that would have been read-only.
 	Forks  int `json:"forks"`
 	Cut    int `json:"cut"`

@@ -2,6 +2,8 @@ package replay
 
 import (
 	"fmt"
+	"net/netip"
+	"strings"
 
 	"forefend.dev/forefend/predictor/recommend"
 	"forefend.dev/forefend/runtime/orchestrator/api"
@@ -41,7 +43,7 @@ func (t *tally) add(run Run, d api.Decision) {
 		w.Forks++
 		broken = true
 	}
-	if e.Value(policy.KeyNetwork, policy.Loose) == policy.Tight && len(o.Destinations) > 0 {
+	if strays(o, e) {
 		w.Cut++
 		broken = true
 	}
@@ -101,6 +103,64 @@ func memory(o *workload.Observation, e policy.Effective) (over, raised bool) {
 		return false, false
 	}
 	return true, f.Author == policy.Prediction
+}
+
+// strays tells whether a run reached others without having a network, or others than a closed egress allows. By their addresses those that
+// an interceptor knew by name are not told apart from others: where there are names they alone count.
+func strays(o *workload.Observation, e policy.Effective) bool {
+	if e.Value(policy.KeyNetwork, policy.Loose) == policy.Tight {
+		return len(o.Destinations) > 0
+	}
+	if e.Value(policy.KeyEgressDefault, policy.Loose) != policy.Tight {
+		return false
+	}
+	names, addresses := 0, 0
+	known := e.Members(policy.KeyEgress)
+	for d := range o.Destinations {
+		_, where, _ := strings.Cut(d, "/")
+		at, err := netip.ParseAddrPort(where)
+		switch {
+		case err == nil && !allows(known, at.Addr().Unmap()):
+			addresses++
+		case err != nil && !allowsName(known, where):
+			names++
+		}
+	}
+	return names > 0 || addresses > 0 && !named(o.Destinations)
+}
+
+// allows tells whether members of egress allow an address.
+func allows(known map[string]policy.Value, a netip.Addr) bool {
+	for name, v := range known {
+		if p, ok := policy.ParseEgress(name); ok && v == policy.Loose && p.Contains(a.WithZone("")) {
+			return true
+		}
+	}
+	return false
+}
+
+// allowsName tells whether members of egress allow a host and port.
+func allowsName(known map[string]policy.Value, where string) bool {
+	host, port, _ := policy.ParseEgressName(where)
+	for name, v := range known {
+		pattern, only, ok := policy.ParseEgressName(name)
+		below, wild := strings.CutPrefix(pattern, "*")
+		if ok && v == policy.Loose && (only == 0 || only == port) && (pattern == host || wild && strings.HasSuffix(host, below)) {
+			return true
+		}
+	}
+	return false
+}
+
+// named tells whether some destinations are hosts.
+func named(destinations map[string]uint64) bool {
+	for d := range destinations {
+		_, where, _ := strings.Cut(d, "/")
+		if _, err := netip.ParseAddrPort(where); err != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // saved compares the memory that was promised to a run with what would be.

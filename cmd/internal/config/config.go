@@ -30,11 +30,12 @@ type Config struct {
 	Root  string // durable data
 	State string // sockets and run data
 
-	OnUnavailable string // last-known, open or closed
-	Privileged    string // as-asked or govern
-	ReadonlyRoot  bool   // the site allows a read-only root where history shows no writes
-	LogLevel      string // of the daemon: error, warn, info or debug
-	LogFormat     string // of the daemon: text or json
+	OnUnavailable string  // last-known, open or closed
+	Privileged    string  // as-asked or govern
+	ReadonlyRoot  bool    // the site allows a read-only root where history shows no writes
+	UnseenEgress  float64 // mode enforce denies destinations never reached where one is needed with at most this probability; 0: never
+	LogLevel      string  // of the daemon: error, warn, info or debug
+	LogFormat     string  // of the daemon: text or json
 
 	Deadlines  Deadlines
 	Sample     time.Duration // between two readings of a container's usage
@@ -148,7 +149,7 @@ func Default() *Config {
 		Agent:         Agent{Delay: time.Second},
 		Threats:       Threats{HalfLife: 30 * day, Feeds: []string{"/etc/forefend/feeds"}},
 		Safeguards:    defaultSafeguards(),
-		Egress:        Egress{Default: flow.Profile{Deny: true}, Grace: 30 * time.Second, Interception: defaultInterception()},
+		Egress:        Egress{PDP: PDPLocal, Default: flow.Profile{Deny: true}, Grace: 30 * time.Second, Interception: defaultInterception()},
 		Metrics:       Metrics{Listen: metricsUnix},
 		Site: policy.Site{
 			Claims: []policy.Claim{modeClaim(policy.ModeAdaptive, "forefend")},
@@ -195,7 +196,10 @@ func FromEnv() (*Config, error) {
 
 // Load reads the config file at path. What is wrong with its content comes as
 // Problems; a missing file matches fs.ErrNotExist.
-func Load(path string) (*Config, error) {
+func Load(path string) (*Config, error) { return load(path, parse) }
+
+// load reads a file and has it parsed under its absolute path.
+func load[T any](path string, parse func(string, []byte) (*T, Problems)) (*T, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("config file %s: %w", path, err)

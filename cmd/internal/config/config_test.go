@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -81,6 +82,7 @@ func TestExampleShowsEveryKey(t *testing.T) {
 	}
 	text = strings.Replace(text, `memory = "512Mi"  `, "[defaults]\n"+`memory = "512Mi"  `, 1)
 	text = strings.Replace(text, "memory = { min", "[guardrails]\nmemory = { min", 1)
+	text = strings.Replace(text, "\nrules = \"\"\n", "\nrules = \"/etc/forefend/rules\"\n", 1) // [egress.serve] needs some
 	c := mustLoad(t, text)
 
 	seen := make(map[policy.Key]bool)
@@ -104,7 +106,10 @@ func TestExampleShowsEveryKey(t *testing.T) {
 }
 
 var everyInterception = Interception{
-	UserHeaders: []string{"x-user", "remote_user"}, Connections: 10, DecideWithin: 20 * time.Millisecond, ServerFirst: []int{2525},
+	UserHeaders: []string{"x-user", "remote_user"}, Connections: 10, DecideWithin: 20 * time.Millisecond, Verify: time.Minute, ServerFirst: []int{2525},
+	Names: Names{
+		Resolver: netip.MustParseAddrPort("10.0.0.2:53"), Resolvers: []netip.Addr{netip.MustParseAddr("2001:db8::53")}, Services: []string{"*.dns.example"}, ECH: true, Queries: 10,
+	},
 	Tokens:   Tokens{Headers: []string{"x-token"}, Issuer: "i", Audience: "a", Keys: []TokenKey{{ID: "1", File: "/k.pem"}}},
 	Requests: []RequestMeaning{{Host: "*.example.com", Path: "/q", Method: "POST", Operation: "read", Data: "public"}},
 	TLS:      []TLSHost{{Host: "api.example.com", Port: 8443, CA: "/ca.pem"}},
@@ -117,6 +122,7 @@ state = "/tmp/ff"
 on_unavailable = "closed"
 privileged = "govern"
 readonly_root = true
+unseen_egress = 0.05
 sample = "500ms"
 checkpoint = "1m"
 collect = "2m"
@@ -127,14 +133,23 @@ log_format = "json"
 listen = "127.0.0.1:9469"
 [egress]
 rules = "/srv/rules/"
+serve = { listen = ":7443", ca = "/ca.pem", cert = "/c.pem", key = "/k.pem", names = ["n-*"], rate = 5 }
 default = { tunnel = { encryption = "strong", dedicated = true, endpoint = "eu-1", rate = "50mbit", requests = "600/m", scope = "user" }, qos = "bulk" }
+lookups = { deny = true }
+inspect = [{ endpoint = "looking-glass" }, { risk = 90, endpoint = "cell" }]
 default_data = "secret"
 pdp_grace = "1m"
 decide_within = "20ms"
+verify = "1m"
 user_headers = ["X-User", "Remote_User"]
 data_headers = []
 connections = 10
 server_first = [2525]
+resolver = "10.0.0.2"
+resolvers = ["2001:db8::53"]
+resolver_hosts = ["*.dns.example"]
+ech = true
+queries = 10
 tokens = { headers = ["X-Token"], issuer = "i", audience = "a", key = [{ id = "1", file = "/k.pem" }] }
 request = [{ host = "*.example.com", path = "/q", method = "POST", operation = "read", data = "public" }]
 tls = [{ host = "api.example.com", port = 8443, ca = "/ca.pem" }]
@@ -223,9 +238,9 @@ groups = ["*"]
 	at := func(v policy.Value) *policy.Value { return &v }
 	const defaults, guards = "config.toml [defaults]", "config.toml [guardrails]"
 	want := &Config{
-		Path: c.Path, Root: "/srv/ff/data", State: "/tmp/ff", OnUnavailable: Closed, Privileged: Govern, ReadonlyRoot: true,
+		Path: c.Path, Root: "/srv/ff/data", State: "/tmp/ff", OnUnavailable: Closed, Privileged: Govern, ReadonlyRoot: true, UnseenEgress: 0.05,
 		LogLevel: "debug", LogFormat: "json", Metrics: Metrics{"127.0.0.1:9469"},
-		Egress: Egress{Rules: "/srv/rules", Data: "secret", Grace: time.Minute, Interception: everyInterception, Default: flow.Profile{
+		Egress: Egress{Rules: "/srv/rules", PDP: PDPLocal, Serve: CentralServer{Identity{"/ca.pem", "/c.pem", "/k.pem"}, ":7443", []string{"n-*"}, 5}, Lookups: flow.Profile{Deny: true}, Inspect: []Inspection{{70, "looking-glass"}, {90, "cell"}}, Data: "secret", Grace: time.Minute, Interception: everyInterception, Default: flow.Profile{
 			Encryption: flow.Strong, Dedicated: true, Endpoint: "eu-1", QoS: flow.QoSBulk,
 			Rates: []flow.Rate{{Bytes: 6_250_000, Requests: 10, Scope: flow.PerUser}}}},
 		Deadlines: Deadlines{200 * time.Millisecond, 5 * time.Second, 200 * time.Millisecond},

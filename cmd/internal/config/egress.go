@@ -8,30 +8,115 @@ import (
 	"forefend.dev/forefend/netns/flow"
 )
 
-// Egress is how outbound requests are decided. Without Rules there is no egress policy, and nothing changes for containers.
+// Egress is how outbound requests are decided. Without Rules or Remote there is no egress policy, and nothing changes for containers.
 type Egress struct {
-	Rules   string        // directory of rule files; "": no egress policy
+	Rules   string        // directory of rule files, or RulesStore; "": none of this node's own
+	PDP     string        // PDPLocal or PDPRemote
+	Remote  Central       // with PDPRemote: the daemon that decides
+	Serve   CentralServer // for which other nodes this daemon decides; no Listen: none
 	Default flow.Profile  // where no rule applies
+	Inspect []Inspection  // through which tunnel risky containers go
+	Uplinks []Uplink      // on which classes have an order
+	Lookups flow.Profile  // where none applies to a query for a name
 	Data    string        // the class of data that is unknown; "": the strictest of those that rules name
-	Grace   time.Duration // for how long decisions that are known hold once the daemon is away
+	Grace   time.Duration // for how long decisions that are known hold once the daemon, or the central one, is away
 	Interception
 }
 
+// RulesStore, in place of a directory, says that the rules are in the daemon's store, where forefend policy push puts them.
+const RulesStore = "store"
+
+// Stored tells whether the rules are in the daemon's store.
+func (e *Egress) Stored() bool { return e.Rules == RulesStore }
+
+// Inspection has containers from a risk on use one tunnel, or one of a class.
+type Inspection struct {
+	Risk     int
+	Endpoint string
+}
+
+// Uplink is a device by which the node reaches the world.
+type Uplink struct {
+	Device string
+	Rate   int64 // bytes a second that it may send
+}
+
 func (c *Config) readEgress(t *table) {
-	t.file("rules", &c.Egress.Rules, "/etc/forefend/rules")
-	if c.Egress.Rules != "" {
-		c.Egress.Rules = filepath.Clean(c.Egress.Rules)
-	}
+	t.rules(&c.Egress.Rules)
 	if d := t.sub("default"); len(d.values) > 0 {
 		c.Egress.Default = d.outcome(nil)
+		d.rest()
+	}
+	if d := t.sub("lookups"); len(d.values) > 0 {
+		c.Egress.Lookups = d.outcome(nil)
 		d.rest()
 	}
 	if t.text("default_data", &c.Egress.Data) {
 		t.boundedText("default_data", c.Egress.Data, 64)
 	}
+	for _, one := range t.subs("inspect") {
+		i := Inspection{Risk: 70}
+		one.integer("risk", &i.Risk, 1, 100)
+		if one.endpoint("endpoint", &i.Endpoint); i.Endpoint == "" {
+			one.problem(one.path, `write endpoint = "inspection", the name of a [[tunnel]] or of a class`, "names no tunnel")
+		}
+		one.rest()
+		c.Egress.Inspect = append(c.Egress.Inspect, i)
+	}
+	c.readUplinks(t)
 	t.duration("pdp_grace", &c.Egress.Grace, 0, time.Hour)
+	c.readCentral(t)
 	t.readInterception(&c.Egress.Interception)
 	t.rest()
+}
+
+// leastUplink is the least rate of an uplink, in bytes a second: below, a packet of the class with the least certain part takes longer than
+// anybody waits.
+const leastUplink = 1_000_000 / 8
+
+func (c *Config) readUplinks(t *table) {
+	names := make(map[string]bool)
+	for _, one := range t.subs("uplink") {
+		var u Uplink
+		if one.text("device", &u.Device); !validDevice(u.Device) {
+			one.problem(one.at("device"), `write device = "eth0", as ip link lists it`, "%.60q is no device of a node's", u.Device)
+		} else if names[u.Device] {
+			one.problem(one.at("device"), "keep one [[egress.uplink]] for each device", "an uplink above is %s too", short(u.Device))
+		}
+		names[u.Device] = true
+		var rate string
+		one.text("rate", &rate)
+		var ok bool
+		if u.Rate, ok = parseRate(rate); !ok || u.Rate < leastUplink {
+			one.problem(one.at("rate"), `write bits a second with a unit, as "950mbit", 1mbit at least`, "%.60q is not a rate of an uplink", rate)
+		}
+		one.rest()
+		c.Egress.Uplinks = append(c.Egress.Uplinks, u)
+	}
+	if len(c.Egress.Uplinks) > 0 && len(c.Tunnels) == 0 {
+		t.problem(t.at("uplink"), `add a [[tunnel]], kind = "direct" at least, or remove it`, "is kept by forefend tunneld, which runs where there are tunnels")
+	}
+}
+
+// validDevice tells whether a network device may have that name (dev_valid_name in Linux), and may be an uplink.
+func validDevice(name string) bool {
+	return len(name) > 0 && len(name) < 16 && name != "." && name != ".." && name != "lo" &&
+		!strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '/' || r == ':' })
+}
+
+// rules reads where the rules are.
+func (t *table) rules(into *string) {
+	var s string
+	switch {
+	case !t.text("rules", &s):
+	case s == "" || s == RulesStore:
+		*into = s
+	case !filepath.IsAbs(s) || strings.ContainsAny(s, "\x00\n"):
+		t.problem(t.at("rules"), `write an absolute path such as "/etc/forefend/rules", "store" for what forefend policy push puts there, or "" for none`,
+			"%.60q is not an absolute path", s)
+	default:
+		*into = filepath.Clean(s)
+	}
 }
 
 // boundedText refuses what a field of a request never holds.

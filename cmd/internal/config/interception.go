@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/netip"
 	"net/textproto"
 	"strconv"
 	"strings"
@@ -17,10 +18,21 @@ type Interception struct {
 	Connections int      // of one container, at once
 
 	DecideWithin time.Duration // else a request is denied
+	Verify       time.Duration // from one comparison with gateways' receipts to the next; 0: none
 	ServerFirst  []int         // ports on which servers speak first, beside the well-known ones
+	Names        Names
 	Tokens       Tokens
 	Requests     []RequestMeaning
 	TLS          []TLSHost
+}
+
+// Names is how names are looked up.
+type Names struct {
+	Resolver  netip.AddrPort // asked whatever name server an application asks; invalid: the one that it asks
+	Resolvers []netip.Addr   // whose answers are believed, too
+	Services  []string       // hosts that answer queries over HTTPS, or patterns of them
+	ECH       bool           // answers may have keys by which clients hide hosts
+	Queries   int            // of one container, a second
 }
 
 // Tokens say which bearer tokens prove a user. Without keys none does.
@@ -52,7 +64,11 @@ type TLSHost struct {
 
 func defaultInterception() Interception {
 	return Interception{
-		UserHeaders: []string{"x-forefend-user"}, DataHeaders: []string{"x-forefend-data"}, Connections: 4096, DecideWithin: 50 * time.Millisecond,
+		UserHeaders: []string{"x-forefend-user"}, DataHeaders: []string{"x-forefend-data"}, Connections: 4096, DecideWithin: 50 * time.Millisecond, Verify: 30 * time.Second,
+		Names: Names{Queries: 5000, Services: []string{
+			"dns.google", "dns64.dns.google", "cloudflare-dns.com", "*.cloudflare-dns.com", "one.one.one.one", "dns.quad9.net", "*.quad9.net", "doh.opendns.com",
+			"dns.adguard-dns.com", "*.adguard-dns.com", "doh.cleanbrowsing.org", "dns.nextdns.io", "*.dns.nextdns.io", "dns.mullvad.net", "doh.libredns.gr",
+		}},
 		Tokens: Tokens{Headers: []string{"authorization"}},
 	}
 }
@@ -61,6 +77,7 @@ func defaultInterception() Interception {
 const (
 	maxHeaders = 8
 	maxMeaning = 1000
+	maxNames   = 256
 )
 
 // readInterception reads the keys of [egress] that are about requests.
@@ -69,8 +86,10 @@ func (t *table) readInterception(i *Interception) {
 	t.headers("data_headers", &i.DataHeaders)
 	t.integer("connections", &i.Connections, 1, 16384)
 	t.duration("decide_within", &i.DecideWithin, time.Millisecond, 10*time.Second)
+	t.duration("verify", &i.Verify, 0, time.Hour)
 	t.ports("server_first", &i.ServerFirst)
 
+	t.readNames(&i.Names)
 	tokens := t.sub("tokens")
 	tokens.headers("headers", &i.Tokens.Headers)
 	tokens.text("issuer", &i.Tokens.Issuer)
@@ -120,6 +139,44 @@ func (t *table) readInterception(i *Interception) {
 	}
 }
 
+// readNames reads the keys that are about names.
+func (t *table) readNames(n *Names) {
+	var s string
+	if t.text("resolver", &s) && s != "" {
+		a, err := netip.ParseAddr(s)
+		if n.Resolver = netip.AddrPortFrom(a, 53); err != nil {
+			if n.Resolver, err = netip.ParseAddrPort(s); err != nil || n.Resolver.Port() == 0 {
+				t.problem(t.at("resolver"), `write an address, as "10.0.0.2", or one with a port, as "10.0.0.2:5353"`, "%.60q is neither", s)
+			}
+		}
+	}
+	t.strings("resolvers", func(path []string, s string) {
+		a, err := netip.ParseAddr(s)
+		if err != nil || a.Zone() != "" {
+			t.problem(path, `write an address, as "10.0.0.2"`, "%.60q is none", s)
+			return
+		}
+		n.Resolvers = append(n.Resolvers, a.Unmap())
+	})
+	if _, given := t.values["resolver_hosts"]; given {
+		n.Services = nil
+	}
+	t.strings("resolver_hosts", func(path []string, s string) {
+		if !validHost(s) {
+			t.problem(path, `write a name in lower case, or a pattern such as "*.example.com"`, "%.80q is not a host", s)
+			return
+		}
+		n.Services = append(n.Services, s)
+	})
+	for key, many := range map[string]int{"resolvers": len(n.Resolvers), "resolver_hosts": len(n.Services)} {
+		if many > maxNames {
+			t.problem(t.at(key), "write the few that there are", "has more than %d", maxNames)
+		}
+	}
+	t.flag("ech", &n.ECH)
+	t.integer("queries", &n.Queries, 1, 1_000_000)
+}
+
 // headers reads names of HTTP header fields.
 func (t *table) headers(key string, into *[]string) {
 	var names []string
@@ -148,12 +205,16 @@ func (t *table) host(key string, into *string) {
 	if !t.text(key, &s) {
 		return
 	}
-	name := strings.TrimPrefix(s, "*.")
-	if name == "" || len(s) > 253 || s != strings.ToLower(s) || strings.ContainsAny(name, "*/: \t\"") || strings.HasPrefix(name, ".") || strings.HasSuffix(name, ".") {
+	if !validHost(s) {
 		t.problem(t.at(key), `write a name in lower case, or a pattern such as "*.example.com"`, "%.80q is not a host", s)
 		return
 	}
 	*into = s
+}
+
+func validHost(s string) bool {
+	name := strings.TrimPrefix(s, "*.")
+	return name != "" && len(s) <= 253 && s == strings.ToLower(s) && !strings.ContainsAny(name, "*/: \t\"") && !strings.HasPrefix(name, ".") && !strings.HasSuffix(name, ".")
 }
 
 func (t *table) ports(key string, into *[]int) {

@@ -13,7 +13,7 @@ import (
 )
 
 // topKeys are the keys above the first [table].
-var topKeys = []string{"root", "state", "on_unavailable", "privileged", "readonly_root", "sample", "checkpoint", "collect", "mode",
+var topKeys = []string{"root", "state", "on_unavailable", "privileged", "readonly_root", "unseen_egress", "sample", "checkpoint", "collect", "mode",
 	"log_level", "log_format"}
 
 // parse reads a whole file. It never stops at a problem, except that text that is
@@ -57,6 +57,7 @@ func (c *Config) readTop(t *table) {
 	t.word("on_unavailable", &c.OnUnavailable, LastKnown, Open, Closed)
 	t.word("privileged", &c.Privileged, AsAsked, Govern)
 	t.flag("readonly_root", &c.ReadonlyRoot)
+	t.fraction("unseen_egress", &c.UnseenEgress, 0, 0.5)
 	t.word("log_level", &c.LogLevel, "error", "warn", "info", "debug")
 	t.word("log_format", &c.LogFormat, "text", "json")
 	t.duration("sample", &c.Sample, 100*time.Millisecond, time.Minute)

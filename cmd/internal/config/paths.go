@@ -54,3 +54,6 @@ func (c *Config) TunnelsLog() string { return filepath.Join(c.Root, "tunneld.log
 
 // TunnelsDir is where tunneld writes down which network namespaces it guards.
 func (c *Config) TunnelsDir() string { return filepath.Join(c.State, "tunnels") }
+
+// UplinksFile is where tunneld writes down to which devices it gave a queueing discipline.
+func (c *Config) UplinksFile() string { return filepath.Join(c.State, "uplinks.json") }

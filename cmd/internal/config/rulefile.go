@@ -152,7 +152,7 @@ func (f *RuleFile) test(t *table) RuleTest {
 func (t *table) context(into *RuleTest) {
 	c := &into.Context
 	c.Version = flow.Version
-	proof, protocol := string(c.UserProof), string(c.Protocol)
+	proof, host, protocol := string(c.UserProof), string(c.HostProof), string(c.Protocol)
 	for key, text := range map[string]*string{
 		"user": &c.User, "data": &c.Data, "operation": &c.Operation, "host": &c.Host, "method": &c.Method, "path": &c.Path, "service": &c.Service,
 		"workload": &c.Workload, "image": &c.Image, "container": &c.Container, string(flow.FieldNamespace): &c.Namespace,
@@ -160,8 +160,9 @@ func (t *table) context(into *RuleTest) {
 		t.text(key, text)
 	}
 	t.word("user_proof", &proof, string(flow.Claimed), string(flow.Workload), string(flow.Verified))
-	t.word("protocol", &protocol, string(flow.HTTP), string(flow.TLS), string(flow.Opaque))
-	c.UserProof, c.Protocol = flow.Proof(proof), flow.Protocol(protocol)
+	t.word("protocol", &protocol, string(flow.HTTP), string(flow.TLS), string(flow.Opaque), string(flow.DNS))
+	t.word("host_proof", &host, string(flow.Claimed), string(flow.Answered), string(flow.Certified))
+	c.UserProof, c.HostProof, c.Protocol = flow.Proof(proof), flow.Proof(host), flow.Protocol(protocol)
 	if c.User != "" && proof == "" {
 		t.problem(t.at("user"), `add user_proof = "token" (verified), "claim" (a header) or "workload"`, "a user needs a proof")
 	}

@@ -3,6 +3,7 @@
 package document
 
 import (
+	"net/netip"
 	"time"
 
 	"forefend.dev/forefend/netns/flow"
@@ -19,9 +20,20 @@ type Document struct {
 	Originate   []TLSHost    `json:"originate,omitempty"`
 	Roots       string       `json:"roots,omitempty"` // certificates that servers' are checked by, where a TLSHost has none
 	ServerFirst []uint16     `json:"server_first,omitempty"`
-	Limits      *Limits      `json:"limits,omitempty"`
+	Names       Names        `json:"names,omitzero"`
+	Contacts    Contacts     `json:"contacts,omitzero"`
+	// Containers are those that share the network namespace, a pod's; none: it is Base's alone.
+	Containers []Container `json:"containers,omitempty"`
+	Limits     *Limits     `json:"limits,omitempty"`
 	// DecideWithin is for who decides beside the interceptor: what is not known by then is denied. 0: not said.
 	DecideWithin time.Duration `json:"decide_within,omitempty"`
+}
+
+// Container is one of several whose connections an interceptor takes.
+type Container struct {
+	Cgroup   uint64       `json:"cgroup"` // in which its sockets are made: its id in the v2 hierarchy
+	Base     flow.Context `json:"base"`
+	Contacts Contacts     `json:"contacts,omitzero"`
 }
 
 // Tokens say which tokens are valid, and where they stand.
@@ -43,6 +55,38 @@ type TLSHost struct {
 	Host  string `json:"host"`
 	Port  uint16 `json:"port,omitempty"` // 0: 443
 	Roots string `json:"roots,omitempty"`
+}
+
+// Names say how names are looked up.
+type Names struct {
+	// Resolver is asked whatever name server an application asks; invalid: the one that it asks.
+	Resolver netip.AddrPort `json:"resolver,omitzero"`
+	// Resolvers are name servers whose answers are believed, as the Resolver's are. With either, a host that no such answer
+	// speaks for is a claim. With neither, hosts are not checked.
+	Resolvers []netip.Addr `json:"resolvers,omitempty"`
+	// Services are hosts, or patterns of hosts, that answer queries for names over HTTPS.
+	Services []string `json:"services,omitempty"`
+	// ECH lets answers with keys for Encrypted Client Hello pass, by which clients hide hosts. Else clients hear that there are none.
+	ECH bool `json:"ech,omitempty"`
+	// Queries a second are taken of a container. Default 5000.
+	Queries int `json:"queries,omitempty"`
+}
+
+// Contacts are whom a container may contact at all, by its own policy; the zero value lets it contact all.
+type Contacts struct {
+	Off    bool           `json:"off,omitempty"`    // nobody
+	Closed bool           `json:"closed,omitempty"` // nobody but whom Allow or AllowNames has
+	Allow  []netip.Prefix `json:"allow,omitempty"`
+	Block  []netip.Prefix `json:"block,omitempty"` // whatever else is said
+	// AllowNames and BlockNames are hosts: by what answers of name servers said of an address, and by what a connection names.
+	AllowNames []Name `json:"allow_names,omitempty"`
+	BlockNames []Name `json:"block_names,omitempty"`
+}
+
+// Name is a host, or a pattern of hosts, and a port.
+type Name struct {
+	Host string `json:"host"`
+	Port uint16 `json:"port,omitempty"` // 0: any
 }
 
 // Limits bound an interceptor. Zero fields take the default.

@@ -33,7 +33,7 @@ type class uint8
 const (
 	token  class = 1 << iota // tchar of RFC 9110, 5.6.2
 	text                     // of a field's value: all but control characters, with the tab
-	target                   // of a request's target: all but control characters and the space
+	target                   // of a request's target: all but control characters, the space, and what begins a fragment, of which servers think differently
 )
 
 var classes = func() (t [256]class) {
@@ -41,7 +41,7 @@ var classes = func() (t [256]class) {
 		if c >= ' ' && c != 0x7f || c == '\t' {
 			t[c] |= text
 		}
-		if c > ' ' && c != 0x7f {
+		if c > ' ' && c != 0x7f && c != '#' {
 			t[c] |= target
 		}
 	}
@@ -60,9 +60,14 @@ func all(b []byte, of class) bool {
 	return true
 }
 
-func isToken(b []byte) bool  { return len(b) > 0 && all(b, token) }
-func isTarget(b []byte) bool { return len(b) > 0 && all(b, target) }
-func isText(b []byte) bool   { return all(b, text) }
+// IsToken tells a token, as names and methods are.
+func IsToken(b []byte) bool { return len(b) > 0 && all(b, token) }
+
+// IsTarget tells what a request's target may be made of.
+func IsTarget(b []byte) bool { return len(b) > 0 && all(b, target) }
+
+// IsText tells what a field's value may be made of.
+func IsText(b []byte) bool { return all(b, text) }
 
 // trim removes the optional white space around a value.
 func trim(b []byte) []byte {
@@ -78,7 +83,8 @@ func trim(b []byte) []byte {
 // maxDigits keeps lengths below 10^18 bytes, far from where an int64 ends.
 const maxDigits = 18
 
-func decimal(b []byte) (n int64, ok bool) {
+// Decimal reads a length in bytes.
+func Decimal(b []byte) (n int64, ok bool) {
 	if len(b) == 0 || len(b) > maxDigits {
 		return -1, false
 	}

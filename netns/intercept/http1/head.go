@@ -71,11 +71,11 @@ func (h *Head) ParseRequest(b []byte) error {
 		return err
 	}
 	method, line, ok := bytes.Cut(line, space)
-	if !ok || !isToken(method) || len(method) > maxMethod {
+	if !ok || !IsToken(method) || len(method) > MaxMethod {
 		return fault(BadLine)
 	}
 	target, version, ok := bytes.Cut(line, space)
-	if !ok || !isTarget(target) || !h.version(version) {
+	if !ok || !IsTarget(target) || !h.version(version) {
 		return fault(BadLine)
 	}
 	h.Method, h.Target = method, target
@@ -92,8 +92,8 @@ func (h *Head) ParseRequest(b []byte) error {
 	return nil
 }
 
-// maxMethod bounds a method's name; the longest registered one has 16 letters.
-const maxMethod = 32
+// MaxMethod bounds a method's name; the longest registered one has 16 letters.
+const MaxMethod = 32
 
 var space = []byte{' '}
 
@@ -127,7 +127,7 @@ func (h *Head) ParseResponse(b []byte) error {
 		}
 		h.Status = 10*h.Status + int(c-'0')
 	}
-	if h.Status < 100 || len(reason) > 0 && reason[0] != ' ' || !isText(reason) {
+	if h.Status < 100 || len(reason) > 0 && reason[0] != ' ' || !IsText(reason) {
 		return fault(BadLine)
 	}
 	var lengths, codings, hosts int
@@ -149,11 +149,11 @@ func (h *Head) readFields(b []byte, lengths, codings, hosts *int) error {
 			return fault(Folded)
 		}
 		colon := bytes.IndexByte(line, ':')
-		if colon < 1 || !isToken(line[:colon]) {
+		if colon < 1 || !IsToken(line[:colon]) {
 			return fault(BadName)
 		}
 		name, value := line[:colon], trim(line[colon+1:])
-		if !isText(value) {
+		if !IsText(value) {
 			return fault(BadValue)
 		}
 		if len(h.fields) == MaxFields {
@@ -184,7 +184,7 @@ func (h *Head) readFields(b []byte, lengths, codings, hosts *int) error {
 					return fault(TwoLengths)
 				}
 				var ok bool
-				if h.Length, ok = decimal(value); !ok {
+				if h.Length, ok = Decimal(value); !ok {
 					return fault(BadLength)
 				}
 			}

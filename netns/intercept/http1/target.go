@@ -12,13 +12,13 @@ func (h *Head) Authority() (host []byte, port uint16, err error) {
 	target := h.Target
 	switch {
 	case string(h.Method) == "CONNECT":
-		host, port, ok := splitHost(target)
+		host, port, ok := SplitHost(target)
 		if !ok || len(host) == 0 || port == 0 {
 			return nil, 0, fault(BadTarget)
 		}
 		return host, port, nil
 	case target[0] == '/', string(target) == "*" && string(h.Method) == "OPTIONS":
-		host, port, ok := splitHost(h.Host)
+		host, port, ok := SplitHost(h.Host)
 		if !ok {
 			return nil, 0, fault(BadHost)
 		}
@@ -32,7 +32,7 @@ func (h *Head) Authority() (host []byte, port uint16, err error) {
 	if h.Host != nil && !bytes.EqualFold(h.Host, authority) {
 		return nil, 0, fault(BadHost)
 	}
-	host, port, ok = splitHost(authority)
+	host, port, ok = SplitHost(authority)
 	if !ok || len(host) == 0 {
 		return nil, 0, fault(BadTarget)
 	}
@@ -51,8 +51,8 @@ func absolute(target []byte) (path, authority []byte, ok bool) {
 	return nil, rest, true
 }
 
-// splitHost cuts host and port. Users, empty ports and anything but the letters of names and addresses are refused.
-func splitHost(b []byte) (host []byte, port uint16, ok bool) {
+// SplitHost cuts host and port, 0 where none is written, as Authority does. Users, empty ports and anything but the letters of names and addresses are refused.
+func SplitHost(b []byte) (host []byte, port uint16, ok bool) {
 	host = b
 	if len(b) > 0 && b[0] == '[' {
 		n := bytes.IndexByte(b, ']')
@@ -116,7 +116,12 @@ func (h *Head) AppendPath(dst []byte) []byte {
 	case path[0] != '/' && path[0] != '*':
 		path, _, _ = absolute(path)
 	}
-	if n := bytes.IndexAny(path, "?#"); n >= 0 {
+	return AppendPath(dst, path)
+}
+
+// AppendPath appends the path of a target without authority in that form.
+func AppendPath(dst, path []byte) []byte {
+	if n := bytes.IndexByte(path, '?'); n >= 0 {
 		path = path[:n]
 	}
 	if len(path) == 0 {

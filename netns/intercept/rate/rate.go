@@ -38,14 +38,34 @@ func (l *Limit) Take(now time.Time, n int64) time.Duration {
 	if l == nil {
 		return 0
 	}
-	cost := time.Duration(float64(n) / float64(l.per) * float64(time.Second))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.free.Before(now) {
 		l.free = now
 	}
-	l.free = l.free.Add(cost)
+	l.free = l.free.Add(l.cost(n))
 	return max(0, l.free.Sub(now)-l.size)
+}
+
+// Give gives back n units that were taken and do not pass. Those behind them, who were told how long to wait, wait as long.
+func (l *Limit) Give(n int64) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.free = l.free.Add(-l.cost(n))
+}
+
+func (l *Limit) cost(n int64) time.Duration {
+	return time.Duration(float64(n) / float64(l.per) * float64(time.Second))
+}
+
+// Owed is how long it takes until all that was taken is paid for.
+func (l *Limit) Owed(now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return max(0, l.free.Sub(now))
 }
 
 // Idle tells whether nothing is owed: a new limit would behave the same.

@@ -62,3 +62,20 @@ func TestIdle(t *testing.T) {
 		t.Error("pieces are bounded")
 	}
 }
+
+// TestGive: what is given back is as if it had never been taken, and no more than that.
+func TestGive(t *testing.T) {
+	l := New(10)
+	now := time.Unix(1000, 0)
+	l.Take(now, 10)
+	l.Give(4)
+	if o := l.Owed(now); o != 600*time.Millisecond {
+		t.Errorf("%v are owed", o)
+	}
+	later := now.Add(time.Minute)
+	l.Give(6) // what was paid for long ago brings nothing
+	if l.Take(later, 10); l.Owed(later) != time.Second {
+		t.Errorf("%v are owed after a second's worth was taken", l.Owed(later))
+	}
+	(*Limit)(nil).Give(1)
+}

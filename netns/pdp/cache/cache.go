@@ -60,6 +60,26 @@ func (c *Cache) Epoch() uint64 {
 
 // Get returns the decision about a Context; nil: it is not known. It must not be written to.
 func (c *Cache) Get(x *flow.Context, now time.Time) *flow.Decision {
+	if e := c.find(x, now); e != nil {
+		return &e.decision
+	}
+	return nil
+}
+
+// Copy returns the decision about a Context for somebody who keeps it too: Valid is what is left of it.
+func (c *Cache) Copy(x *flow.Context, now time.Time) (flow.Decision, bool) {
+	e := c.find(x, now)
+	if e == nil {
+		return flow.Decision{}, false
+	}
+	d := e.decision
+	if d.Valid > 0 {
+		d.Valid = e.until.Sub(now)
+	}
+	return d, true
+}
+
+func (c *Cache) find(x *flow.Context, now time.Time) *entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i := range c.kinds {
@@ -72,7 +92,7 @@ func (c *Cache) Get(x *flow.Context, now time.Time) *flow.Decision {
 			}
 		}
 		if ok && (e.until.IsZero() || now.Before(e.until)) {
-			return &e.decision
+			return e
 		}
 	}
 	return nil
@@ -129,7 +149,7 @@ var text = map[flow.Field]func(*flow.Context) string{
 	flow.FieldUser:      func(x *flow.Context) string { return x.User },
 	flow.FieldUserProof: func(x *flow.Context) string { return string(x.UserProof) },
 	flow.FieldHost:      func(x *flow.Context) string { return x.Host },
-	flow.FieldData:      func(x *flow.Context) string { return x.Data },
+	flow.FieldHostProof: func(x *flow.Context) string { return string(x.HostProof) },
 	flow.FieldOperation: func(x *flow.Context) string { return x.Operation },
 	flow.FieldPath:      func(x *flow.Context) string { return x.Path },
 	flow.FieldMethod:    func(x *flow.Context) string { return x.Method },
@@ -144,6 +164,9 @@ var text = map[flow.Field]func(*flow.Context) string{
 // rest writes down what is not a text.
 var rest = map[flow.Field]func([]byte, *flow.Context) []byte{
 	flow.FieldRisk: func(b []byte, x *flow.Context) []byte { return binary.AppendVarint(b, int64(x.Risk)) },
+	flow.FieldData: func(b []byte, x *flow.Context) []byte { // the label is what data is where nothing says it
+		return appendText(appendText(b, x.Data), x.Label)
+	},
 	flow.FieldPort: func(b []byte, x *flow.Context) []byte {
 		return binary.BigEndian.AppendUint16(b, x.Destination.Port())
 	},

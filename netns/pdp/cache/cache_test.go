@@ -38,6 +38,7 @@ func TestExact(t *testing.T) {
 		flow.FieldData:        func(x *flow.Context) { x.Data = "" },
 		flow.FieldOperation:   func(x *flow.Context) { x.Operation = "" },
 		flow.FieldHost:        func(x *flow.Context) { x.Host = "" },
+		flow.FieldHostProof:   func(x *flow.Context) { x.HostProof = flow.Claimed },
 		flow.FieldMethod:      func(x *flow.Context) { x.Method = "" },
 		flow.FieldPath:        func(x *flow.Context) { x.Path = "" },
 		flow.FieldService:     func(x *flow.Context) { x.Service = "" },
@@ -187,3 +188,32 @@ func BenchmarkGet(b *testing.B) {
 }
 
 var sink *flow.Decision
+
+// What is kept elsewhere too is kept no longer there than here.
+func TestCopy(t *testing.T) {
+	c := New(10)
+	c.Reset(1)
+	d := decision("it", flow.FieldHost)
+	d.Valid = time.Minute
+	c.Put(&flow.Context{Host: "brief"}, d, noon)
+	c.Put(&flow.Context{Host: "long"}, decision("it", flow.FieldHost), noon)
+	if got, ok := c.Copy(&flow.Context{Host: "brief"}, noon.Add(40*time.Second)); !ok || got.Valid != 20*time.Second {
+		t.Errorf("%+v, %t", got, ok)
+	}
+	if got, ok := c.Copy(&flow.Context{Host: "long"}, noon.Add(time.Hour)); !ok || got.Valid != 0 {
+		t.Errorf("%+v, %t", got, ok)
+	}
+	if _, ok := c.Copy(&flow.Context{Host: "brief"}, noon.Add(time.Minute)); ok {
+		t.Error("a decision was found after its time")
+	}
+}
+
+// A label is what data is where nothing says it: workloads with different ones have different answers.
+func TestLabels(t *testing.T) {
+	c := New(10)
+	c.Reset(1)
+	c.Put(&flow.Context{Label: "public"}, decision("it", flow.FieldData), noon)
+	if c.Get(&flow.Context{Label: "secret"}, noon) != nil || c.Get(&flow.Context{Data: "public"}, noon) != nil || c.Get(&flow.Context{Label: "public"}, noon) == nil {
+		t.Error("labels are not told apart")
+	}
+}

@@ -74,12 +74,15 @@ func (b *builder) sweep() {
 			if b.data[i] {
 				continue
 			}
-			b.unknown(i, b.starts[i], "calls the kernel by another architecture's numbers")
+			b.unknown(i, b.starts[i], OtherNumbering)
 		}
 		b.pool.refs = append(b.pool.refs, r.texts...)
 	}
 	b.obj.First = append(b.obj.First, uint32(len(b.obj.Edges)))
 }
+
+// OtherNumbering is what cannot be followed where code calls the kernel as another architecture's program does.
+const OtherNumbering = "calls the kernel by another architecture's numbers"
 
 // guard keeps a fault (the file was cut short while it is mapped) to the goroutine; the functions it did not decode are
 // missing, which the reader sees.

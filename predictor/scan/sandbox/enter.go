@@ -27,9 +27,12 @@ const nobody = 65534
 // Enter gives up everything but what c leaves, for all threads and for good. It must be called before the first file of
 // the image is opened.
 //
-// Errors that match ErrUnsupported mean that the kernel lacks a layer and all others hold: the caller decides whether
+// It returns ErrCgo, and has done nothing, in a binary that was built with cgo. Errors that match ErrUnsupported mean that the kernel lacks a layer and all others hold: the caller decides whether
 // to go on, and records it. After any other error the process is in an unknown state and should exit.
 func Enter(c Confinement) error {
+	if Cgo {
+		return ErrCgo
+	}
 	c.Limits = c.Limits.withDefaults()
 	// The collector works harder before the limit is met: an allocation beyond it ends the process.
 	debug.SetMemoryLimit(c.Limits.Memory * 3 / 4)

@@ -14,6 +14,9 @@ var (
 	ErrTime = errors.New("scan took too long")
 	// ErrOutput: the scanner printed more than Limits.Output, or what is no scan.
 	ErrOutput = errors.New("scanner's output is unusable")
+	// ErrCgo: with cgo a call reaches all threads by libpsx, which lists them in /proc/PID/task. In the PID namespace that Run
+	// makes, PID is 1 and /proc the host's: it waits for ever for the threads of the host's init.
+	ErrCgo = errors.New("scan sandbox: the scanner was built with cgo, which cannot confine all threads in a PID namespace: build it with CGO_ENABLED=0")
 )
 
 // MissingError says that the kernel lacks a layer of the sandbox. All other layers are in place when Enter returns it.

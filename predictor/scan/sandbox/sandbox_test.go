@@ -19,8 +19,8 @@ import (
 // try runs a step of evil in the sandbox, over a root filesystem of its own.
 func try(t *testing.T, step string, cache bool, limits Limits) (evidence.Scan, error) {
 	t.Helper()
-	if raceDetector {
-		t.Skip("the race detector's shadow memory does not fit into the sandbox")
+	if Cgo {
+		t.Skip(ErrCgo)
 	}
 	root, store := image(t), ""
 	if cache {
@@ -137,7 +137,7 @@ func TestTimeIsBounded(t *testing.T) {
 		if !errors.Is(err, ErrTime) {
 			t.Errorf("%s: %v, want ErrTime", step, err)
 		}
-		if took := time.Since(began); took > 10*time.Second {
+		if took := time.Since(began); took > time.Minute { // "wait" would wait for ever
 			t.Errorf("%s ended after %v", step, took)
 		}
 	}
@@ -194,5 +194,14 @@ func TestMissingError(t *testing.T) {
 	err := error(&MissingError{Feature: "Landlock", Since: "5.13", Err: unix.ENOSYS})
 	if !errors.Is(err, ErrUnsupported) || !errors.Is(err, unix.ENOSYS) || !strings.Contains(err.Error(), "5.13") {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestCgoIsRefused(t *testing.T) {
+	if !Cgo {
+		t.Skip("this binary was built without cgo")
+	}
+	if err := Enter(Confinement{}); !errors.Is(err, ErrCgo) {
+		t.Errorf("%v, want ErrCgo", err)
 	}
 }

@@ -19,7 +19,12 @@ func (p callPlan) compile(d *api.Decision, in Input) error {
 	if in.Request.ListenerPath == "" {
 		return fmt.Errorf("the request names no socket for seccomp notifications: %w", errdefs.ErrInvalidArgument)
 	}
-	c, err := in.Compiler.compiled(p, verdictsOf(d.Effective))
+	v := verdictsOf(d.Effective)
+	p.foreign = p.foreign || len(v.others) > 0 // calls of the other numbering, about which somebody decided by name
+	if !p.foreign {
+		d.Notes = append(d.Notes, endsThread)
+	}
+	c, err := in.Compiler.compiled(p, v)
 	switch {
 	case err == nil:
 	case leaveAlone(err):
@@ -33,6 +38,9 @@ func (p callPlan) compile(d *api.Decision, in Input) error {
 	d.Seccomp, d.Table = &profile, c.table
 	return nil
 }
+
+// endsThread says that the filter has rules for one numbering of calls only.
+const endsThread = "32-bit calls end the thread that makes them: no earlier run made one, and nothing in the image does"
 
 // verdicts are the decided verdicts: of the calls of the table in its order,
 // undecided where nobody decided, and of others by name.
@@ -138,7 +146,7 @@ type compiled struct {
 func (p callPlan) compileCalls(v verdicts) (compiled, error) {
 	profile, table, err := seccomp.Compile(seccomp.Request{
 		Requested: p.widened(v), Ours: p.ours, Verdicts: v.byName(), Kin: v.with(kin), Own: v.with(own), Fallback: p.fallback,
-		ForeignArch:  true, // docs/decisions/0005: refused by name like all calls, not by killing a thread
+		ForeignArch:  p.foreign,
 		AllowUnknown: p.open,
 		ListenerPath: "to be named",
 	})

@@ -73,6 +73,7 @@ func fingerprint(p callPlan, v verdicts) [sha256.Size]byte {
 	w := writing(make([]byte, 0, 16<<10))
 	w.flag(p.ours)
 	w.flag(p.open)
+	w.flag(p.foreign)
 	w.number(uint64(p.fallback))
 	w.profile(p.profile)
 	w.number(uint64(len(v.native)))

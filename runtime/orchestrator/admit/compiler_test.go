@@ -31,6 +31,7 @@ func TestFingerprint(t *testing.T) {
 	}{
 		{plan(func(*callPlan) {}), none},
 		{plan(func(p *callPlan) { p.ours = true }), none},
+		{plan(func(p *callPlan) { p.foreign = true }), none},
 		{plan(func(p *callPlan) { p.fallback = seccomp.Native }), none},
 		{plan(func(p *callPlan) { p.profile.DefaultAction = specs.ActAllow }), none},
 		{plan(func(p *callPlan) { p.profile.DefaultErrnoRet = &errno }), none},

@@ -107,6 +107,20 @@ func (k knowledge) dangerous(c call, surprise string) verdict {
 	return verdict{policy.SyscallDeny, "dangerous, and nothing speaks for it"}
 }
 
+// oneNumbering reports whether calls by the 32-bit architecture's numbers may end the thread that makes them (docs/decisions/0079):
+// none of the runs that sealed the workload made one, nor is there anything to make one with.
+func (k knowledge) oneNumbering() bool {
+	if k.mode == policy.ModeObserve || !k.in.Prediction.Sealed || !k.in.Request.Closed || k.in.Scan == nil || !k.in.Scan.OneNumbering {
+		return false
+	}
+	for name := range k.in.Prediction.Seen {
+		if seccomp.ForeignOnly(name) {
+			return false
+		}
+	}
+	return true
+}
+
 // risky reports whether the container's risk speaks against what static analysis alone speaks for.
 func (k knowledge) risky() bool {
 	r := k.in.Risk

@@ -15,6 +15,7 @@ type callPlan struct {
 	profile  *specs.LinuxSeccomp // what the verdicts may only narrow; nil: calls are not governed
 	ours     bool                // profile is Forefend's default, not requested
 	open     bool                // calls that nobody has a name for may pass
+	foreign  bool                // calls of the 32-bit architecture are judged by name; else they kill the thread that makes them
 	fallback seccomp.Verdict     // of calls about which nobody decides
 	claims   []policy.Claim      // defaults by class
 	guards   []policy.Guard      // a requested profile is a ceiling
@@ -25,7 +26,7 @@ type callPlan struct {
 // A call in ruled is denied by a guard, whoever else denies it: that denial has no exceptions.
 func newCallPlan(in Input, mode policy.Value, unconfined bool, ruled map[policy.Key]bool) callPlan {
 	spec := &in.Request.Spec
-	plan := callPlan{fallback: seccomp.Watch}
+	plan := callPlan{fallback: seccomp.Watch, foreign: true}
 	if spec.Linux != nil {
 		plan.profile = spec.Linux.Seccomp
 	}
@@ -48,6 +49,7 @@ func newCallPlan(in Input, mode policy.Value, unconfined bool, ruled map[policy.
 	allowed := table.allowedBy(plan.profile)
 	known := newKnowledge(in, mode)
 	plan.notes = append(plan.notes, known.notes()...)
+	plan.foreign = !known.oneNumbering()
 	plan.claims = append(plan.claims, known.serving()...)
 	for i, c := range table.list {
 		switch {

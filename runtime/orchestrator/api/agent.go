@@ -13,7 +13,8 @@ type AgentRequest struct {
 	Oldest  int         `json:"oldest,omitempty"` // see Understood; the client fills it in
 	ID      workload.ID `json:"id"`
 	Now     bool        `json:"now,omitempty"`
-	Flows   bool        `json:"flows,omitempty"` // fill Agent.Flows in
+	Flows   bool        `json:"flows,omitempty"`  // fill Agent.Flows and Counters in
+	Verify  bool        `json:"verify,omitempty"` // fill Agent.Receipts in
 }
 
 // How it stands with an agent.
@@ -49,8 +50,23 @@ type Agent struct {
 	Connections []Socket `json:"connections,omitempty"`
 	Left        int      `json:"left,omitempty"` // connections beyond those listed
 
+	// Ways are what it asked tunnels for, and what was attached for it ahead of that, within AheadTook before the container's start.
+	Ways      []AgentWay    `json:"ways,omitempty"`
+	AheadTook time.Duration `json:"ahead_took,omitempty"`
+
 	// Flows are the outbound connections that it takes, if they were asked for, in the words of netns/intercept; nil: it takes none.
-	Flows json.RawMessage `json:"flows,omitempty"`
+	// Counters are what it has counted of all of them since it began.
+	Flows    json.RawMessage `json:"flows,omitempty"`
+	Counters json.RawMessage `json:"counters,omitempty"`
+	// Receipts are what gateways say of them, if that was asked for.
+	Receipts *Reconciled `json:"receipts,omitempty"`
+}
+
+// AgentWay is what a tunnel had to be (workload.Way).
+type AgentWay struct {
+	Way   string `json:"way"`
+	Asked uint64 `json:"asked"` // how often
+	Ahead bool   `json:"ahead"` // it was attached before that, because it was predicted
 }
 
 // Socket is a socket of a container's network namespace.

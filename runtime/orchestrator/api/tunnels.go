@@ -23,6 +23,9 @@ type Tunnels interface {
 	// Attach finds a tunnel for a profile, and has it in the namespace when it returns. It may be repeated, and should be as
 	// often as its answer says: a tunnel that nobody asks for is taken away.
 	Attach(context.Context, AttachRequest) (Attached, error)
+	// Reconcile holds what a namespace's interceptor has counted against the receipts of its tunnels' gateways, and ends the connections
+	// with which something is wrong.
+	Reconcile(context.Context, ReconcileRequest) (Reconciled, error)
 	// Release gives up what Guard and Attach made for a namespace, whose container has ended. It stays closed.
 	Release(context.Context, ReleaseRequest) error
 	// Tunnels lists the tunnels and who uses them.
@@ -56,15 +59,35 @@ type AttachRequest struct {
 	Profile   flow.Profile `json:"profile"`
 	Workload  string       `json:"workload,omitempty"` // with User, whose a dedicated tunnel is
 	User      string       `json:"user,omitempty"`
+	Ahead     bool         `json:"ahead,omitempty"` // nobody waits for it yet: it is likely to be asked for
 }
 
 // Attached is a tunnel in a namespace.
 type Attached struct {
 	Tunnel     string          `json:"tunnel"`
 	Encryption flow.Encryption `json:"encryption"`
-	Mark       uint32          `json:"mark"`             // what leads a socket of the interceptor there
-	Device     string          `json:"device,omitempty"` // "" for the container's own uplink
-	Valid      time.Duration   `json:"valid"`            // ask again after that
+	Mark       uint32          `json:"mark"`               // what leads a socket of the interceptor there
+	Device     string          `json:"device,omitempty"`   // "" for the container's own uplink
+	Valid      time.Duration   `json:"valid"`              // ask again after that
+	Receipts   bool            `json:"receipts,omitempty"` // its gateway counts connections, too
+}
+
+// ReconcileRequest is what an interceptor has counted. With More, the rest is to follow, and nothing is compared yet.
+type ReconcileRequest struct {
+	Namespace uint64        `json:"namespace"`
+	Accounts  flow.Accounts `json:"accounts"`
+	All       bool          `json:"all,omitempty"` // verdicts about all connections are wanted
+}
+
+// Reconciled is what came of it.
+type Reconciled struct {
+	Owed     bool           `json:"owed"`               // a tunnel of the namespace has, or had, a gateway that gives receipts
+	Faults   []flow.Verdict `json:"faults,omitempty"`   // that were not told before, the rest of many with the next answer
+	Verdicts []flow.Verdict `json:"verdicts,omitempty"` // where all are wanted
+	Unlisted int            `json:"unlisted,omitempty"` // verdicts that are not in the list, which is long enough
+	Left     uint64         `json:"left,omitempty"`     // connections that nothing is known of: too many
+	Trouble  []string       `json:"trouble,omitempty"`  // gateways that could not be asked, and why
+	Without  []string       `json:"without,omitempty"`  // tunnels of the namespace whose far end gives no receipts
 }
 
 // ReleaseRequest names a namespace.
@@ -79,6 +102,9 @@ type Tunnel struct {
 	Class      string          `json:"class,omitempty"`
 	Encryption flow.Encryption `json:"encryption"`
 	Endpoints  []string        `json:"endpoints,omitempty"`
+	Gateway    string          `json:"gateway,omitempty"` // that gives peers out, where they are not configured
+	Ready      int             `json:"ready,omitempty"`   // peers of it that wait to be used
+	Trouble    string          `json:"trouble,omitempty"` // what is wrong with asking it
 	MTU        int             `json:"mtu,omitempty"`
 	Health     string          `json:"health"`
 	Reason     string          `json:"reason,omitempty"`
@@ -101,6 +127,8 @@ type TunnelUse struct {
 	Handshake time.Time `json:"handshake,omitzero"`
 	Received  uint64    `json:"received"` // bytes
 	Sent      uint64    `json:"sent"`
+	Ahead     bool      `json:"ahead,omitempty"` // it was attached before it was asked for
+	Asked     uint64    `json:"asked"`           // how often it was asked for since
 }
 
 // Guarded is a namespace, and what was dropped in it by cause.
@@ -114,6 +142,15 @@ type Guarded struct {
 type TunnelsResponse struct {
 	Tunnels []Tunnel  `json:"tunnels"`
 	Guarded []Guarded `json:"guarded"`
+	Ahead   Ahead     `json:"ahead"`
+}
+
+// Ahead counts tunnels attached to namespaces since tunneld began, the containers' own uplinks left out: Attached before they were
+// asked for, Used those of them that were asked for then, First those attached when they were asked for.
+type Ahead struct {
+	Attached uint64 `json:"attached"`
+	Used     uint64 `json:"used"`
+	First    uint64 `json:"first"`
 }
 
 // DrainRequest names a tunnel.
@@ -137,12 +174,13 @@ type TryResponse struct {
 // RegisterTunnels serves t on server.
 func RegisterTunnels(server *ttrpc.Server, t Tunnels) {
 	server.RegisterService(TunnelsName, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
-		"Guard":   method(t.Guard),
-		"Attach":  method(t.Attach),
-		"Release": method(func(ctx context.Context, r ReleaseRequest) (none, error) { return none{}, t.Release(ctx, r) }),
-		"Tunnels": method(func(ctx context.Context, _ none) (TunnelsResponse, error) { return t.Tunnels(ctx) }),
-		"Drain":   method(func(ctx context.Context, r DrainRequest) (none, error) { return none{}, t.Drain(ctx, r) }),
-		"Try":     method(t.Try),
+		"Guard":     method(t.Guard),
+		"Attach":    method(t.Attach),
+		"Reconcile": method(t.Reconcile),
+		"Release":   method(func(ctx context.Context, r ReleaseRequest) (none, error) { return none{}, t.Release(ctx, r) }),
+		"Tunnels":   method(func(ctx context.Context, _ none) (TunnelsResponse, error) { return t.Tunnels(ctx) }),
+		"Drain":     method(func(ctx context.Context, r DrainRequest) (none, error) { return none{}, t.Drain(ctx, r) }),
+		"Try":       method(t.Try),
 	}})
 }
 
@@ -174,6 +212,11 @@ func (c *TunnelsClient) Guard(ctx context.Context, r GuardRequest) (GuardRespons
 // Attach implements Tunnels.
 func (c *TunnelsClient) Attach(ctx context.Context, r AttachRequest) (Attached, error) {
 	return callOf[AttachRequest, Attached](ctx, c.ttrpc, TunnelsName, "Attach", r)
+}
+
+// Reconcile implements Tunnels.
+func (c *TunnelsClient) Reconcile(ctx context.Context, r ReconcileRequest) (Reconciled, error) {
+	return callOf[ReconcileRequest, Reconciled](ctx, c.ttrpc, TunnelsName, "Reconcile", r)
 }
 
 // Release implements Tunnels.

@@ -28,6 +28,8 @@ type AdmitRequest struct {
 	// Airbag says that who asks raises a predicted memory limit before it is reached (Decision.Airbag): only then may one
 	// be hard.
 	Airbag bool `json:"airbag,omitempty"`
+	// Closed says that no mount brings programs into the container which its image does not have.
+	Closed bool `json:"closed,omitempty"`
 	// Patient says that who asks will call Await, and then Admit again, where Decision.Wait says so; Waited that it
 	// has done so.
 	Patient bool `json:"patient,omitempty"`
@@ -203,6 +205,7 @@ const (
 	EventForecast = "forecast" // it is likely to reach a limit
 	EventRisk     = "risk"     // its risk has another level now
 	EventAgent    = "agent"    // its agent was replaced, or broke its channel's rules
+	EventReceipt  = "receipt"  // its gateway's receipts and its agent's counts contradict each other
 	EventRules    = "rules"    // rules of egress were read anew, or could not be
 )
 

@@ -31,7 +31,7 @@ type serving struct {
 func serve(t testing.TB, change func(*Limits)) *serving {
 	t.Helper()
 	l := Limits{
-		Conns: 64, CallsOfOne: 8, Message: 4 << 20, Waiting: 8 << 20, MessageTime: 500 * time.Millisecond, AnswerTime: time.Minute,
+		Conns: 64, CallsOfOne: 8, Message: 4 << 20, Waiting: 8 << 20, MessageTime: time.Minute, AnswerTime: time.Minute, // a busy machine takes its time
 		Calls: Class{Turns: 64}, Large: Class{Turns: 1}, LargeFrom: 64 << 10,
 		Classes: map[string]Class{"Long": {"long", 2}, "Wait": {"wait", 64}},
 	}
@@ -162,7 +162,7 @@ func (s *serving) connections() int {
 }
 
 func TestServes(t *testing.T) {
-	s := serve(t, func(l *Limits) { l.MessageTime = time.Minute }) // a busy machine takes its time
+	s := serve(t, nil)
 	c := s.client(t)
 	for _, size := range []int{0, 1, 4000, 4096, 5000, 100_000, 4<<20 - 1000} {
 		within(t, c, 30*time.Second, bytes.Repeat([]byte("x"), size))
@@ -174,7 +174,7 @@ func TestServes(t *testing.T) {
 
 // Who does not finish a message is cut off; until then its message costs no more than what came of it.
 func TestHalfMessages(t *testing.T) {
-	s := serve(t, nil)
+	s := serve(t, func(l *Limits) { l.MessageTime = 500 * time.Millisecond })
 	c := s.client(t)
 	var before, during runtime.MemStats
 	runtime.GC()
@@ -190,25 +190,25 @@ func TestHalfMessages(t *testing.T) {
 	eventually(t, "the arrival of the half messages", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return s.waiting >= 50*(headerSize+1)
+		return s.waiting >= 50*(headerSize+1) || s.counts.Slow > 0 // where 50 take longer than one may, the first are gone before the last comes
 	})
 	runtime.ReadMemStats(&during)
 	if grown := int64(during.TotalAlloc) - int64(before.TotalAlloc); grown > 50*(firstRead+64<<10) {
 		t.Errorf("50 half messages made the server allocate %d bytes", grown)
 	}
-	within(t, c, 10*time.Second, []byte("meanwhile"))
+	within(t, c, 30*time.Second, []byte("meanwhile"))
 	for _, conn := range slow {
 		eventually(t, "the end of a slow connection", func() bool { return hungUp(conn) })
 	}
 	if n := s.Counts(); n.Slow != 50 {
 		t.Errorf("%+v", n)
 	}
-	within(t, c, 10*time.Second, []byte("afterwards")) // idle for longer than a message may take
+	within(t, c, 30*time.Second, []byte("afterwards")) // idle for longer than a message may take
 }
 
 // All half messages together are bounded; whoever has most goes first.
 func TestWaitingBytes(t *testing.T) {
-	s := serve(t, func(l *Limits) { l.MessageTime = time.Minute })
+	s := serve(t, nil)
 	small := s.dial(t)
 	if _, err := small.Write(append(header(1000, 1, typeRequest), 1)); err != nil {
 		t.Fatal(err)
@@ -249,7 +249,7 @@ func TestNonsense(t *testing.T) {
 		}
 		eventually(t, "the end of "+what, func() bool { return s.Counts().Invalid == before+1 })
 	}
-	within(t, c, 10*time.Second, []byte("afterwards"))
+	within(t, c, 30*time.Second, []byte("afterwards"))
 	eventually(t, "the end of all others", func() bool { return s.connections() == 1 })
 }
 
@@ -272,7 +272,7 @@ func TestTooManyConnections(t *testing.T) {
 	if err := <-answered; err != nil {
 		t.Error(err)
 	}
-	within(t, s.client(t), 10*time.Second, []byte("a newcomer"))
+	within(t, s.client(t), 30*time.Second, []byte("a newcomer"))
 }
 
 // Calls beyond a connection's share wait in its socket.
@@ -288,7 +288,7 @@ func TestCallsOfOne(t *testing.T) {
 		}()
 	}
 	eventually(t, "8 calls", func() bool { return s.under.Load() == 8 })
-	within(t, s.client(t), 10*time.Second, []byte("another's"))
+	within(t, s.client(t), 30*time.Second, []byte("another's"))
 	if n := s.under.Load(); n != 8 {
 		t.Errorf("%d calls under way", n)
 	}
@@ -306,13 +306,11 @@ func TestUnreadAnswers(t *testing.T) {
 	for range 4 { // two turns
 		conn := s.dial(t)
 		for i := range uint32(4) {
-			if _, err := conn.Write(request(t, 2*i+1, "Long", nil)); err != nil {
-				t.Fatal(err)
-			}
+			_, _ = conn.Write(request(t, 2*i+1, "Long", nil)) // may be cut off
 		}
 	}
-	eventually(t, "that all turns are taken", func() bool { return len(s.classes["Long"]) == 2 })
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	eventually(t, "that all turns are taken", func() bool { return len(s.classes["Long"]) == 2 || s.Counts().Slow > 0 }) // or have been
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if out, err := call(ctx, s.client(t), "Long", nil); err != nil || len(out) != 3<<20 {
 		t.Errorf("%d bytes: %v", len(out), err)
@@ -320,13 +318,13 @@ func TestUnreadAnswers(t *testing.T) {
 	if n := s.Counts(); n.Slow == 0 {
 		t.Errorf("%+v", n)
 	}
-	within(t, s.client(t), 10*time.Second, []byte("others"))
+	within(t, s.client(t), 30*time.Second, []byte("others"))
 }
 
 // A thousand connections of every kind later there are as many goroutines and descriptors as before.
 func TestLeavesNothing(t *testing.T) {
 	s := serve(t, nil)
-	within(t, s.client(t), 10*time.Second, nil)
+	within(t, s.client(t), 30*time.Second, nil)
 	descriptors := func() int {
 		entries, err := os.ReadDir("/proc/self/fd")
 		if err != nil {
@@ -371,7 +369,7 @@ func FuzzServe(f *testing.F) {
 	f.Add(append(request(f, 1, "Echo", nil), request(f, 3, "Long", nil)...), uint16(40))
 	f.Add(append(request(f, 1, "Nothing", nil), header(1<<30, 3, typeRequest)...), uint16(1))
 	f.Add(header(10, 1, 3), uint16(0))
-	s := serve(f, func(l *Limits) { l.MessageTime = time.Minute }) // the fuzzer leaves the others little of the machine
+	s := serve(f, nil)
 	close(s.let)
 	other := s.client(f)
 	f.Fuzz(func(t *testing.T, sent []byte, cut uint16) {

@@ -2,13 +2,11 @@ package harness
 
 import (
 	"encoding/binary"
-	"fmt"
-	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"sync"
 
+	"forefend.dev/forefend/test/network"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,9 +21,6 @@ const mostPackets = 1000
 
 // Capture takes copies of the IPv4 packets that come in by a device. Its methods may be called concurrently.
 type Capture struct {
-	file *os.File
-	done chan struct{}
-
 	mu      sync.Mutex
 	packets []Packet // guarded by mu
 	seen    int      // guarded by mu: all IPv4 packets
@@ -33,50 +28,25 @@ type Capture struct {
 
 // Capture begins one on a device of the world; it ends with the world.
 func (w *World) Capture(device string) (*Capture, error) {
-	// What is bound to a protocol sees what comes in only, and a datagram socket no link's header.
-	protocol := binary.NativeEndian.Uint16([]byte{unix.ETH_P_IP >> 8, unix.ETH_P_IP & 0xff})
-	var fd int
-	if err := w.Do(func() error {
-		link, err := net.InterfaceByName(device)
-		if err != nil {
-			return err
-		}
-		// Without a protocol it sees nothing until it is bound: other devices' packets never get in.
-		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
-			return err
-		}
-		if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: link.Index}); err != nil {
-			_ = unix.Close(fd)
-			return err
-		}
-		return nil
-	}); err != nil {
-		return nil, fmt.Errorf("capture on %s: %w", device, err)
+	c := &Capture{}
+	stop, err := network.Watch(w.space, device, c.see)
+	if err != nil {
+		return nil, err
 	}
-	c := &Capture{file: os.NewFile(uintptr(fd), "capture on "+device), done: make(chan struct{})}
-	go c.read()
-	w.closers = append(w.closers, func() {
-		_ = c.file.Close()
-		<-c.done
-	})
+	w.closers = append(w.closers, stop)
 	return c, nil
 }
 
-func (c *Capture) read() {
-	defer close(c.done)
-	buffer := make([]byte, 1<<16)
-	for {
-		n, err := c.file.Read(buffer)
-		if err != nil {
-			return
-		}
-		p, isTCP := parseTCP(buffer[:n])
-		c.mu.Lock()
-		c.seen++
-		if isTCP && len(c.packets) < mostPackets {
-			c.packets = append(c.packets, p)
-		}
-		c.mu.Unlock()
+func (c *Capture) see(packet []byte, outgoing bool) {
+	if outgoing || len(packet) == 0 || packet[0]>>4 != 4 {
+		return
+	}
+	p, isTCP := parseTCP(packet)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.seen++
+	if isTCP && len(c.packets) < mostPackets {
+		c.packets = append(c.packets, p)
 	}
 }
 

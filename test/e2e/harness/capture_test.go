@@ -51,7 +51,7 @@ func TestRootCapture(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	if _, err := w.Capture("none"); err == nil || !strings.Contains(err.Error(), "capture on none") {
+	if _, err := w.Capture("none"); err == nil || !strings.Contains(err.Error(), "watch none") {
 		t.Errorf("of a device that is not there: %v", err)
 	}
 	c, err := w.Capture("lo")

@@ -55,6 +55,14 @@ func NewWorld() (*World, error) {
 // Do runs f in the world's network, on a thread of its own. What f opens stays there. f must not end the goroutine (no t.Fatal).
 func (w *World) Do(f func() error) error { return w.space.Do(f) }
 
+// Namespace is the world's network, which is the world's to close.
+func (w *World) Namespace() *enter.Namespace { return w.space }
+
+// NameServer runs a name server in the world until stop; args are dnsmasq's.
+func (w *World) NameServer(args ...string) (stop func(), err error) {
+	return network.NameServer(w.space, args...)
+}
+
 // Close ends the servers; with the last container that has a link to it the world ends.
 func (w *World) Close() {
 	for len(w.closers) > 0 {
@@ -85,14 +93,16 @@ func (w *World) Link(pid int) (address, device string, err error) {
 	return there, device, nil
 }
 
-// Serve serves HTTP on WebPort of all addresses, where every request is answered with a line that bears the name. It returns the
+// Serve serves HTTP/1 and HTTP/2 without TLS on WebPort of all addresses, where every request is answered with a line that bears the name. It returns the
 // number of requests so far.
 func (w *World) Serve(name string) (*atomic.Int64, error) {
 	asked := new(atomic.Int64)
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		asked.Add(1)
 		fmt.Fprintln(w, name)
-	})}
+	}), Protocols: new(http.Protocols)}
+	server.Protocols.SetHTTP1(true)
+	server.Protocols.SetUnencryptedHTTP2(true)
 	var listener net.Listener
 	if err := w.Do(func() (err error) {
 		listener, err = net.Listen("tcp", ":"+WebPort)

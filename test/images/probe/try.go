@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -53,11 +54,27 @@ func tryCall(name string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	value, errno := raw(nr, text(""), text(""))()
+	empty, err := evenText()
+	if err != nil {
+		return 0, err
+	}
+	value, errno := raw(nr, empty, empty)()
 	if errno != 0 {
 		return 0, errno
 	}
 	return int64(value), nil
+}
+
+// evenText is the address of an empty text with its lowest 16 bits zero. A call that takes a mode or flags where it was given an address
+// must answer alike each time: mknod(2) refuses the mode of a directory with EPERM, which one address in sixteen was.
+func evenText() (uintptr, error) {
+	const even = 1 << 16
+	m, err := unix.Mmap(-1, 0, 2*even, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return 0, fmt.Errorf("map an empty text: %w", err)
+	}
+	address := uintptr(unsafe.Pointer(&m[0]))
+	return (address + even - 1) &^ (even - 1), nil // mapped until the process ends
 }
 
 func tryWrite(path string) (int64, error) {

@@ -12,22 +12,20 @@ import (
 	"forefend.dev/forefend/runtime/stamps"
 )
 
-// lookEvery is how often a Follower looks whether files changed.
+// lookEvery is how often a Follower looks whether files changed, beside what the kernel tells it.
 const lookEvery = time.Second
 
-// Follower keeps the rules of a directory. Each set of rules has an epoch: a number that only grows, also from one daemon to the
-// next, since it begins with the time.
+// Follower keeps the rules of a directory in force.
 type Follower struct {
+	*Current
 	path    string
 	options pdp.Options
 	report  func(Reload)
+	every   time.Duration // lookEvery, or what a test says before Run
 
-	mu      sync.Mutex
-	seen    map[string]stamps.Stamp // guarded by mu
-	looked  string                  // what was wrong with the directory; guarded by mu
-	set     *pdp.Set                // nil: there were never rules in order; guarded by mu
-	epoch   uint64                  // guarded by mu
-	changed chan struct{}           // closed with the next epoch; guarded by mu
+	mu     sync.Mutex
+	seen   map[string]stamps.Stamp // guarded by mu
+	looked string                  // what was wrong with the directory; guarded by mu
 }
 
 // Reload is what became of rules that changed.
@@ -41,21 +39,30 @@ type Reload struct {
 // NewFollower reads the rules of path. report is told of each change, of this first reading too, from one goroutine at a time.
 // Until rules were in order once there is no set, and nothing may leave.
 func NewFollower(path string, o pdp.Options, report func(Reload)) *Follower {
-	f := &Follower{path: path, options: o, report: report, changed: make(chan struct{})}
-	f.epoch = uint64(time.Now().UnixMilli())
+	f := &Follower{Current: NewCurrent(), path: path, options: o, report: report, every: lookEvery}
 	f.Look()
 	return f
 }
 
-// Run looks for changes until ctx ends.
+// Run follows changes until ctx ends: it is told of them by the kernel, and looks every second where it is not.
 func (f *Follower) Run(ctx context.Context) {
-	tick := time.NewTicker(lookEvery)
+	w := newWatch(f.path)
+	defer w.close()
+	tick := time.NewTicker(f.every)
 	defer tick.Stop()
+	f.Look() // what changed before anybody was told
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-w.errors(): // events were lost
+			f.Look()
+		case <-w.changes():
+			if w.settle(ctx) {
+				f.Look()
+			}
 		case <-tick.C:
+			w.renew()
 			f.Look()
 		}
 	}
@@ -63,7 +70,7 @@ func (f *Follower) Run(ctx context.Context) {
 
 // Look reads the rules again if a file changed. Run and NewFollower do so.
 func (f *Follower) Look() {
-	seen, err := stamps.Look(f.path, wanted)
+	seen, err := stamps.Look(f.path, Wanted)
 	looked := ""
 	if err != nil {
 		looked = err.Error()
@@ -84,41 +91,13 @@ func (f *Follower) Look() {
 	} else {
 		err = fmt.Errorf("egress rules: %w", err)
 	}
-	f.mu.Lock()
 	if err == nil {
-		f.set = d.Set
-		f.epoch = max(f.epoch+1, uint64(time.Now().UnixMilli()))
-		close(f.changed)
-		f.changed = make(chan struct{})
+		f.Take(d.Set)
 	}
-	r := Reload{Path: filepath.Clean(f.path), Epoch: f.epoch, Err: err}
-	if f.set != nil {
-		r.Rules = f.set.Len()
+	set, epoch := f.Rules()
+	r := Reload{Path: filepath.Clean(f.path), Epoch: epoch, Err: err}
+	if set != nil {
+		r.Rules = set.Len()
 	}
-	f.mu.Unlock()
 	f.report(r)
-}
-
-// Rules returns the rules in force and their epoch; nil: there are none that are in order.
-func (f *Follower) Rules() (*pdp.Set, uint64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.set, f.epoch
-}
-
-// Await returns the epoch once it is not after any more, or ctx ends.
-func (f *Follower) Await(ctx context.Context, after uint64) uint64 {
-	for {
-		f.mu.Lock()
-		epoch, changed := f.epoch, f.changed
-		f.mu.Unlock()
-		if epoch != after {
-			return epoch
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return epoch
-		}
-	}
 }

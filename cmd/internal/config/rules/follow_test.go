@@ -2,8 +2,11 @@ package rules
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 )
@@ -76,4 +79,70 @@ func TestFollowerBegins(t *testing.T) {
 	go func() { f.Run(ctx); close(done) }()
 	cancel()
 	<-done
+}
+
+// TestFollowerIsTold: an edit is in force long before the next look, however the files come there, and in a directory that was replaced.
+func TestFollowerIsTold(t *testing.T) {
+	top := t.TempDir()
+	dir := filepath.Join(top, "rules")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	f := NewFollower(dir, deny, func(Reload) {})
+	f.every = time.Hour // the telling, not the looking
+	follow := func(f *Follower) (ctx context.Context, stop func()) {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { f.Run(ctx); close(done) }()
+		return ctx, func() { cancel(); <-done }
+	}
+	ctx, stop := follow(f)
+	rule := func(n int) []byte {
+		return fmt.Appendf(nil, "[[rule]]\nname = 'x'\nwhen = 'risk > %d'\ndeny = true\n", n)
+	}
+	name := filepath.Join(dir, "a.toml")
+	edits := map[string]func(n int) error{
+		"written in place": func(n int) error { return os.WriteFile(name, rule(n), 0o600) },
+		"renamed": func(n int) error {
+			return errors.Join(os.WriteFile(filepath.Join(dir, ".new"), rule(n), 0o600), os.Rename(filepath.Join(dir, ".new"), name))
+		},
+		"removed": func(int) error { return os.Remove(name) },
+		"replaced": func(n int) error {
+			other := filepath.Join(top, "other")
+			return errors.Join(os.Mkdir(other, 0o700), os.WriteFile(filepath.Join(other, "a.toml"), rule(n), 0o600), os.Rename(dir, filepath.Join(top, "old")), os.Rename(other, dir))
+		},
+	}
+	var took []time.Duration
+	for n := range 9 {
+		for _, edit := range []string{"written in place", "renamed", "removed"} {
+			before, _ := f.Watch()
+			began := time.Now()
+			if err := edits[edit](n); err != nil {
+				t.Fatal(err)
+			}
+			waiting, enough := context.WithTimeout(ctx, time.Minute)
+			now := f.Await(waiting, before)
+			enough()
+			if now == before {
+				stop()
+				t.Fatalf("%s: never in force", edit)
+			}
+			took = append(took, time.Since(began))
+		}
+	}
+	slices.Sort(took)
+	t.Logf("an edit was in force after %s (median of %d; the longest %s)", took[len(took)/2], len(took), took[len(took)-1])
+	stop()
+	f = NewFollower(dir, deny, func(Reload) {}) // a directory that was replaced is seen by looking
+	ctx, stop = follow(f)
+	defer stop()
+	for _, edit := range []string{"replaced", "written in place"} {
+		before, _ := f.Watch()
+		if err := edits[edit](99 - len(edit)); err != nil {
+			t.Fatal(err)
+		}
+		if now := f.Await(ctx, before); now == before {
+			t.Fatalf("%s: never in force", edit)
+		}
+	}
 }

@@ -1,14 +1,16 @@
-// Package rules reads directories of egress rules, compiles them for netns/pdp, runs the tests that stand beside rules and
-// follows changes. It is apart from the reader of config.toml because shims read that and have no use for CEL.
+// Package rules reads directories of egress rules, compiles them for netns/pdp, runs the tests that stand beside rules,
+// follows changes, and holds what is in force. It is apart from the reader of config.toml because shims read that and have no use for CEL.
 //
 // Its functions may be called from any goroutine.
 package rules
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,25 +33,44 @@ type Directory struct {
 	Path  string // a directory, or one file
 	Files []*config.RuleFile
 	Set   *pdp.Set // nil: there are problems
+
+	of string // what is added to sources
 }
 
 // Load reads and compiles the rules of a directory, or of one file. What is wrong in files comes as config.Problems, all of it,
 // together with what could be read; any other error is about the directory.
 func Load(path string, o pdp.Options) (*Directory, error) {
+	files, err := Read(path)
+	if err != nil {
+		return nil, err
+	}
+	return Compile(path, files, "", o)
+}
+
+// Read returns the rule files of a directory, or the one file that path is, by their paths.
+func Read(path string) (map[string][]byte, error) {
 	names, err := list(path)
 	if err != nil {
 		return nil, err
 	}
-	d := &Directory{Path: path}
-	var problems config.Problems
+	files := make(map[string][]byte, len(names))
 	left := int64(maxBytes)
 	for _, name := range names {
-		data, err := read(name, left)
-		if err != nil {
+		if files[name], err = read(name, left); err != nil {
 			return nil, err
 		}
-		left -= int64(len(data))
-		file, wrong := config.ParseRules(name, data)
+		left -= int64(len(files[name]))
+	}
+	return files, nil
+}
+
+// Compile compiles rule files that were read from path, or came from elsewhere. of is added to the sources of rules ("site.toml:12 of
+// version 7"). What is wrong comes as config.Problems, all of it, together with what could be read.
+func Compile(path string, files map[string][]byte, of string, o pdp.Options) (*Directory, error) {
+	d := &Directory{Path: path, of: of}
+	var problems config.Problems
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		file, wrong := config.ParseRules(name, files[name])
 		if file != nil {
 			d.Files = append(d.Files, file)
 		}
@@ -62,6 +83,22 @@ func Load(path string, o pdp.Options) (*Directory, error) {
 	}
 	d.Set = set
 	return d, nil
+}
+
+// Rules is how many rules the files have.
+func (d *Directory) Rules() (n int) {
+	for _, f := range d.Files {
+		n += len(f.Rules)
+	}
+	return n
+}
+
+// Tests is how many tests the files have.
+func (d *Directory) Tests() (n int) {
+	for _, f := range d.Files {
+		n += len(f.Tests)
+	}
+	return n
 }
 
 // list returns the rule files of a directory in order, or the one file that path is.
@@ -79,7 +116,7 @@ func list(path string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if wanted(e.Name()) {
+		if Wanted(e.Name()) {
 			names = append(names, filepath.Join(path, e.Name()))
 		}
 	}
@@ -89,8 +126,8 @@ func list(path string) ([]string, error) {
 	return names, nil
 }
 
-// wanted leaves out what editors leave beside a file.
-func wanted(name string) bool {
+// Wanted tells whether a file of a directory is a rule file, by its name: what editors leave beside one is not.
+func Wanted(name string) bool {
 	return strings.HasSuffix(name, ".toml") && !strings.HasPrefix(name, ".")
 }
 
@@ -121,13 +158,13 @@ func compile(d *Directory, o pdp.Options) (*pdp.Set, config.Problems) {
 		for i := range f.Rules {
 			r := &f.Rules[i]
 			written = append(written, r)
-			rules = append(rules, pdp.Rule{Name: r.Name, Source: r.Source, When: r.When, Profile: profile(r, o.Default)})
+			rules = append(rules, pdp.Rule{Name: r.Name, Source: r.Source + d.of, When: r.When, Profile: profile(r, o.Default)})
 		}
 	}
 	set, wrong := pdp.Compile(rules, o)
 	var problems config.Problems
 	for _, p := range wrong {
-		if p.Rule < 0 {
+		if p.Rule < 0 || p.Rule >= len(written) { // of the latter there is one: a rule has the name of what the site adds
 			problems = append(problems, config.Problem{File: d.Path, Message: p.Message})
 			continue
 		}
@@ -160,9 +197,18 @@ type Result struct {
 
 // Test runs the tests of all files. now is the time of tests that have none of their own.
 func (d *Directory) Test(now time.Time) []Result {
+	results, _ := d.TestWithin(context.Background(), now) // which has no end
+	return results
+}
+
+// TestWithin is Test for rules of others: it gives up with ctx's error when ctx ends.
+func (d *Directory) TestWithin(ctx context.Context, now time.Time) ([]Result, error) {
 	var results []Result
 	for _, f := range d.Files {
 		for _, t := range f.Tests {
+			if err := ctx.Err(); err != nil {
+				return results, fmt.Errorf("after %d of %d tests: %w", len(results), d.Tests(), err)
+			}
 			at := t.Now
 			if at.IsZero() {
 				at = now
@@ -172,7 +218,7 @@ func (d *Directory) Test(now time.Time) []Result {
 			results = append(results, Result{Name: t.Name, Source: t.Source, OK: len(wrong) == 0, Wrong: wrong, Decision: got})
 		}
 	}
-	return results
+	return results, nil
 }
 
 func differences(w config.Want, d flow.Decision) (wrong []string) {

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	api "forefend.dev/forefend/agent/api/v1"
+	"forefend.dev/forefend/netns/flow"
+)
+
+// batches is a shim that decides by host, many at a time unless it is of an older release.
+type batches struct {
+	older bool
+
+	mu    sync.Mutex
+	alone int // guarded by mu
+	many  int // guarded by mu
+}
+
+func (b *batches) Ask(_ context.Context, method string, body []byte) ([]byte, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	decide := func(c flow.Context) *flow.Decision {
+		if c.Host == "unknown" {
+			return nil
+		}
+		return &flow.Decision{Version: flow.Version, Epoch: 1, Reason: c.Host, Depends: []flow.Field{flow.FieldHost}}
+	}
+	switch {
+	case len(body) > api.MaxAsk:
+		return nil, errors.New("too long")
+	case method == api.AskDecide:
+		b.alone++
+		var c flow.Context
+		err := json.Unmarshal(body, &c)
+		return fmt.Appendf(nil, `{"version":%d,"epoch":1,"reason":"alone"}`, flow.Version), err
+	case b.older:
+		return nil, errors.New("agents do not ask for that")
+	}
+	b.many++
+	var all []flow.Context
+	if err := json.Unmarshal(body, &all); err != nil || len(all) > api.MaxMany {
+		return nil, fmt.Errorf("%d at once: %w", len(all), err)
+	}
+	var answers []*flow.Decision
+	for _, c := range all {
+		answers = append(answers, decide(c))
+	}
+	return json.Marshal(answers)
+}
+
+// TestPrepare: what is not known is asked for many at a time, and what that does not answer alone.
+func TestPrepare(t *testing.T) {
+	var all []flow.Context
+	for n := range 300 {
+		all = append(all, flow.Context{Version: flow.Version, Host: fmt.Sprintf("h%d", n/2)}) // two of each
+	}
+	all = append(all, flow.Context{Version: flow.Version, Host: "unknown"})
+	for name, older := range map[string]bool{"many": false, "an older shim": true} {
+		t.Run(name, func(t *testing.T) {
+			shim := &batches{older: older}
+			made, err := newInterceptor(shim)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer made.Close()
+			i := made.(*interceptor)
+			i.within.Store(int64(10 * time.Second))
+			i.Prepare(t.Context(), all)
+			for _, c := range all {
+				want := c.Host
+				if older || want == "unknown" {
+					want = "alone"
+				}
+				if d, err := i.Decide(t.Context(), c); err != nil || d.Reason != want {
+					t.Fatalf("%s: %+v, %v", c.Host, d, err)
+				}
+			}
+			if shim.many < 3 && !older || shim.many > 9 || shim.alone > 1 && !older {
+				t.Errorf("%d questions about many, %d about one", shim.many, shim.alone)
+			}
+			asked := shim.many
+			if i.Prepare(t.Context(), all[:300]); shim.many != asked {
+				t.Error("what is known is asked for again")
+			}
+		})
+	}
+}

@@ -1,0 +1,186 @@
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"forefend.dev/forefend/netns/provision"
+	"forefend.dev/forefend/test/certificates"
+)
+
+// opened is a door with a gateway on paper behind it.
+type opened struct {
+	gateway   *Gateway
+	at        string
+	authority *certificates.Authority
+}
+
+func open(t testing.TB, c Config) *opened {
+	t.Helper()
+	g, _ := onPaper(t, c)
+	o := &opened{gateway: g, authority: certificates.New(t)}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.at = l.Addr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	d := NewDoor(g, o.authority.Credentials(t, "127.0.0.1", o.authority))
+	go func() { served <- d.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	return o
+}
+
+// as is a client with a certificate that one authority issued, and that believes another.
+func (o *opened) as(t testing.TB, name string, issuer, believed *certificates.Authority) *provision.Client {
+	t.Helper()
+	c, err := provision.NewClient("https://"+o.at, issuer.Credentials(t, name, believed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// TestCredentials lets in who is in the list and has a certificate of the right authority, and nobody else.
+func TestCredentials(t *testing.T) {
+	o := open(t, paperConfig(t))
+	strange := certificates.New(t)
+	good := o.as(t, "a", o.authority, o.authority)
+	g, err := good.Allocate(t.Context(), allocate(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		what   string
+		client *provision.Client
+		is     func(error) bool
+		says   string
+	}{
+		{"another authority's certificate", o.as(t, "a", strange, o.authority), errdefs.IsUnavailable, "refuses this node's certificate"},
+		{"a gateway of another authority", o.as(t, "a", o.authority, strange), errdefs.IsUnavailable, "not of this tunnel's ca"},
+		{"a name that is not in the list", o.as(t, "c", o.authority, o.authority), errdefs.IsPermissionDenied, "not in the gateway's list of clients"},
+	} {
+		_, err := test.client.Allocate(t.Context(), allocate(t))
+		if !test.is(err) || !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%s: %v", test.what, err)
+		}
+	}
+	if err := o.gateway.SetClients(t.Context(), []Client{{Name: "b", Leases: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := good.Renew(t.Context(), []string{g.Lease.ID}); !errdefs.IsPermissionDenied(err) {
+		t.Errorf("a revoked client, on a connection of before: %v", err)
+	}
+	if len(o.gateway.leases) != 0 {
+		t.Error("a revoked client has leases")
+	}
+	other := o.as(t, "b", o.authority, o.authority)
+	r, err := other.Allocate(t.Context(), allocate(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(other.Release(t.Context(), r.Lease.ID), other.Release(t.Context(), r.Lease.ID)); err != nil {
+		t.Errorf("released twice: %v", err)
+	}
+}
+
+// TestHasty bounds how often one client asks, without harm to another.
+func TestHasty(t *testing.T) {
+	o := open(t, paperConfig(t))
+	hasty, other := o.as(t, "a", o.authority, o.authority), o.as(t, "b", o.authority, o.authority)
+	var refused atomic.Bool
+	var all sync.WaitGroup
+	end := time.Now().Add(time.Minute) // a busy machine may be hardly faster than the rate
+	for range 8 {
+		all.Go(func() {
+			for !refused.Load() && time.Now().Before(end) {
+				if _, err := hasty.Stats(t.Context()); errdefs.IsResourceExhausted(err) {
+					refused.Store(true)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if !refused.Load() {
+		t.Error("nobody is held back")
+	}
+	if _, err := other.Stats(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestStrangers connect, say nothing, too much, or what is no TLS. Who is a client is served meanwhile, and strangers are hung up on.
+func TestStrangers(t *testing.T) {
+	o := open(t, paperConfig(t))
+	var silent []net.Conn
+	for n := range 100 {
+		c, err := net.Dial("tcp", o.at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if n%2 == 0 {
+			_, _ = c.Write([]byte("GET / HTTP/1.1\r\n\r\n"))
+		}
+		silent = append(silent, c)
+	}
+	c := o.as(t, "a", o.authority, o.authority)
+	if _, err := c.Allocate(t.Context(), allocate(t)); err != nil {
+		t.Error(err)
+	}
+	_ = silent[1].SetReadDeadline(time.Now().Add(3 * doorHello))
+	if _, err := io.Copy(io.Discard, silent[1]); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("who says nothing keeps the connection")
+	}
+
+	pair, pool, err := o.authority.Credentials(t, "a", o.authority)()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}}}}
+	defer client.CloseIdleConnections()
+	big := strings.NewReader(`{"version":1,"public_key":"` + strings.Repeat("A", provision.MaxMessage) + `"}`)
+	got, err := client.Post("https://"+o.at+provision.PathLeases, "application/json", big)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer got.Body.Close()
+	if body, _ := io.ReadAll(got.Body); got.StatusCode != http.StatusBadRequest || !strings.Contains(string(body), "at most") || got.Proto != "HTTP/2.0" {
+		t.Errorf("too large a message: %s %s %s", got.Proto, got.Status, body)
+	}
+}
+
+// TestNodeName takes one name of a certificate, and no other.
+func TestNodeName(t *testing.T) {
+	for _, test := range []struct {
+		dns  []string
+		name string
+		want string
+	}{{nil, "a", "a"}, {[]string{"b"}, "a", "b"}, {[]string{"b", "c"}, "a", ""}, {nil, "", ""}} {
+		c := &x509.Certificate{DNSNames: test.dns}
+		c.Subject.CommonName = test.name
+		if got, err := NodeName(c); got != test.want || (err != nil) != (test.want == "") {
+			t.Errorf("%v: %q, %v", test, got, err)
+		}
+	}
+}

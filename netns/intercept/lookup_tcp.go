@@ -1,0 +1,181 @@
+package intercept
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"forefend.dev/forefend/netns/intercept/hello"
+	"forefend.dev/forefend/netns/intercept/names"
+)
+
+// beginsQuery reads as much of a connection to a name server's port as it takes to tell whether it begins with a query. Servers of
+// names do not speak first, so a client is waited for: it could hide a query by being slow, else.
+func (s *session) beginsQuery() (is, ok bool) {
+	for end := time.Now().Add(s.e.limits.Load().Head); ; {
+		b := s.client.buf.bytes()
+		switch {
+		case hello.Begins(b):
+			return false, true
+		case len(b) >= names.First:
+			return names.Begins(b), true
+		}
+		if err := s.fillWithin(time.Until(end)); errors.Is(err, io.EOF) && len(b) > 0 {
+			return false, true
+		} else if err != nil {
+			s.abort()
+			return false, false
+		}
+	}
+}
+
+// queries is a connection with queries on it (RFC 7766). Each is decided on its own, and the answers come as servers give them:
+// the numbers are the client's own, since nobody but the server can answer.
+type queries struct {
+	*session
+	mu      sync.Mutex // held while the client is written to
+	readers sync.WaitGroup
+}
+
+// serveQueries answers the queries of a connection until its end.
+func (s *session) serveQueries() {
+	st := &queries{session: s}
+	for {
+		b, err := s.client.message()
+		if err != nil {
+			st.finish(errors.Is(err, io.EOF))
+			return
+		}
+		if !st.query(b) {
+			st.finish(false)
+			return
+		}
+	}
+}
+
+// finish ends the connections to servers. Those of a client that sends no more, but may listen, have their time to answer.
+func (st *queries) finish(listens bool) {
+	for _, up := range st.upstreams() {
+		if !listens {
+			up.end(st.e.watch, false)
+			continue
+		}
+		up.closeWrite()
+		_ = up.tcp.SetReadDeadline(time.Now().Add(answerWait))
+	}
+	st.readers.Wait()
+}
+
+// query has one query answered. It returns false at the end of the connection.
+func (st *queries) query(b []byte) bool {
+	l := &st.e.lookups
+	settings := st.settings()
+	l.askedBytes.Add(int64(len(b)))
+	if !l.admit(settings.pace()) {
+		return st.refuse(b, names.Failed)
+	}
+	q, err := names.ReadQuery(b)
+	if err != nil {
+		l.malformed.Add(1)
+		return st.refuse(b, names.Malformed)
+	}
+	return st.pass(q, b)
+}
+
+// pass decides about a query and does what was decided.
+func (st *queries) pass(q names.Query, b []byte) bool {
+	epoch := st.e.epoch.Load()
+	c, d, code := st.e.asked(st.settings(), q, st.to)
+	if code != 0 {
+		return st.refuse(b, code)
+	}
+	if !take(st.limitsOf(&d, c.User).ofRequests(), 1, st.gone) {
+		return false
+	}
+	key := route(&c, &d)
+	up := st.find(key)
+	if up == nil {
+		var err error
+		if up, err = st.open(&c, &d, key, nil); err != nil {
+			st.e.lookups.failed.Add(1)
+			return st.refuse(b, names.Failed)
+		}
+		st.readers.Go(func() { st.hear(up) })
+	}
+	if st.e.epoch.Load() != epoch { // the rules changed meanwhile
+		return st.pass(q, b)
+	}
+	up.flow.serve(&c, &d, false)
+	up.flow.sent.Add(int64(2 + len(b)))
+	return up.write(framed(b)) == nil || st.refuse(b, names.Failed)
+}
+
+// find is the connection by which a query goes, if there is one.
+func (st *queries) find(key routeKey) *upstream {
+	for _, up := range st.upstreams() {
+		if up.route == key && !up.hung.Load() {
+			return up
+		}
+		if up.hung.Load() { // nobody reads it any more
+			st.drop(up, false)
+		}
+	}
+	return nil
+}
+
+// hear passes on what a server answers, until it ends. The last one ends the client's connection too, as it would without us.
+func (st *queries) hear(up *upstream) {
+	for {
+		b, err := up.message()
+		if err != nil {
+			break
+		}
+		up.flow.received.Add(int64(2 + len(b)))
+		if b = st.e.heard(st.e.settings.Load(), b, up.route.to); b == nil || st.send(b) != nil {
+			break
+		}
+	}
+	up.hung.Store(true)
+	for _, other := range st.upstreams() {
+		if !other.hung.Load() {
+			return
+		}
+	}
+	st.client.interrupt()
+}
+
+func (st *queries) refuse(b []byte, code names.Code) bool {
+	answer := names.Refuse(b, code)
+	return answer != nil && st.send(answer) == nil
+}
+
+// send writes a message to the client.
+func (st *queries) send(b []byte) error {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.client.write(framed(b))
+}
+
+// framed is a message with its length before it, to be written at once.
+func framed(b []byte) []byte {
+	return append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(b)), uint16(len(b))), b...)
+}
+
+// message reads the next message of a stream. The error is io.EOF at its end.
+func (s *side) message() ([]byte, error) {
+	for {
+		b := s.buf.bytes()
+		if len(b) >= 2 {
+			if n := 2 + int(binary.BigEndian.Uint16(b)); len(b) >= n {
+				out := append([]byte(nil), b[2:n]...)
+				s.buf.consume(n)
+				return out, nil
+			}
+		}
+		if err := s.fill(); err != nil {
+			return nil, err
+		}
+	}
+}

@@ -1,0 +1,49 @@
+package owner
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"forefend.dev/forefend/netns/enter"
+)
+
+// Cut ends a connection of a network namespace, whoever has it: both ends learn that it was reset. device is the index of the one
+// that its socket is bound to, 0 for none. The error wraps unix.ENOENT where there is no such connection.
+func Cut(ns *enter.Namespace, c Connection, device int) error {
+	return ns.Do(func() error {
+		b, err := ask(sentence(c, device))
+		if err != nil {
+			return err
+		}
+		if err := verdict(b); err != nil {
+			return fmt.Errorf("end the connection of %s to %s: %w", c.Local, c.Remote, err)
+		}
+		return nil
+	})
+}
+
+// sentence asks for the end of a connection (SOCK_DESTROY).
+func sentence(c Connection, device int) []byte {
+	b := question(c)
+	binary.NativeEndian.PutUint16(b[4:], destroy)
+	binary.NativeEndian.PutUint16(b[6:], unix.NLM_F_REQUEST|unix.NLM_F_ACK)
+	binary.NativeEndian.PutUint32(b[unix.SizeofNlMsghdr+44:], uint32(device))
+	return b
+}
+
+// verdict reads the kernel's acknowledgement.
+func verdict(b []byte) error {
+	if len(b) < unix.SizeofNlMsghdr+4 || binary.NativeEndian.Uint16(b[4:]) != unix.NLMSG_ERROR {
+		return errStrange
+	}
+	if e := -int32(binary.NativeEndian.Uint32(b[unix.SizeofNlMsghdr:])); e != 0 {
+		return unix.Errno(e)
+	}
+	return nil
+}
+
+// Gone tells that an error of Cut says that there is no such connection.
+func Gone(err error) bool { return errors.Is(err, unix.ENOENT) }

@@ -1,0 +1,463 @@
+package tunnel
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+
+	"forefend.dev/forefend/netns/flow"
+	"forefend.dev/forefend/netns/intercept"
+	"forefend.dev/forefend/netns/receipt"
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/test/liar"
+)
+
+// audited is a guarded container with a real interceptor in this process, whose only way is a gateway's tunnel.
+type audited struct {
+	guarded
+	s      *Service
+	way    intercept.Way
+	engine *intercept.Engine
+	began  time.Time
+	next   uint64
+	astray atomic.Bool // connections go by another way than they say
+}
+
+func newAudited(t testing.TB, s *Service) *audited {
+	t.Helper()
+	a := &audited{guarded: newGuarded(t, s), s: s, began: time.Now()}
+	got, err := s.Attach(t.Context(), a.ask())
+	if err != nil || !got.Receipts {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	a.way = wayOf(got)
+	if a.engine, err = intercept.New(a, a, intercept.Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.engine.Close)
+	a.engine.Set(&intercept.Settings{})
+	return a
+}
+
+// Decide implements intercept.Decider.
+func (a *audited) Decide(context.Context, flow.Context) (flow.Decision, error) {
+	return flow.Decision{Version: flow.Version, Profile: flow.Profile{Encryption: flow.Strong}}, nil
+}
+
+// Way implements intercept.Ways.
+func (a *audited) Way(context.Context, flow.Context, flow.Decision) (intercept.Way, error) {
+	return a.way, nil
+}
+
+// Dial implements intercept.Dialer.
+func (a *audited) Dial(ctx context.Context, c flow.Context, d flow.Decision) (up intercept.Upstream, err error) {
+	if a.astray.Load() {
+		conn, err := net.Dial("tcp", c.Destination.String())
+		if err != nil {
+			return up, err
+		}
+		return intercept.Upstream{Conn: conn.(*net.TCPConn), Tunnel: a.way.Tunnel, Receipts: true}, nil
+	}
+	err = a.ns.Do(func() (err error) {
+		up, err = intercept.Marked{Ways: a}.Dial(ctx, c, d)
+		return err
+	})
+	return up, err
+}
+
+// connect is an application's connection that the interceptor has taken.
+func (a *audited) connect(t testing.TB, to string) net.Conn {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.engine.ServeConn(taken.(*net.TCPConn), netip.MustParseAddrPort(to))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// round compares, as the shim does.
+func (a *audited) round(t testing.TB) api.Reconciled {
+	t.Helper()
+	at := time.Now()
+	for live := uint64(0); ; {
+		got := a.engine.Accounts(a.next, live, 100)
+		got.At, got.Since = at, a.began
+		out, err := a.s.Reconcile(t.Context(), api.ReconcileRequest{Namespace: a.namespace, Accounts: got, All: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.next, live = got.Next, got.Live; !got.More {
+			return out
+		}
+	}
+}
+
+// agrees makes rounds until each connection has been compared, and wants no fault.
+func (a *audited) agrees(t testing.TB, atLeast int) {
+	t.Helper()
+	for range 3 {
+		r := a.round(t)
+		if len(r.Faults) > 0 || len(r.Trouble) > 0 {
+			t.Fatalf("%s, %s", inWords(r.Faults), r.Trouble)
+		}
+	}
+	r := a.round(t)
+	for _, v := range r.Verdicts {
+		if v.Standing != flow.Agrees {
+			t.Errorf("%s", inWords([]flow.Verdict{v}))
+		}
+	}
+	if len(r.Faults) > 0 || len(r.Verdicts) < atLeast {
+		t.Errorf("%d connections compared, not %d: %s", len(r.Verdicts), atLeast, inWords(r.Faults))
+	}
+}
+
+func inWords(all []flow.Verdict) string {
+	var b strings.Builder
+	for _, v := range all {
+		body, _ := json.Marshal(v)
+		fmt.Fprintf(&b, "%s\n", body)
+	}
+	return b.String()
+}
+
+// wrong makes rounds until there is a fault.
+func (a *audited) wrong(t testing.TB, want flow.Standing) flow.Verdict {
+	t.Helper()
+	for range 4 {
+		if r := a.round(t); len(r.Faults) > 0 {
+			if r.Faults[0].Standing != want || r.Faults[0].Why == "" {
+				t.Fatalf("not %s: %s", want, inWords(r.Faults))
+			}
+			return r.Faults[0]
+		}
+	}
+	t.Fatalf("nothing is %s", want)
+	return flow.Verdict{}
+}
+
+// pages serves HTTP behind the gateway: GET gives as many bytes as its path says, POST takes.
+func (d *distance) pages(t testing.TB) {
+	t.Helper()
+	var l net.Listener
+	err := d.behind.Do(func() (err error) {
+		l, err = net.Listen("tcp", worldAt+":80")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var n int64
+		_, _ = fmt.Sscanf(r.URL.Path, "/%d", &n)
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = io.CopyN(w, zeroes{}, n)
+	})}
+	go func() { _ = s.Serve(l) }()
+	t.Cleanup(func() { _ = s.Close() })
+}
+
+// get asks for so many bytes on a connection, and sends as many.
+func get(conn net.Conn, r *bufio.Reader, n int64) error {
+	q, err := http.NewRequest(http.MethodPost, fmt.Sprintf("http://%s/%d", worldAt, n), io.LimitReader(zeroes{}, n))
+	if err != nil {
+		return err
+	}
+	q.ContentLength = n
+	sent := make(chan error, 1)
+	go func() { sent <- q.Write(conn) }()
+	answer, err := http.ReadResponse(r, q)
+	if err != nil {
+		return err
+	}
+	got, err := io.Copy(io.Discard, answer.Body)
+	if err == nil && got != n {
+		err = fmt.Errorf("%d bytes of %d", got, n)
+	}
+	return errors.Join(err, <-sent)
+}
+
+// lossy has the gateway's machine drop packets of the world, before or after they are counted, one in so many.
+func (d *distance) lossy(t testing.TB, one uint32) (heal func()) {
+	t.Helper()
+	err := d.at.Do(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		table := c.AddTable(&nftables.Table{Name: "lossy", Family: nftables.TableFamilyIPv4})
+		for name, at := range map[string]*nftables.ChainPriority{"before": nftables.ChainPriorityRaw, "after": nftables.ChainPriorityMangle} {
+			chain := c.AddChain(&nftables.Chain{Name: name, Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: at})
+			for _, device := range []string{"up0", "ffgw"} {
+				name := make([]byte, 16)
+				copy(name, device)
+				c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+					&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: name},
+					&expr.Numgen{Register: 1, Type: 1, Modulus: one}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: make([]byte, 4)},
+					&expr.Verdict{Kind: expr.VerdictDrop},
+				}})
+			}
+		}
+		return c.Flush()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := d.at.Do(func() error {
+			c, err := nftables.New()
+			if err != nil {
+				return err
+			}
+			c.DelTable(&nftables.Table{Name: "lossy", Family: nftables.TableFamilyIPv4})
+			return c.Flush()
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestRootReceipts has all kinds of honest connections agree with the gateway: also while they go on, over a path that loses packets, and
+// when either side is started anew.
+func TestRootReceipts(t *testing.T) {
+	if !onNode(t) {
+		return
+	}
+	d := newDistance(t, nil)
+	d.pages(t)
+	dir, one := t.TempDir(), d.tunnel(t, "far")
+	s, stop := serve(t, dir, one)
+	defer func() { stop() }()
+	a := newAudited(t, s)
+	many(t, a, 40)
+	a.agrees(t, 41)
+	transfer(t, a, 16<<20)
+	a.agrees(t, 42)
+	heal := d.lossy(t, 20)
+	transfer(t, a, 1<<20)
+	many(t, a, 5)
+	a.agrees(t, 48)
+	heal()
+
+	open := a.connect(t, worldAt+":80")
+	r := bufio.NewReader(open)
+	if err := get(open, r, 1000); err != nil {
+		t.Fatal(err)
+	}
+	a.agrees(t, 1)
+	d.stop()
+	d.start(t)
+	if err := get(open, r, 100_000); err != nil {
+		t.Fatal(err)
+	}
+	many(t, a, 3)
+	a.agrees(t, 1)
+	stop()
+	s, stop = serve(t, dir, one)
+	a.s = s
+	if _, err := s.Attach(t.Context(), a.ask()); err != nil { // which waits for the gateway
+		t.Fatal(err)
+	}
+	if err := get(open, r, 100_000); err != nil {
+		t.Fatalf("a connection of before tunneld was started anew: %v", err)
+	}
+	many(t, a, 3)
+	a.agrees(t, 3)
+}
+
+// many makes a connection with many requests, and as many short ones.
+func many(t testing.TB, a *audited, n int) {
+	t.Helper()
+	kept := a.connect(t, worldAt+":80")
+	in := bufio.NewReader(kept)
+	for i := range n {
+		short := a.connect(t, worldAt+":80")
+		if err := errors.Join(get(kept, in, int64(i*100)), get(short, bufio.NewReader(short), int64(i*1000))); err != nil {
+			t.Fatal(err)
+		}
+		_ = short.Close()
+	}
+	_ = kept.Close()
+}
+
+// transfer sends bytes there and back, with rounds all the while.
+func transfer(t testing.TB, a *audited, n int64) {
+	t.Helper()
+	conn := a.connect(t, worldAt+":80")
+	done := make(chan error, 1)
+	go func() { done <- get(conn, bufio.NewReader(conn), n) }()
+	for rounds := 0; ; rounds++ {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%d rounds during %d bytes there and back", rounds, n)
+			return
+		default:
+			if r := a.round(t); len(r.Faults) > 0 {
+				t.Fatalf("after %d rounds: %s", rounds, inWords(r.Faults))
+			}
+		}
+	}
+}
+
+// lying puts a door before the gateway's that can lie.
+func (d *distance) lying(t testing.TB) (door *liar.Door, address string) {
+	t.Helper()
+	var on net.Listener
+	if err := d.at.Do(func() (err error) {
+		on, err = net.Listen("tcp", gatewayAt+":7444")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return liar.New(t, on, "https://"+gatewayAt+":7443", liar.Issued(t, d.authority, gatewayAt, "node-1")), "https://" + gatewayAt + ":7444"
+}
+
+// TestRootReceiptsLie has gateways and containers lie, each in its way: it is found, and the connection is ended.
+func TestRootReceiptsLie(t *testing.T) {
+	if !onNode(t) {
+		return
+	}
+	d := newDistance(t, nil)
+	d.pages(t)
+	falsified := func(change func(*receipt.Receipt)) func(*receipt.Signed) {
+		return liar.Falsified(t, d.config.State, change)
+	}
+	var old *receipt.Signed
+	for name, c := range map[string]struct {
+		lie func(*receipt.Signed)
+		is  flow.Standing
+	}{
+		"more was sent":     {falsified(func(r *receipt.Receipt) { r.Up.Bytes += 20_000 }), flow.Differs},
+		"less was sent":     {falsified(func(r *receipt.Receipt) { r.Up.Bytes /= 2 }), flow.Differs},
+		"less came back":    {falsified(func(r *receipt.Receipt) { r.Down.Bytes /= 2 }), flow.Differs},
+		"more came back":    {falsified(func(r *receipt.Receipt) { r.Down.Bytes += 1 << 20 }), flow.Differs},
+		"another server":    {falsified(func(r *receipt.Receipt) { r.Server = netip.MustParseAddrPort("192.0.2.7:443") }), flow.Astray},
+		"without signature": {func(g *receipt.Signed) { g.Signature[3]++ }, flow.Forged},
+		"changed": {func(g *receipt.Signed) {
+			g.Sheet = bytes.Clone(g.Sheet)
+			g.Sheet[len(g.Sheet)-1]++
+		}, flow.Forged},
+		"another's": {func(g *receipt.Signed) {
+			s, _ := receipt.Parse(g.Sheet)
+			_, other, _ := ed25519.GenerateKey(nil)
+			*g = s.Sign(other)
+		}, flow.Forged},
+		"replayed": {func(g *receipt.Signed) {
+			if old == nil {
+				old = &receipt.Signed{Version: g.Version, Sheet: g.Sheet, Signature: g.Signature, Key: g.Key}
+				return
+			}
+			*g = *old
+		}, flow.Forged},
+	} {
+		t.Run(name, func(t *testing.T) {
+			one := d.tunnel(t, "far")
+			var door *liar.Door
+			door, one.Gateway.Address = d.lying(t)
+			s, stop := serve(t, t.TempDir(), one)
+			defer stop()
+			a := newAudited(t, s)
+			conn := a.connect(t, worldAt+":80")
+			r := bufio.NewReader(conn)
+			if err := get(conn, r, 50_000); err != nil {
+				t.Fatal(err)
+			}
+			if name == "replayed" || name == "another's" {
+				a.agrees(t, 1) // the gateway's key is known by now
+			}
+			time.Sleep(3500 * time.Millisecond) // what began with the node's records is excused
+			if err := get(conn, r, 50_000); err != nil {
+				t.Fatal(err)
+			}
+			door.Tells(c.lie)
+			v := a.wrong(t, c.is)
+			if !v.Cut {
+				t.Errorf("it goes on: %s", inWords([]flow.Verdict{v}))
+			}
+			eventually(t, "the end of the connection", func() bool { // the application may have another one, that is decided anew
+				return !slices.ContainsFunc(a.engine.Flows(), func(f intercept.Flow) bool { return f.Local == v.Local })
+			})
+		})
+	}
+}
+
+// TestRootReceiptsAstray has connections go by another way, and others of which the interceptor says nothing.
+func TestRootReceiptsAstray(t *testing.T) {
+	if !onNode(t) {
+		return
+	}
+	d := newDistance(t, nil)
+	d.pages(t)
+	s, stop := serve(t, t.TempDir(), d.tunnel(t, "far"))
+	defer stop()
+	a := newAudited(t, s)
+	time.Sleep(3500 * time.Millisecond) // what began with the node's records is excused
+	elsewhere, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer elsewhere.Close()
+	go func() {
+		for {
+			c, err := elsewhere.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(io.Discard, c) }()
+		}
+	}()
+	a.round(t)
+	a.astray.Store(true)
+	if _, err := a.connect(t, elsewhere.Addr().String()).Write([]byte("GET / HTTP/1.1\r\nHost: a\r\n\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "an account", func() bool { return len(a.engine.Accounts(a.next, 0, 10).List) > 0 })
+	if v := a.wrong(t, flow.Astray); v.Remote.String() != elsewhere.Addr().String() || v.Receipt != nil {
+		t.Errorf("told as %s", inWords([]flow.Verdict{v}))
+	}
+	conn, r, _, err := a.dial(t, a.way)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	echoes(t, conn, r, 5000)
+	if v := a.wrong(t, flow.Unclaimed); v.Remote.String() != serverAt || !v.Cut || v.Receipt == nil {
+		t.Errorf("told as %s", inWords([]flow.Verdict{v}))
+	}
+	if _, err := io.CopyN(conn, zeroes{}, 1); err == nil {
+		if _, err = r.ReadByte(); err == nil {
+			t.Error("the connection that nobody claims goes on")
+		}
+	}
+}

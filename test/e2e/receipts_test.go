@@ -1,0 +1,112 @@
+package e2e
+
+import (
+	"bufio"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"forefend.dev/forefend/netns/flow"
+	"forefend.dev/forefend/netns/receipt"
+	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/test/e2e/harness"
+	"forefend.dev/forefend/test/liar"
+)
+
+// lying puts a door before the gateway's that can lie, with the certificates of both sides.
+func (p *provider) lying() *liar.Door {
+	p.t.Helper()
+	file := func(name string) string { return filepath.Join(p.dir, name) }
+	by := liar.Stolen{Authority: x509.NewCertPool()}
+	authority, err := os.ReadFile(file("ca.pem"))
+	if err != nil || !by.Authority.AppendCertsFromPEM(authority) {
+		p.t.Fatalf("the authority's certificate: %v", err)
+	}
+	var failed, broken error
+	by.Gateway, err = tls.LoadX509KeyPair(file("cert.pem"), file("key.pem"))
+	by.Node, failed = tls.LoadX509KeyPair(file("node.pem"), file("node.key"))
+	on, broken := net.Listen("tcp", "127.0.0.1:0")
+	if err := errors.Join(err, failed, broken); err != nil {
+		p.t.Fatal(err)
+	}
+	to := fmt.Sprintf("https://localhost:%d", p.door.Port())
+	p.door = on.Addr().(*net.TCPAddr).AddrPort()
+	return liar.New(p.t, on, to, by)
+}
+
+// talk returns what has a line echoed on a connection.
+func talk(t *testing.T, c net.Conn) (says func(line string)) {
+	echoed := bufio.NewReader(c)
+	return func(line string) {
+		t.Helper()
+		_, err := io.WriteString(c, line+"\n")
+		got, failed := echoed.ReadString('\n')
+		if err := errors.Join(err, failed); err != nil || got != line+"\n" {
+			t.Fatalf("%d bytes of %d came back through the tunnel: %v", len(got), len(line)+1, err)
+		}
+	}
+}
+
+// TestReceipts: a container's connections agree with the receipts of a real gateway. Once that counts more than the agent has sent, an event
+// says so, the connection is ended, the container's risk is higher, and forefend flows --verify fails.
+func TestReceipts(t *testing.T) {
+	p := newProvider(t)
+	door := p.lying()
+	web(t, p.behind.World, "eu-1")
+	rules := t.TempDir()
+	write(t, filepath.Join(rules, "all.toml"), "[[rule]]\nname = \"all\"\nwhen = \"true\"\ntunnel = { encryption = \"strong\" }\n")
+	h := newHost(t, harness.WithConfig(fmt.Sprintf("mode = \"observe\"\n[scan]\nenabled = false\n[egress]\nrules = %q\ndecide_within = \"2s\"\nverify = \"1s\"\n", rules)+
+		p.here(p.block("# config.toml\n"))))
+	at, _ := p.endpoint()
+	p.start(h, at)
+	id, err := h.linked(t, newOutside(t), sh("sleep 1000"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a request by a tunnel that was allocated", func() bool { return h.fetch(id, "198.51.100.1") == "eu-1" })
+	c := dialIn(t, h.networkOf(t, id), "198.51.100.1:"+worldPort)
+	says := talk(t, c)
+	says(strings.Repeat("a", 32<<10))
+	before := h.risk(t, id)
+	eventually(t, "receipts of all connections", func() bool {
+		var all api.Reconciled
+		h.ask(t, &all, "flows", id, "--verify") // which fails where one is wrong
+		return len(all.Verdicts) >= 2 && !slices.ContainsFunc(all.Verdicts, func(v flow.Verdict) bool { return v.Standing != flow.Agrees })
+	})
+	if wrong := h.said(t, id, "receipt"); len(wrong) > 0 {
+		t.Fatalf("of an honest gateway: %v", wrong)
+	}
+
+	door.Tells(liar.Falsified(t, filepath.Join(p.dir, "state"), func(r *receipt.Receipt) { r.Up.Bytes += 1 << 20 }))
+	says("b")
+	eventually(t, "an event about the gateway's count", func() bool { return len(h.said(t, id, "receipt")) > 0 })
+	if wrong := h.said(t, id, "receipt")[0]; !strings.Contains(wrong, "the gateway counts more than was sent") || !strings.Contains(wrong, "198.51.100.1:") {
+		t.Errorf("told as %q", wrong)
+	}
+	if n, err := c.Read(make([]byte, 1)); err == nil {
+		t.Errorf("the connection goes on: %d bytes", n)
+	}
+	eventually(t, "a higher risk", func() bool { return h.risk(t, id) > before })
+	if shown := h.Forefend("explain", id).Stdout; !strings.Contains(shown, "receipts contradict each other") {
+		t.Errorf("explain says nothing of it:\n%s", shown)
+	}
+	if r := h.Forefend("flows", id, "--verify"); r.Code == 0 || !strings.Contains(r.Stdout, "differs") {
+		t.Errorf("forefend flows --verify: %+v", r)
+	}
+}
+
+// risk is a container's, of 100.
+func (h *host) risk(t *testing.T, id string) float64 {
+	t.Helper()
+	var d struct{ Risk struct{ Score float64 } }
+	h.ask(t, &d, "explain", id)
+	return d.Risk.Score
+}
