@@ -103,6 +103,9 @@ func (r *resident) says(t *testing.T, line, want string) {
 	}
 }
 
+// stamped is how long after a process is gone its shim may take to note when it ended: it reads the clock after it reaped.
+const stamped = time.Second
+
 // TestContainerdRestarted restarts containerd under running containers: they, their streams, limits and supervision
 // stay, and what ended meanwhile is reported as it was.
 func TestContainerdRestarted(t *testing.T) {
@@ -117,6 +120,7 @@ func TestContainerdRestarted(t *testing.T) {
 				for _, three := range ended {
 					end(t, three)
 				}
+				time.Sleep(stamped)
 				up = time.Now()
 			}); err != nil {
 				t.Fatal(err)
