@@ -111,10 +111,10 @@ func judge(t *terms, limit, need int64, rate float64) raise {
 	switch to := wholeMiB(need + headroom(need, rate)); {
 	case to <= limit:
 		return raise{}
-	case to <= r.to:
+	case to < r.to:
 		return raise{to: to}
 	}
-	return r
+	return r // also when it is just enough: the next look may come too late to tell that this was the end
 }
 
 // spare is a raise, from limit, that leaves the node its reserve. available is the memory of the node.

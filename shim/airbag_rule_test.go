@@ -65,6 +65,7 @@ func TestJudge(t *testing.T) {
 		"fast":                     {table, 64 * mib, 33 * mib, 1000 * mib, plenty, 233 * mib, "", false},
 		"odd sizes":                {table, 64 * mib, 33*mib + 5, 0, plenty, 98 * mib, "", false},
 		"to the ceiling":           {table, 1000 * mib, 990 * mib, 0, plenty, 1024 * mib, "ceiling is 1 GiB (guardrail)", true},
+		"the ceiling, just":        {table, 900 * mib, 819 * mib, 0, plenty, 1024 * mib, "ceiling is 1 GiB (guardrail)", true},
 		"at the ceiling":           {table, 1024 * mib, 1020 * mib, 0, plenty, 0, "ceiling is 1 GiB", true},
 		"already enough":           {table, 200 * mib, 33 * mib, 0, plenty, 0, "", false},
 		"held":                     {held, 64 * mib, 60 * mib, 0, plenty, 0, "risk is high", false},

@@ -199,11 +199,13 @@ func guardrailHolds(t *testing.T, p *inflater) {
 	if p.done() {
 		t.Error("it has more than the guardrail allows")
 	}
-	eventually(t, "events of the end of raising and of the kill", func() bool {
+	if !within(time.Minute, func() bool {
 		raised := h.said(t, p.id, "raised")
 		at := raised[len(raised)-1]
 		return strings.Contains(at, "-> 512 MiB") && strings.Contains(at, "the ceiling is 512 MiB (config.toml [guardrails])") && len(h.said(t, p.id, "oom")) > 0
-	})
+	}) {
+		t.Errorf("the end of raising or the kill is not told:\n%+v", h.events(t, p.id))
+	}
 }
 
 func mebibytes(n int64) string { return fmt.Sprintf("%d MiB", n>>20) }
