@@ -20,6 +20,7 @@ type exchange struct {
 	context   flow.Context
 	decision  flow.Decision
 	epoch     uint64 // of the engine, when it was decided
+	charge    charge
 
 	method string     // as it was written
 	body   http1.Body // of the request
@@ -124,6 +125,7 @@ func (s *session) serveRequest(x *exchange) (more bool) {
 		return s.badRequest(err)
 	}
 	s.e.count.requests.Add(1)
+	x.charge = nil // of the exchange before it
 	c := &x.context
 	o := settings.originate(c.Host)
 	if o != nil {
@@ -137,12 +139,14 @@ func (s *session) serveDecided(x *exchange, o *Origination) (more bool) {
 	x.epoch = s.e.epoch.Load()
 	var err error
 	if x.decision, err = s.decide(&x.context); err != nil {
+		x.charge.back()
 		return s.refuse(x, 503, "no decision: "+err.Error())
 	}
 	if d := &x.decision; d.Profile.Deny {
+		x.charge.back()
 		return s.refuse(x, 403, "denied"+because(d))
 	}
-	if !take(s.limitsOf(&x.decision, x.context.User).ofRequests(), 1, s.gone) {
+	if !x.charge.take(s.limitsOf(&x.decision, x.context.User).ofRequests(), s.gone) {
 		return false
 	}
 	return s.exchange(x, o)

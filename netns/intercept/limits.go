@@ -1,6 +1,7 @@
 package intercept
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -86,6 +87,15 @@ func take(all []*rate.Limit, n int64, gone <-chan struct{}) bool {
 	for _, l := range all {
 		wait = max(wait, l.Take(now, n))
 	}
+	if waited(wait, gone) {
+		return true
+	}
+	give(all, n)
+	return false
+}
+
+// waited waits so long. It returns false if gone was closed before.
+func waited(wait time.Duration, gone <-chan struct{}) bool {
 	if wait == 0 {
 		return true
 	}
@@ -95,10 +105,42 @@ func take(all []*rate.Limit, n int64, gone <-chan struct{}) bool {
 	case <-timer.C:
 		return true
 	case <-gone:
-		give(all, n)
 		return false
 	}
 }
+
+// charge is the limits of which a request has taken its turn. It takes one of each, however often it is decided again before it is sent.
+type charge []*rate.Limit
+
+// move has the request take its turn of these limits and of no others: of those of which it has it already it waits for no second one. It
+// returns how long to wait.
+func (c *charge) move(to []*rate.Limit) (wait time.Duration) {
+	for _, l := range *c {
+		if !slices.Contains(to, l) {
+			l.Give(1)
+		}
+	}
+	now := time.Now()
+	for _, l := range to {
+		if !slices.Contains(*c, l) {
+			wait = max(wait, l.Take(now, 1))
+		}
+	}
+	*c = to
+	return wait
+}
+
+// take is move, and waits. It returns false, with everything given back, if gone was closed meanwhile.
+func (c *charge) take(to []*rate.Limit, gone <-chan struct{}) bool {
+	if waited(c.move(to), gone) {
+		return true
+	}
+	c.back()
+	return false
+}
+
+// back gives back what was taken, for a request that is not sent.
+func (c *charge) back() { c.move(nil) }
 
 // give gives back what was taken of all limits and does not pass.
 func give(all []*rate.Limit, n int64) {

@@ -88,10 +88,11 @@ func (l *lookups) admit(perSecond int) bool {
 	return true
 }
 
-// late tells whether a query would wait for its turn for so long that it is dropped: its client would have asked again by then.
-func (l *lookups) late(limits []*rate.Limit) bool {
+// late tells whether a query would wait for its turn for so long that it is dropped: its client would have asked again by then. It does not
+// wait for turns that it has taken.
+func (l *lookups) late(limits []*rate.Limit, taken charge) bool {
 	now := time.Now()
-	if !slices.ContainsFunc(limits, func(l *rate.Limit) bool { return l.Owed(now) > paceWait }) {
+	if !slices.ContainsFunc(limits, func(l *rate.Limit) bool { return !slices.Contains(taken, l) && l.Owed(now) > paceWait }) {
 		return false
 	}
 	l.dropped.Add(1)

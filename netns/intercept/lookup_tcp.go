@@ -81,17 +81,18 @@ func (st *queries) query(b []byte) bool {
 		l.malformed.Add(1)
 		return st.refuse(b, names.Malformed)
 	}
-	return st.pass(q, b)
+	return st.pass(q, b, nil)
 }
 
-// pass decides about a query and does what was decided.
-func (st *queries) pass(q names.Query, b []byte) bool {
+// pass decides about a query, which has taken its turn of some limits before, and does what was decided.
+func (st *queries) pass(q names.Query, b []byte, taken charge) bool {
 	epoch := st.e.epoch.Load()
 	c, d, code := st.e.asked(st.settings(), q, st.to)
 	if code != 0 {
+		taken.back()
 		return st.refuse(b, code)
 	}
-	if !take(st.limitsOf(&d, c.User).ofRequests(), 1, st.gone) {
+	if !taken.take(st.limitsOf(&d, c.User).ofRequests(), st.gone) {
 		return false
 	}
 	key := route(&c, &d)
@@ -105,7 +106,7 @@ func (st *queries) pass(q names.Query, b []byte) bool {
 		st.readers.Go(func() { st.hear(up) })
 	}
 	if st.e.epoch.Load() != epoch { // the rules changed meanwhile
-		return st.pass(q, b)
+		return st.pass(q, b, taken)
 	}
 	up.flow.serve(&c, &d, false)
 	up.flow.sent.Add(int64(2 + len(b)))

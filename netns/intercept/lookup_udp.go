@@ -133,6 +133,7 @@ type datagram struct {
 	over      Packets
 	from, to  netip.AddrPort
 	b         []byte
+	charge    charge
 }
 
 func (q *datagram) settings() *Settings { return q.e.settings.Load().whose(q.container) }
@@ -156,11 +157,14 @@ func (q *datagram) pass(query names.Query) (again bool) {
 	l, epoch := &q.e.lookups, q.e.epoch.Load()
 	c, d, code := q.e.asked(q.settings(), query, q.to)
 	if code != 0 {
+		q.charge.back()
 		q.refuse(code)
 		return false
 	}
-	limits := q.e.rates.of(d.Profile.Rates, c.User).ofRequests()
-	if l.late(limits) || !take(limits, 1, q.e.ctx.Done()) {
+	if limits := q.e.rates.of(d.Profile.Rates, c.User).ofRequests(); l.late(limits, q.charge) {
+		q.charge.back()
+		return false
+	} else if !q.charge.take(limits, q.e.ctx.Done()) {
 		return false
 	}
 	conn, err := q.over.DialPacket(q.e.ctx, c, d)

@@ -82,7 +82,7 @@ func (s *session) serveHTTP2() {
 	m.over = true
 	m.drained.Broadcast()
 	for _, st := range m.streams {
-		give(st.turn, 1)
+		st.leaveQueue()
 	}
 	for _, l := range m.links {
 		if l.conn != nil {

@@ -159,36 +159,28 @@ func (m *mux) keep(st *stream, block []byte) {
 
 // decided does what was decided. block is the head where it is not kept.
 func (m *mux) decided(st *stream, block []byte, d *flow.Decision, err error) {
-	switch {
-	case err != nil:
+	if err != nil || d.Profile.Deny {
 		m.e.count.denied.Add(1)
-		m.answer(st, 503, "no decision: "+err.Error())
-		return
-	case d.Profile.Deny:
-		m.e.count.denied.Add(1)
-		m.answer(st, 403, "denied"+because(d))
+		st.charge.back()
+		if err != nil {
+			m.answer(st, 503, "no decision: "+err.Error())
+		} else {
+			m.answer(st, 403, "denied"+because(d))
+		}
 		return
 	}
 	st.decision = d
 	st.limits = m.limitsOf(d, st.request.context.User)
-	if st.limits == nil {
-		m.lead(st, block)
-		return
-	}
-	var wait time.Duration
-	now := time.Now()
-	for _, l := range st.limits.requests {
-		wait = max(wait, l.Take(now, 1))
-	}
+	wait := st.charge.move(st.limits.ofRequests())
 	if wait == 0 {
 		m.lead(st, block)
 		return
 	}
 	m.keep(st, block)
-	st.turn = st.limits.requests
+	st.queued = true
 	m.after(wait, func() {
 		if !st.gone {
-			st.turn = nil
+			st.queued = false
 			m.lead(st, nil)
 		}
 	})

@@ -15,7 +15,8 @@ type stream struct {
 	request  *request
 	decision *flow.Decision
 	limits   *limits
-	turn     []*rate.Limit // that it waits for; what was taken of them is given back if it ends before
+	charge   charge
+	queued   bool // for its turn; what was taken is given back if it ends before
 	started  time.Time
 
 	link   *link  // nil: there is none yet, or the answer is ours
@@ -330,7 +331,7 @@ func (m *mux) forget(st *stream) {
 	}
 	st.gone = true
 	delete(m.streams, st.id)
-	give(st.turn, 1)
+	st.leaveQueue()
 	m.bury(st.id, st.up.ended)
 	if !st.deciding {
 		m.busy--
@@ -346,6 +347,14 @@ func (m *mux) forget(st *stream) {
 	l.credit(int64(len(st.down.queue)))
 	st.down.queue = nil
 	l.leave(m, st)
+}
+
+// leaveQueue gives back what was taken of limits for a turn that did not come.
+func (st *stream) leaveQueue() {
+	if st.queued {
+		st.queued = false
+		st.charge.back()
+	}
 }
 
 // wait keeps the block that ends a message until what comes before it was passed on.
