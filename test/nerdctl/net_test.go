@@ -28,7 +28,7 @@ func TestNetworks(t *testing.T) {
 		},
 		"container's processes": {
 			{args: "run -d --name NAME RUNTIME busybox sleep 1000"},
-			{args: "run --rm --pid container:NAME --name NAME-2 RUNTIME busybox sh -c 'ps -o args | sort'", want: "^sleep 1000$"},
+			{args: "run --rm --pid container:NAME --name NAME-2 RUNTIME busybox sh -c 'ps -o args >list; sort list'", want: "^sleep 1000$"},
 		},
 		"container's ipc": {
 			{args: "run -d --name NAME --ipc shareable RUNTIME busybox sh -c 'echo shared >/dev/shm/x; sleep 1000'"},
