@@ -21,7 +21,6 @@ import (
 	"crypto/x509/pkix"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/time/rate"
 
 	"forefend.dev/forefend/netns/nft"
 	"forefend.dev/forefend/netns/provision"
@@ -296,7 +295,6 @@ func FuzzDoor(f *testing.F) {
 		}
 		r.URL.Path = path
 		r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}, VerifiedChains: [][]*x509.Certificate{{cert}}}
-		d.rates = make(map[string]*rate.Limiter)
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, r)
 		if w.Code >= 400 {

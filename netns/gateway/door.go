@@ -12,27 +12,28 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-	"golang.org/x/net/netutil"
-	"golang.org/x/time/rate"
 
 	"forefend.dev/forefend/netns/provision"
+	"forefend.dev/forefend/runtime/reception"
 )
 
-// What nodes may take of a gateway's door.
+// What nodes may take of a gateway's door (docs/gateway.md). A node has a connection for each tunnel that it has of the gateway, for a moment two more.
 const (
-	doorConnections = 512 // at once, of all
-	doorStreams     = 32  // at once, of one connection
+	doorConnections = 2048 // at once, of all
+	doorOfOne       = 32   // of one client, and of all together who are none
+	doorGreetings   = 256  // at once that have shown no certificate yet
+	doorStreams     = 32   // at once, of one connection
 	doorDeadline    = 10 * time.Second
 	doorHello       = 5 * time.Second // for a handshake and a request's head
 	doorIdle        = 5 * time.Minute
-	doorHead        = 8 << 10 // bytes
-	clientRate      = 50      // requests of one client, per second
-	clientBurst     = 200     // and at once
+	doorPing        = 30 * time.Second // of an idle connection; one that is not answered for as long again is gone
+	doorHead        = 8 << 10          // bytes
+	clientRate      = 50               // requests of one client, per second
+	clientBurst     = 200              // and at once
 	doorEnd         = 2 * time.Second
 )
 
@@ -41,26 +42,31 @@ const (
 type Door struct {
 	gateway     *Gateway
 	credentials provision.Credentials
-
-	mu    sync.Mutex
-	rates map[string]*rate.Limiter // of clients, guarded by mu
+	reception   *reception.Reception
 }
 
 // NewDoor makes the door of a gateway. credentials are those of the gateway, and whose certificates nodes have.
 func NewDoor(g *Gateway, credentials provision.Credentials) *Door {
-	return &Door{gateway: g, credentials: credentials, rates: make(map[string]*rate.Limiter)}
+	d := &Door{gateway: g, credentials: credentials}
+	d.reception = reception.New(reception.Terms{
+		Guests: doorConnections, OfOne: doorOfOne, Greetings: doorGreetings, Within: doorHello, Rate: clientRate, Burst: clientBurst,
+		TLS: d.greet, Name: d.account, Tell: tellRefusal,
+	})
+	return d
 }
 
 // Serve answers on a TCP listener, which it closes, until ctx ends.
 func (d *Door) Serve(ctx context.Context, l net.Listener) error {
 	server := &http.Server{
 		Handler: d.handler(), ReadHeaderTimeout: doorHello, ReadTimeout: doorDeadline, WriteTimeout: doorDeadline, IdleTimeout: doorIdle, MaxHeaderBytes: doorHead,
-		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: doorStreams},
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: doorStreams, SendPingTimeout: doorPing, PingTimeout: doorPing},
 		ErrorLog: stdlog.New(io.Discard, "", 0), BaseContext: func(net.Listener) context.Context { return ctx },
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: d.greet},
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, guestKey{}, reception.Of(c))
+		},
 	}
 	done := make(chan error, 1)
-	go func() { done <- server.ServeTLS(netutil.LimitListener(l, doorConnections), "", "") }()
+	go func() { done <- server.Serve(d.reception.Listen(l)) }()
 	select {
 	case err := <-done:
 		return fmt.Errorf("serve nodes: %w", err)
@@ -77,14 +83,38 @@ func (d *Door) Serve(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
+// guestKey is where a request's context has the *reception.Guest who asks.
+type guestKey struct{}
+
 // greet is how a connection is taken, with the credentials as they are now.
-func (d *Door) greet(*tls.ClientHelloInfo) (*tls.Config, error) {
+func (d *Door) greet() (*tls.Config, error) {
 	cert, roots, err := d.credentials()
 	if err != nil {
 		return nil, err
 	}
 	return &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{"h2", "http/1.1"}, Certificates: []tls.Certificate{cert},
 		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: roots, SessionTicketsDisabled: true}, nil
+}
+
+// account is by which a certificate's connections and requests are counted. Those who are no clients have one together: they are let in to be
+// told so, and however many names they have, that is all they hold.
+func (d *Door) account(c *x509.Certificate) (string, error) {
+	name, err := NodeName(c)
+	if err != nil || !d.gateway.IsClient(name) {
+		return "", nil
+	}
+	return name, nil
+}
+
+func tellRefusal(r reception.Refusal) {
+	l := log.L.WithError(r.Why).WithField("from", r.From.String())
+	if r.Name != "" {
+		l = l.WithField("client", r.Name)
+	}
+	if r.Left > 0 {
+		l = l.WithField("before", r.Left)
+	}
+	l.Warn("forefend gateway: a node was not let in")
 }
 
 // NodeName is whom a certificate names.
@@ -178,31 +208,18 @@ func (d *Door) client(r *http.Request) (string, error) {
 	}
 	c := r.TLS.PeerCertificates[0]
 	name, err := NodeName(c)
+	if g, ok := r.Context().Value(guestKey{}).(*reception.Guest); ok && !g.May(1) {
+		return name, fmt.Errorf("%.253q asks for more than %d times a second: %w", name, clientRate, errdefs.ErrResourceExhausted)
+	}
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("%w: %w", err, errdefs.ErrPermissionDenied)
 	case time.Now().After(c.NotAfter):
 		return name, fmt.Errorf("the certificate of %.253q has ended: %w", name, errdefs.ErrPermissionDenied)
 	case !d.gateway.IsClient(name):
-		d.mu.Lock()
-		delete(d.rates, name) // only those of clients are kept
-		d.mu.Unlock()
 		return name, fmt.Errorf("%.253q is not in the gateway's list of clients: %w", name, errdefs.ErrPermissionDenied)
-	case !d.limiter(name).Allow():
-		return name, fmt.Errorf("%s asks for more than %d times a second: %w", name, clientRate, errdefs.ErrResourceExhausted)
 	}
 	return name, nil
-}
-
-func (d *Door) limiter(client string) *rate.Limiter {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	l := d.rates[client]
-	if l == nil {
-		l = rate.NewLimiter(clientRate, clientBurst)
-		d.rates[client] = l
-	}
-	return l
 }
 
 // fail tells what is wrong. What only an operator can mend is logged, too.

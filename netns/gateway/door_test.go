@@ -129,17 +129,17 @@ func TestHasty(t *testing.T) {
 	}
 }
 
-// TestStrangers connect, say nothing, too much, or what is no TLS. Who is a client is served meanwhile, and strangers are hung up on.
+// TestStrangers connect, in a crowd, and say nothing or what is no TLS. Who is a client is served meanwhile, and strangers are hung up on.
 func TestStrangers(t *testing.T) {
 	o := open(t, paperConfig(t))
 	var silent []net.Conn
-	for n := range 100 {
+	for n := range 3 * doorGreetings {
 		c, err := net.Dial("tcp", o.at)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		if n%2 == 0 {
+		if n%20 == 0 {
 			_, _ = c.Write([]byte("GET / HTTP/1.1\r\n\r\n"))
 		}
 		silent = append(silent, c)
@@ -148,11 +148,69 @@ func TestStrangers(t *testing.T) {
 	if _, err := c.Allocate(t.Context(), allocate(t)); err != nil {
 		t.Error(err)
 	}
-	_ = silent[1].SetReadDeadline(time.Now().Add(3 * doorHello))
-	if _, err := io.Copy(io.Discard, silent[1]); errors.Is(err, os.ErrDeadlineExceeded) {
+	_ = silent[len(silent)-1].SetReadDeadline(time.Now().Add(time.Minute))
+	if _, err := io.Copy(io.Discard, silent[len(silent)-1]); errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error("who says nothing keeps the connection")
 	}
+}
 
+// TestGreedy: one node has as many connections as it may, all those that are no clients together, too, and another node is served meanwhile.
+func TestGreedy(t *testing.T) {
+	o := open(t, paperConfig(t))
+	for _, names := range [][]string{{"a"}, {"x1", "x2", "x3"}} {
+		var calls []func() net.Conn
+		for _, name := range names {
+			calls = append(calls, o.caller(t, name))
+		}
+		const most = 100
+		kept := 0
+		for n := range most {
+			if c := calls[n%len(calls)](); speaks(t, c) {
+				kept++
+			}
+		}
+		if kept != doorOfOne {
+			t.Errorf("%v: %d of %d connections are kept, %d may be", names, kept, most, doorOfOne)
+		}
+	}
+	if _, err := o.as(t, "b", o.authority, o.authority).Allocate(t.Context(), allocate(t)); err != nil {
+		t.Error(err)
+	}
+}
+
+// caller connects as a name, and begins HTTP/2.
+func (o *opened) caller(t *testing.T, name string) func() net.Conn {
+	t.Helper()
+	pair, pool, err := o.authority.Credentials(t, name, o.authority)()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() net.Conn {
+		t.Helper()
+		c, err := tls.Dial("tcp", o.at, &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_, _ = c.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")) // RFC 9113, section 3.4
+		return c
+	}
+}
+
+// speaks tells whether the door has let a caller in, and does not hang up at once.
+func speaks(t *testing.T, c net.Conn) bool {
+	t.Helper()
+	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
+	_, err := c.Read(make([]byte, 1))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal("the door says nothing")
+	}
+	return err == nil
+}
+
+// TestLarge refuses what is too large, in words.
+func TestLarge(t *testing.T) {
+	o := open(t, paperConfig(t))
 	pair, pool, err := o.authority.Credentials(t, "a", o.authority)()
 	if err != nil {
 		t.Fatal(err)

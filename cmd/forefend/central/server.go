@@ -2,10 +2,10 @@ package central
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
+	"crypto/x509"
 	"fmt"
 	"net"
+	"path"
 	"slices"
 	"sync"
 	"time"
@@ -13,20 +13,22 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
+	"golang.org/x/time/rate"
 
 	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/runtime/credentials"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/orchestrator/door"
+	"forefend.dev/forefend/runtime/reception"
 )
 
-// What nodes may hold of a central daemon (docs/limits.md). A node has one connection; it makes a new one before the old one is gone
+// What nodes may hold of a central daemon (docs/central.md). A node has one connection; it makes a new one before the old one is gone
 // where its address changed.
 const (
 	maxConns     = 4096
-	maxConnsOf   = 4  // of one certificate's name
-	maxGreetings = 64 // TLS handshakes under way
-	maxCalls     = 16 // of one connection without an answer: Client has maxFlying and one for the epoch
+	maxConnsOf   = 4   // of one certificate's name
+	maxGreetings = 256 // TLS handshakes under way
+	maxCalls     = 16  // of one connection without an answer: Client has maxFlying and one for the epoch
 	maxMessage   = 1 << 20
 	maxUnturned  = 16 << 20 // bytes of all messages that are not whole
 	maxDeciding  = 16       // messages that are decided at once
@@ -45,23 +47,52 @@ type Decider interface {
 
 // Server answers nodes.
 type Server struct {
-	decider Decider
-	who     *credentials.Files
-	names   []string
-	door    *door.Door
-	peers   *peers
+	decider   Decider
+	reception *reception.Reception
+	door      *door.Door
 }
 
 // NewServer makes one for nodes whose certificate has one of the names, which are patterns; perSecond bounds the questions of each.
 func NewServer(d Decider, who *credentials.Files, names []string, perSecond int) *Server {
 	return &Server{
-		decider: d, who: who, names: names, peers: newPeers(perSecond),
+		decider: d,
+		reception: reception.New(reception.Terms{
+			Guests: maxConns, OfOne: maxConnsOf, Greetings: maxGreetings, Within: greetTime,
+			// A burst is a second's worth, and at least a full message: what was asked while the rules changed.
+			Rate: rate.Limit(perSecond), Burst: max(perSecond, api.MaxQuestions),
+			TLS: who.Server, Name: allowed(names), Tell: tellRefusal,
+		}),
 		door: door.New(greeted{}, door.Limits{
 			Conns: maxConns, CallsOfOne: maxCalls, Message: maxMessage, Waiting: maxUnturned, MessageTime: messageTime, AnswerTime: messageTime,
 			Calls: door.Class{Turns: maxDeciding}, Large: door.Class{Turns: 2}, LargeFrom: maxMessage / 4,
 			Classes: map[string]door.Class{"Epoch": {Name: "epochs", Turns: maxConns}, "Decide": {Name: "deciding", Turns: maxDeciding}},
 		}),
 	}
+}
+
+// allowed returns the first name of a certificate that one of the patterns allows.
+func allowed(patterns []string) func(*x509.Certificate) (string, error) {
+	return func(c *x509.Certificate) (string, error) {
+		for _, name := range c.DNSNames {
+			for _, pattern := range patterns {
+				if ok, _ := path.Match(pattern, name); ok { // patterns were checked with the configuration
+					return name, nil
+				}
+			}
+		}
+		return "", fmt.Errorf("its certificate is for %.200q, of which none may ask: %w", c.DNSNames, errdefs.ErrPermissionDenied)
+	}
+}
+
+func tellRefusal(r reception.Refusal) {
+	l := log.L.WithError(r.Why).WithField("from", r.From.String())
+	if r.Name != "" {
+		l = l.WithField("node", r.Name)
+	}
+	if r.Left > 0 {
+		l = l.WithField("before", r.Left)
+	}
+	l.Warn("forefend daemon: a node was not let in")
 }
 
 // greeted lets everybody in: who comes so far has proved who it is.
@@ -74,84 +105,39 @@ func (greeted) Handshake(_ context.Context, conn net.Conn) (net.Conn, any, error
 
 // Counts is what had to be refused since the server began.
 type Counts struct {
-	Strangers uint64 // connections without a certificate that is believed, or with a name that may not ask
-	Crowding  uint64 // connections beyond those that one name may have
-	Hasty     uint64 // messages beyond the rate of a name
-	Door      door.Counts
+	reception.Counts
+	Door door.Counts
 }
 
 // Counts tells of refusals.
-func (s *Server) Counts() Counts {
-	c := s.peers.counts()
-	c.Door = s.door.Counts()
-	return c
-}
+func (s *Server) Counts() Counts { return Counts{s.reception.Counts(), s.door.Counts()} }
 
 // Serve takes connections until ctx ends. The listener is closed then.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
-	defer stop()
 	var all sync.WaitGroup
 	defer all.Wait()
 	defer cancel()
-	var new greetings
+	in := s.reception.Listen(l)
+	defer in.Close()
+	stop := context.AfterFunc(ctx, func() { _ = in.Close() })
+	defer stop()
 	for {
-		raw, err := l.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
+		g, err := in.Next()
+		if ctx.Err() != nil {
+			if g != nil {
+				_ = g.Close()
 			}
-			if errors.Is(err, net.ErrClosed) {
-				return err
-			}
-			select { // descriptors or memory have run out; some come back when connections end
-			case <-time.After(50 * time.Millisecond):
-			case <-ctx.Done():
-			}
-			continue
+			return nil
 		}
-		new.add(raw)
+		if err != nil {
+			return err
+		}
 		all.Go(func() {
-			conn, name, until, err := s.greet(ctx, raw)
-			new.remove(raw)
-			if err != nil {
-				s.peers.stranger()
-				_ = raw.Close()
-				log.G(ctx).WithError(err).WithField("from", raw.RemoteAddr().String()).Warn("forefend daemon: a node was not let in")
-				return
-			}
-			defer conn.Close()
-			peer := s.peers.enter(name)
-			if peer == nil {
-				log.G(ctx).WithField("node", name).Warn("forefend daemon: the node has connections enough")
-				return
-			}
-			defer s.peers.leave(name)
-			s.serve(ctx, conn, &node{s, name, peer}, until)
+			defer g.Close()
+			s.serve(ctx, g, &node{s, g.Name, g.May}, g.Until)
 		})
 	}
-}
-
-// greet has a peer prove its name. until is when its certificate ends.
-func (s *Server) greet(ctx context.Context, raw net.Conn) (conn *tls.Conn, name string, until time.Time, err error) {
-	ctx, cancel := context.WithTimeout(ctx, greetTime)
-	defer cancel()
-	cfg, err := s.who.Server()
-	if err != nil {
-		return nil, "", until, err
-	}
-	conn = tls.Server(raw, cfg)
-	if err := conn.HandshakeContext(ctx); err != nil {
-		return nil, "", until, fmt.Errorf("handshake: %w", err)
-	}
-	leaf := conn.ConnectionState().PeerCertificates[0] // one was required
-	name, ok := allowed(leaf.DNSNames, s.names)
-	if !ok {
-		return nil, "", until, fmt.Errorf("its certificate is for %.200q, of which none may ask: %w", leaf.DNSNames, errdefs.ErrPermissionDenied)
-	}
-	return conn, name, leaf.NotAfter, nil
 }
 
 // serve answers one node until it goes, its certificate ends, or ctx does.
@@ -174,7 +160,7 @@ func (s *Server) serve(ctx context.Context, conn net.Conn, n *node, until time.T
 type node struct {
 	s    *Server
 	name string
-	peer *peer
+	may  func(questions int) bool // now, by its rate
 }
 
 // Decide implements api.Central.
@@ -184,7 +170,7 @@ func (n *node) Decide(ctx context.Context, r api.CentralRequest) (api.CentralRes
 		return api.CentralResponse{}, fmt.Errorf("questions of version %d, this daemon understands %d: %w", r.Version, flow.Version, errdefs.ErrNotImplemented)
 	case len(r.Questions) == 0 || len(r.Questions) > api.MaxQuestions:
 		return api.CentralResponse{}, fmt.Errorf("%d questions, a message has 1 to %d: %w", len(r.Questions), api.MaxQuestions, errdefs.ErrInvalidArgument)
-	case !n.s.peers.may(n.peer, len(r.Questions), time.Now()):
+	case !n.may(len(r.Questions)):
 		return api.CentralResponse{}, fmt.Errorf("%s asks more than its rate allows: %w", n.name, errdefs.ErrResourceExhausted)
 	}
 	answers := make([]flow.Decision, len(r.Questions))
