@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"forefend.dev/forefend/netns/intercept/hello"
@@ -35,15 +36,26 @@ func (s *session) beginsQuery() (is, ok bool) {
 // the numbers are the client's own, since nobody but the server can answer.
 type queries struct {
 	*session
-	mu      sync.Mutex // held while the client is written to
+	asked   tcpMessages
+	heard   map[*upstream]*tcpMessages // what servers say
+	mu      sync.Mutex                 // held while the client is written to
 	readers sync.WaitGroup
+}
+
+// tcpMessages are those of a stream, with their length before each. One goroutine reads them.
+type tcpMessages struct {
+	*side
+	limits *atomic.Pointer[Limits]
+
+	mu   sync.Mutex
+	last time.Time // when nobody reads any more; zero: never; guarded by mu
 }
 
 // serveQueries answers the queries of a connection until its end.
 func (s *session) serveQueries() {
-	st := &queries{session: s}
+	st := &queries{session: s, asked: tcpMessages{side: &s.client, limits: &s.e.limits}, heard: make(map[*upstream]*tcpMessages)}
 	for {
-		b, err := s.client.message()
+		b, err := st.asked.next()
 		if err != nil {
 			st.finish(errors.Is(err, io.EOF))
 			return
@@ -63,7 +75,7 @@ func (st *queries) finish(listens bool) {
 			continue
 		}
 		up.closeWrite()
-		_ = up.tcp.SetReadDeadline(time.Now().Add(answerWait))
+		st.heard[up].end(time.Now().Add(answerWait))
 	}
 	st.readers.Wait()
 }
@@ -103,7 +115,9 @@ func (st *queries) pass(q names.Query, b []byte, taken charge) bool {
 			st.e.lookups.failed.Add(1)
 			return st.refuse(b, names.Failed)
 		}
-		st.readers.Go(func() { st.hear(up) })
+		in := &tcpMessages{side: &up.side, limits: &st.e.limits}
+		st.heard[up] = in
+		st.readers.Go(func() { st.hear(up, in) })
 	}
 	if st.e.epoch.Load() != epoch { // the rules changed meanwhile
 		return st.pass(q, b, taken)
@@ -121,15 +135,16 @@ func (st *queries) find(key routeKey) *upstream {
 		}
 		if up.hung.Load() { // nobody reads it any more
 			st.drop(up, false)
+			delete(st.heard, up)
 		}
 	}
 	return nil
 }
 
 // hear passes on what a server answers, until it ends. The last one ends the client's connection too, as it would without us.
-func (st *queries) hear(up *upstream) {
+func (st *queries) hear(up *upstream, in *tcpMessages) {
 	for {
-		b, err := up.message()
+		b, err := in.next()
 		if err != nil {
 			break
 		}
@@ -144,7 +159,7 @@ func (st *queries) hear(up *upstream) {
 			return
 		}
 	}
-	st.client.interrupt()
+	st.asked.end(past)
 }
 
 func (st *queries) refuse(b []byte, code names.Code) bool {
@@ -164,19 +179,45 @@ func framed(b []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(b)), uint16(len(b))), b...)
 }
 
-// message reads the next message of a stream. The error is io.EOF at its end.
-func (s *side) message() ([]byte, error) {
+// next reads the next message, all of which has to come within Limits.Head of its beginning. The error is io.EOF at the stream's end.
+func (m *tcpMessages) next() ([]byte, error) {
+	begun := false
 	for {
-		b := s.buf.bytes()
+		b := m.buf.bytes()
 		if len(b) >= 2 {
 			if n := 2 + int(binary.BigEndian.Uint16(b)); len(b) >= n {
+				if begun {
+					m.until(time.Time{})
+				}
 				out := append([]byte(nil), b[2:n]...)
-				s.buf.consume(n)
+				m.buf.consume(n)
 				return out, nil
 			}
 		}
-		if err := s.fill(); err != nil {
+		if len(b) > 0 && !begun {
+			begun = true
+			m.until(time.Now().Add(m.limits.Load().Head))
+		}
+		if err := m.fill(); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// until has what is read come by a time; zero: some time.
+func (m *tcpMessages) until(by time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if by.IsZero() || !m.last.IsZero() && m.last.Before(by) {
+		by = m.last
+	}
+	_ = m.tcp.SetReadDeadline(by) // one that is closed needs none
+}
+
+// end has nothing be read after a time. It may be called from any goroutine.
+func (m *tcpMessages) end(last time.Time) {
+	m.mu.Lock()
+	m.last = last
+	m.mu.Unlock()
+	m.until(time.Time{})
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"slices"
+	"time"
 
 	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/netns/intercept/http1"
@@ -151,7 +152,10 @@ func (m *mux) serveLink(l *link) {
 	take := func(f http2.Frame, p []byte) error { return m.fromServer(l, f, p) }
 	var err error
 	for err == nil {
-		if err = l.fill(0); err != nil {
+		if err = l.fill(m.e.limits.Load().Head); isTimeout(err) {
+			err = &fatal{http2.EnhanceYourCalm, "a frame that is not complete in time"}
+		}
+		if err != nil {
 			break
 		}
 		m.mu.Lock()
@@ -164,6 +168,7 @@ func (m *mux) serveLink(l *link) {
 		}
 		for err == nil && len(m.client.out) > highWater && !m.over {
 			m.drained.Wait()
+			l.due = time.Time{} // nobody read meanwhile
 		}
 		l.yield()
 	}

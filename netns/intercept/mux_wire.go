@@ -107,7 +107,7 @@ func (w *wire) fill(within time.Duration) error {
 		w.w = copy(w.in[:], w.in[w.r:w.w])
 		w.r = 0
 	}
-	if partial := w.w > 0 || w.begun.Stream != 0; partial && within > 0 {
+	if w.w > 0 || w.begun.Stream != 0 {
 		if w.due.IsZero() {
 			w.due = time.Now().Add(within)
 		}

@@ -1,0 +1,109 @@
+package intercept
+
+import (
+	"io"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"forefend.dev/forefend/netns/intercept/http2"
+)
+
+// TestSlowServers: a frame, or a block of several, that a server begins has to be complete in time, or its connection ends: it is held
+// here meanwhile. The streams that it carried have an answer then, and the client's connection goes on.
+func TestSlowServers(t *testing.T) {
+	for name, part := range map[string]func(f *framer, id uint32) []byte{
+		"half a head of a frame": func(*framer, uint32) []byte { return []byte{0, 0} },
+		"half a frame": func(f *framer, id uint32) []byte {
+			return http2.AppendBlock(nil, id, nil, f.block(":status", "200", "x", strings.Repeat("x", 1000)), true)[:500]
+		},
+		"half a block": func(f *framer, id uint32) []byte {
+			b := http2.AppendBlock(nil, id, nil, f.block(":status", "200"), true)
+			b[4] &^= byte(http2.EndHeaders)
+			return b
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			addr := h2Server(t, func(f *framer) {
+				if id := f.request(); id != 0 {
+					_, _ = f.conn.Write(part(f, id)) // its end is noticed by who reads
+				}
+				for f.request() != 0 {
+				}
+			})
+			r := newRig(t, addr, Limits{Head: 2 * time.Second}) // in which a busy machine has said its preface
+			f := r.framer()
+			f.open(1, true, f.get("/"))
+			f.answer(1, "502")
+			if n := r.Counters().Malformed["h2-response-a frame that is not complete in time"]; n != 1 {
+				t.Errorf("counted %v", r.Counters().Malformed)
+			}
+			f.ping()
+		})
+	}
+}
+
+// TestSlowMessages: a query by TCP, or an answer, that has begun has to be complete in time, or its connection ends.
+func TestSlowMessages(t *testing.T) {
+	silent := server(t, func(c *client) { _, _ = io.Copy(io.Discard, c) })
+	slow := server(t, func(c *client) {
+		if _, err := io.ReadFull(c.r, make([]byte, 2)); err == nil {
+			_, _ = c.Write([]byte{255, 255, 0}) // its end is noticed by who reads
+		}
+		_, _ = io.Copy(io.Discard, c)
+	})
+	for name, c := range map[string]struct{ addr, says string }{
+		"half a query":   {silent, string(framed(question(t))[:20])},
+		"half an answer": {slow, string(framed(question(t)))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, "192.0.2.1:53", Limits{Head: 2 * time.Second})
+			r.dialer.to[""] = c.addr
+			cl := r.client()
+			cl.send(c.says)
+			if got, _ := cl.rest(); got != "" {
+				t.Errorf("the client heard %q", got)
+			}
+		})
+	}
+}
+
+// TestPausesBetweenMessages: the limit of time that a message had is none for what comes after it.
+func TestPausesBetweenMessages(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	from, err := net.Dial("tcp", l.Addr().String())
+	must(t, err)
+	defer from.Close()
+	to, err := l.Accept()
+	must(t, err)
+	defer to.Close()
+	var s side
+	must(t, s.init(to.(*net.TCPConn)))
+	defer s.buf.drop()
+	var limits atomic.Pointer[Limits]
+	limits.Store(&Limits{Head: time.Second})
+	in := tcpMessages{side: &s, limits: &limits}
+	b := framed(question(t))
+	_, err = from.Write(b[:20])
+	must(t, err)
+	must(t, s.fill())
+	_, err = from.Write(b[20:])
+	must(t, err)
+	if got, err := in.next(); err != nil || string(got) != string(b[2:]) {
+		t.Fatalf("%x, %v", got, err)
+	}
+	<-time.After(limits.Load().Head)
+	_, err = from.Write(b)
+	must(t, err)
+	if got, err := in.next(); err != nil || string(got) != string(b[2:]) {
+		t.Errorf("%x, %v", got, err)
+	}
+	in.end(past)
+	if _, err := in.next(); !isTimeout(err) {
+		t.Errorf("one that has ended is read: %v", err)
+	}
+}
