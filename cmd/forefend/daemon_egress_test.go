@@ -85,6 +85,10 @@ func TestEgressDecides(t *testing.T) {
 	if err != nil || d.Profile.Encryption != flow.Strong || d.Epoch == 0 || d.Valid == 0 || d.Valid > riskHolds {
 		t.Errorf("%+v, %v", d, err)
 	}
+	version := rules.Digest(map[string][]byte{"a.toml": []byte(egressRules)})
+	if book, err := c.Audit(t.Context()); d.RuleVersion != version || err != nil || len(book.Classes) != 1 || book.Classes[0].RuleVersion != version {
+		t.Errorf("the rules are %s: decided by %q, %+v, %v", version, d.RuleVersion, book, err)
+	}
 	lies.Host = "busy"
 	if d, err = c.Decide(t.Context(), api.DecideRequest{Version: flow.Version, Context: lies}); err != nil || !strings.Contains(fmt.Sprint(d.Matches), "busy") {
 		t.Errorf("%+v, %v", d, err)

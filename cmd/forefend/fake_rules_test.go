@@ -9,7 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"forefend.dev/forefend/cmd/forefend/bucket"
+	"forefend.dev/forefend/cmd/internal/config/rules"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 )
 
@@ -29,7 +29,7 @@ func (f *fakeRules) Push(_ context.Context, r api.RulePush) (api.RuleChange, err
 func (f *fakeRules) add(files map[string][]byte, v api.RuleVersion) api.RuleChange {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	v.Number, v.Author, v.Digest, v.Files, v.Rules, v.Tests = uint64(len(f.kept)+1), "root", bucket.Digest(files), len(files), 3, 2
+	v.Number, v.Author, v.Digest, v.Files, v.Rules, v.Tests = uint64(len(f.kept)+1), "root", rules.Digest(files), len(files), 3, 2
 	v.Time = clock.Add(-time.Hour)
 	if n := len(f.kept); n > 0 && f.kept[n-1].Digest == v.Digest {
 		return api.RuleChange{RuleVersion: f.kept[n-1].RuleVersion, Unchanged: true}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,7 +26,8 @@ func newFlowsCommand(a *app) *cobra.Command {
 			"what the last request was for, which rules decided, by which tunnel it leaves, whether the kernel's\n" +
 			"word on that was read back, and how many bytes went each way. A user with \"!\" is proved by a token,\n" +
 			"one with \"?\" claimed by a header. With --counters it shows what was counted of all of them since the\n" +
-			"agent began, queries for names among them. It is the agent's word.\n\n" +
+			"agent began, queries for names among them. It is the agent's word. VERSION is that of the rules that\n" +
+			"decided: the store's number, or of a directory the beginning of its files' digest.\n\n" +
 			"With --verify it is compared with the word of the gateways: their signed receipts of each connection. What\n" +
 			"contradicts them is an event (receipt), is ended, and raises the container's risk (docs/gateway.md).",
 		Example:           "  forefend flows web-1\n  forefend flows web-1 --counters\n  forefend flows web-1 --json\n  forefend flows web-1 --verify",
@@ -61,19 +63,37 @@ func newFlowsCommand(a *app) *cobra.Command {
 }
 
 func (a *app) printFlows(flows []intercept.Flow) error {
-	table := output.NewTable(
-		output.Column{Name: "AGE"}, output.Column{Name: "REQUEST", Min: 16}, output.Column{Name: "USER", Min: 6}, output.Column{Name: "DATA", Min: 6},
-		output.Column{Name: "RULES", Min: 8}, output.Column{Name: "TUNNEL"}, output.Column{Name: "BYTES", Note: "sent / received", Right: true},
-	)
+	versions := make(map[string]bool)
+	for _, f := range flows {
+		versions[f.RuleVersion] = true
+	}
+	columns := []output.Column{
+		{Name: "AGE"}, {Name: "REQUEST", Min: 16}, {Name: "USER", Min: 6}, {Name: "DATA", Min: 6},
+		{Name: "RULES", Min: 8}, {Name: "TUNNEL"}, {Name: "BYTES", Note: "sent / received", Right: true},
+	}
+	const afterRules = 5
+	if len(versions) > 1 { // else one line says it
+		columns = slices.Insert(columns, afterRules, output.Column{Name: "VERSION"})
+	}
+	table := output.NewTable(columns...)
 	for _, f := range flows {
 		tunnel := f.Tunnel
 		if !f.Verified {
 			tunnel += ", unverified"
 		}
-		table.Row(output.Age(time.Since(f.Started)), requestOf(f.Context), userOf(f.Context), f.Context.Data,
-			strings.Join(f.Rules, ", "), tunnel, output.Bytes(f.Sent)+" / "+output.Bytes(f.Received))
+		row := []string{output.Age(time.Since(f.Started)), requestOf(f.Context), userOf(f.Context), f.Context.Data,
+			strings.Join(f.Rules, ", "), tunnel, output.Bytes(f.Sent) + " / " + output.Bytes(f.Received)}
+		if len(versions) > 1 {
+			row = slices.Insert(row, afterRules, shortDigest(f.RuleVersion))
+		}
+		table.Row(row...)
 	}
-	return table.Write(a.stdout)
+	page := output.NewPage(a.stdout)
+	page.Table(table)
+	if len(versions) == 1 && !versions[""] {
+		page.Line(0, "All by version "+shortDigest(flows[0].RuleVersion)+" of the rules.")
+	}
+	return page.Err()
 }
 
 // requestOf is what a flow is for, in few words.

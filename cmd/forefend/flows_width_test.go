@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"forefend.dev/forefend/cmd/forefend/output"
+	"forefend.dev/forefend/cmd/internal/config/rules"
 	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/netns/intercept"
 	"forefend.dev/forefend/netns/intercept/http1"
@@ -26,8 +27,9 @@ func TestFlowsWidth(t *testing.T) {
 	receipt := &flow.Receipt{Serial: serial, Age: 20000 * time.Hour, Bytes: math.MaxInt64, BytesBack: math.MaxInt64, Packets: math.MaxUint64}
 	flows := []intercept.Flow{{
 		Context: flow.Context{Protocol: flow.HTTP, Method: "PROPFIND", Host: long, Path: "/" + long, User: long, UserProof: flow.Claimed, Data: long, Destination: remote},
-		Rules:   []string{long, long}, Tunnel: long, Local: local, Started: began, Sent: math.MaxInt64, Received: math.MaxInt64,
+		Rules:   []string{long, long}, RuleVersion: rules.Digest(nil), Tunnel: long, Local: local, Started: began, Sent: math.MaxInt64, Received: math.MaxInt64,
 	}}
+	others := append([]intercept.Flow{{}}, flows...)
 	reconciled := &api.Reconciled{
 		Verdicts: []flow.Verdict{
 			{Local: local, Remote: remote, Tunnel: long, Standing: flow.Unclaimed, Why: "the gateway has counted " + long, Ended: true, Cut: true, Account: account, Receipt: receipt},
@@ -47,7 +49,9 @@ func TestFlowsWidth(t *testing.T) {
 		print func(*app) error
 		has   []string // what must not be cut away
 	}{
-		"flows":      {func(a *app) error { return a.printFlows(flows) }, []string{"PROPFIND", "8E / 8E"}},
+		"flows":      {func(a *app) error { return a.printFlows(flows) }, []string{"PROPFIND", "8E / 8E", "All by version e3b0c44298fc of the rules."}},
+		"of one":     {func(a *app) error { return a.printFlows(others[:1]) }, []string{"RULES"}},
+		"of several": {func(a *app) error { return a.printFlows(others) }, []string{"VERSION", "e3b0c44298fc"}},
 		"--verify":   {func(a *app) error { return a.printReceipts(reconciled, flows) }, []string{"unclaimed", "agrees", "Wrong", "Not compared", "Left out", "Trouble"}},
 		"--counters": {func(a *app) error { return a.printCounters(counters) }, []string{"Connections", "Requests", "Names"}},
 	} {

@@ -22,7 +22,8 @@ func newPolicyAuditCommand(a *app) *cobra.Command {
 		Short: "What was decided about outbound requests, by classes, with counts",
 		Long: "Lists the classes of decisions that the daemon made since it began: for which workload, by which rules,\n" +
 			"with which outcome, how often, first and last. Of a daemon that decides for other nodes, theirs too.\n" +
-			"It counts decisions, not requests: whoever keeps a decision does not ask again.",
+			"VERSION is that of the rules: the store's number (forefend policy versions), or of a directory the beginning of\n" +
+			"its files' digest. It counts decisions, not requests: whoever keeps a decision does not ask again.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var found api.AuditResponse
@@ -59,9 +60,9 @@ func (a *app) printAudit(found api.AuditResponse) error {
 		return page.Err()
 	}
 	t := output.NewTable(output.Column{Name: "NODE"}, output.Column{Name: "WORKLOAD", Min: 8}, output.Column{Name: "OUTCOME", Min: 8},
-		output.Column{Name: "RULES", Min: 8}, output.Column{Name: "DECISIONS", Right: true}, output.Column{Name: "FIRST"}, output.Column{Name: "LAST"})
+		output.Column{Name: "RULES", Min: 8}, output.Column{Name: "VERSION"}, output.Column{Name: "DECISIONS", Right: true}, output.Column{Name: "FIRST"}, output.Column{Name: "LAST"})
 	for _, c := range found.Classes {
-		t.Row(cmp.Or(c.Node, "(this one)"), c.Workload, profileText(c.Profile), cmp.Or(strings.Join(c.Rules, ", "), "(default)"), fmt.Sprint(c.Count),
+		t.Row(cmp.Or(c.Node, "(this one)"), c.Workload, profileText(c.Profile), cmp.Or(strings.Join(c.Rules, ", "), "(default)"), shortDigest(c.RuleVersion), fmt.Sprint(c.Count),
 			output.Age(a.now().Sub(c.First))+" ago", output.Age(a.now().Sub(c.Last))+" ago")
 	}
 	page.Table(t)

@@ -80,7 +80,7 @@ func (a *app) checkedRules(dir string, asJSON bool) (map[string][]byte, error) {
 	if err := bucket.Check(files); err != nil {
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
-	d, err := rules.Compile(dir, read, "", ruleOptions(cfg))
+	d, err := rules.Compile(dir, read, 0, ruleOptions(cfg))
 	if err != nil {
 		found, err := problemsOf(err)
 		if err != nil {

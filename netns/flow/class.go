@@ -2,7 +2,7 @@ package flow
 
 import "time"
 
-// Class is decisions that are alike in the profile, the rules that applied, and whose requests they were about.
+// Class is decisions that are alike in the profile, the rules that applied and their version, and whose requests they were about.
 type Class struct {
 	Node     string    `json:"node,omitempty"` // the name of a node that asked; "": this node's own containers
 	Workload string    `json:"workload"`
@@ -12,4 +12,6 @@ type Class struct {
 	Count    uint64    `json:"count"`           // decisions, not requests: whoever keeps a decision asks once
 	First    time.Time `json:"first"`
 	Last     time.Time `json:"last"`
+	// RuleVersion is as in Decision.
+	RuleVersion string `json:"rule_version,omitempty"`
 }

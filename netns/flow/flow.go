@@ -218,4 +218,7 @@ type Decision struct {
 	Depends []Field       `json:"depends,omitempty"`
 	Epoch   uint64        `json:"epoch"`
 	Valid   time.Duration `json:"valid,omitempty"` // 0: while the epoch lasts
+	// RuleVersion is which rules decided: the number of a version in the store ("13"), or the digest of a directory's files
+	// ("sha256:…"). Empty: it is not known, as of releases before it was told, or no rules had a say.
+	RuleVersion string `json:"rule_version,omitempty"`
 }

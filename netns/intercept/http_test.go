@@ -25,7 +25,9 @@ func TestTwoTunnels(t *testing.T) {
 			return deny("no-such-path", "test"), nil
 		}
 		if strings.HasPrefix(c.Path, "/b") {
-			return endpoint("b"), nil
+			d := endpoint("b")
+			d.RuleVersion = "13"
+			return d, nil
 		}
 		return endpoint("a"), nil
 	})
@@ -44,7 +46,8 @@ func TestTwoTunnels(t *testing.T) {
 		t.Errorf("%d connections to servers, want 2", n)
 	}
 	flows := r.Flows()
-	if len(flows) != 2 || flows[0].Tunnel != "a" || flows[1].Requests != 6 || flows[1].Context.Host != "example.com" || !flows[0].Verified || flows[1].Sent == 0 || flows[1].Received == 0 {
+	if len(flows) != 2 || flows[0].Tunnel != "a" || flows[1].Requests != 6 || flows[1].Context.Host != "example.com" || !flows[0].Verified || flows[1].Sent == 0 || flows[1].Received == 0 ||
+		flows[0].RuleVersion != "" || flows[1].RuleVersion != "13" {
 		t.Errorf("flows: %+v", flows)
 	}
 	for _, seen := range r.rules.contexts() {

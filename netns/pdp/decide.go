@@ -190,7 +190,7 @@ func (m *memo) get(s *Set, seen mask, applied []id) *flow.Decision {
 
 // conclude merges the rules that apply to all readings.
 func (s *Set) conclude(seen mask, applied []id) *flow.Decision {
-	d := &flow.Decision{Version: flow.Version, Depends: seen.names()}
+	d := &flow.Decision{Version: flow.Version, RuleVersion: s.options.Version, Depends: seen.names()}
 	var list []contribution
 	var broken []string
 	readings, ruled, byDefault := 0, false, false

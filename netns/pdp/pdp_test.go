@@ -512,6 +512,16 @@ func TestMemo(t *testing.T) {
 	}
 }
 
+// TestVersion: a decision says of which version of the rules it is, whether one of them applied or none.
+func TestVersion(t *testing.T) {
+	s := compiled(t, Options{Version: "7"}, Rule{Name: "a", When: `host == "a"`})
+	for _, host := range []string{"a", "b"} {
+		if d := s.Decide(&flow.Context{Host: host}, noon); d.RuleVersion != "7" {
+			t.Errorf("%s: %+v", host, d)
+		}
+	}
+}
+
 func TestNoAllocation(t *testing.T) {
 	s := compiled(t, Options{Data: "confidential"}, siteRules(1000)...)
 	contexts := siteContexts(64)

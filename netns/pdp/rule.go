@@ -30,6 +30,7 @@ type Options struct {
 	Default flow.Profile  // no rule applies
 	Lookups *flow.Profile // the same of queries for names; nil: Default
 	Data    string        // the class of data that is unknown; empty: the strictest of those that rules name
+	Version string        // of the rules, as decisions tell it
 }
 
 // Problem is something wrong with one rule.

@@ -1,6 +1,7 @@
 package pdp
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,7 +10,7 @@ import (
 )
 
 // Strictest is an answer that is right whichever of several is, where it is not known who asks: what all together demand, by the rules and
-// fields of all, for as long as the first of them holds. It is of the oldest epoch. There is at least one.
+// fields of all, for as long as the first of them holds. It is of the oldest epoch, and of its version. There is at least one.
 func Strictest(all []flow.Decision) flow.Decision {
 	out := all[0]
 	out.Matches, out.Depends = slices.Clone(out.Matches), slices.Clone(out.Depends)
@@ -28,7 +29,12 @@ func Strictest(all []flow.Decision) flow.Decision {
 				out.Depends = append(out.Depends, f)
 			}
 		}
-		out.Epoch = min(out.Epoch, d.Epoch)
+		switch {
+		case d.Epoch < out.Epoch:
+			out.Epoch, out.RuleVersion = d.Epoch, d.RuleVersion
+		case d.Epoch == out.Epoch: // one that no rules had a say in tells of none
+			out.RuleVersion = cmp.Or(out.RuleVersion, d.RuleVersion)
+		}
 		if d.Valid > 0 && (out.Valid == 0 || d.Valid < out.Valid) {
 			out.Valid = d.Valid
 		}

@@ -10,11 +10,11 @@ import (
 
 func TestStrictest(t *testing.T) {
 	eu := flow.Decision{
-		Version: flow.Version, Epoch: 7, Reason: "encryption standard by eu", Profile: flow.Profile{Encryption: flow.Standard, Endpoint: "eu"},
+		Version: flow.Version, Epoch: 7, RuleVersion: "13", Reason: "encryption standard by eu", Profile: flow.Profile{Encryption: flow.Standard, Endpoint: "eu"},
 		Matches: []flow.Match{{Rule: "eu"}}, Depends: []flow.Field{flow.FieldImage},
 	}
 	strong := flow.Decision{
-		Version: flow.Version, Epoch: 6, Reason: "encryption strong by all", Profile: flow.Profile{Encryption: flow.Strong}, Valid: time.Second,
+		Version: flow.Version, Epoch: 6, RuleVersion: "12", Reason: "encryption strong by all", Profile: flow.Profile{Encryption: flow.Strong}, Valid: time.Second,
 		Matches: []flow.Match{{Rule: "eu"}, {Rule: "all"}}, Depends: []flow.Field{flow.FieldImage, flow.FieldRisk},
 	}
 	later := strong
@@ -28,11 +28,11 @@ func TestStrictest(t *testing.T) {
 	}{
 		"one": {[]flow.Decision{eu}, eu},
 		"all that is demanded, for as long as it all holds": {[]flow.Decision{eu, later, strong}, flow.Decision{
-			Version: flow.Version, Epoch: 6, Reason: "encryption standard by eu; encryption strong by all; the strictest of 3" + since, Valid: time.Second,
+			Version: flow.Version, Epoch: 6, RuleVersion: "12", Reason: "encryption standard by eu; encryption strong by all; the strictest of 3" + since, Valid: time.Second,
 			Profile: flow.Profile{Encryption: flow.Strong, Endpoint: "eu"}, Matches: strong.Matches, Depends: strong.Depends,
 		}},
-		"two endpoints": {[]flow.Decision{us, eu}, flow.Decision{
-			Version: flow.Version, Epoch: 7, Profile: flow.Profile{Deny: true}, Matches: eu.Matches, Depends: eu.Depends,
+		"two endpoints, one of an answer that no rules had a say in": {[]flow.Decision{us, eu}, flow.Decision{
+			Version: flow.Version, Epoch: 7, RuleVersion: "13", Profile: flow.Profile{Deny: true}, Matches: eu.Matches, Depends: eu.Depends,
 			Reason: "denied: no tunnel has two endpoints: encryption none by us; encryption standard by eu; the strictest of 2" + since,
 		}},
 		"a denial": {[]flow.Decision{us, no}, flow.Decision{

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/test/e2e/harness"
 )
@@ -127,6 +128,9 @@ func TestEgressBucket(t *testing.T) {
 	central.changed(central.policy("rollback", "1", "--json"))
 	eventually(t, "a rollback after it was killed", func() bool { return allows(public) && denies(internal) })
 
+	if book := central.audit(); !slices.ContainsFunc(book.Classes, func(c flow.Class) bool { return c.RuleVersion == "13" }) {
+		t.Errorf("no class of decisions is of version 13: %+v", book)
+	}
 	pulled := filepath.Join(central.dir, "pulled")
 	if err := central.policy("pull", pulled).Check(); err != nil {
 		t.Error(err)

@@ -107,7 +107,7 @@ func (b *Bucket) change(ctx context.Context, files map[string][]byte, v api.Rule
 	if err := Check(files); err != nil {
 		return api.RuleChange{}, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
-	v.Digest = Digest(files)
+	v.Digest = rules.Digest(files)
 	b.mu.Lock()
 	old, sound := b.inForce, b.warning == ""
 	v.Number = b.last + 1
@@ -169,7 +169,7 @@ func (b *Bucket) compile(ctx context.Context, files map[string][]byte, v *api.Ru
 
 // Compile compiles the files of a version, by whose number the sources of rules are told.
 func Compile(files map[string][]byte, number uint64, o pdp.Options) (*rules.Directory, error) {
-	return rules.Compile(config.RulesStore, files, fmt.Sprintf(" of version %d", number), o)
+	return rules.Compile(config.RulesStore, files, number, o)
 }
 
 // short cuts what may be thousands of problems.

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"forefend.dev/forefend/cmd/internal/config"
+	"forefend.dev/forefend/cmd/internal/config/rules"
 	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/netns/pdp"
 	"forefend.dev/forefend/runtime/orchestrator/api"
@@ -123,6 +124,9 @@ func TestPush(t *testing.T) {
 	if got := r.decide("a"); !strings.HasPrefix(got, "allow by rules.toml:1 of version 1: ") {
 		t.Error(got)
 	}
+	if set, _ := r.Rules(); set.Decide(&flow.Context{}, pdp.Moment{}).RuleVersion != "1" {
+		t.Error("decisions do not tell the version")
+	}
 	if last := r.told[len(r.told)-1]; len(r.told) != 2 || last.Began || last.Version.Author != "root" || last.Version.Reason != "why not" || last.Epoch != made.Epoch {
 		t.Errorf("%+v", r.told)
 	}
@@ -141,7 +145,7 @@ func TestPush(t *testing.T) {
 	}
 	for number, host := range map[uint64]string{0: "b", 1: "a", 2: "b"} {
 		got, err := r.Pull(t.Context(), api.RulePull{Version: number})
-		if want := allows(host); err != nil || len(got.Contents) != 2 || string(got.Contents["rules.toml"]) != string(want["rules.toml"]) || got.Digest != Digest(want) {
+		if want := allows(host); err != nil || len(got.Contents) != 2 || string(got.Contents["rules.toml"]) != string(want["rules.toml"]) || got.Digest != rules.Digest(want) {
 			t.Errorf("version %d: %+v, %v", number, got, err)
 		}
 	}
@@ -429,7 +433,7 @@ func TestClosed(t *testing.T) {
 func sampleVersion() api.RuleFiles {
 	files := allows("example.com")
 	return api.RuleFiles{Contents: files, RuleVersion: api.RuleVersion{
-		Number: 7, Time: at, Author: "root", Reason: "ticket 4711", From: 3, Digest: Digest(files), Files: 2, Rules: 1, Tests: 1, Bytes: size(files)}}
+		Number: 7, Time: at, Author: "root", Reason: "ticket 4711", From: 3, Digest: rules.Digest(files), Files: 2, Rules: 1, Tests: 1, Bytes: size(files)}}
 }
 
 // TestGolden: what this release writes is what it wrote before, and is understood.
@@ -468,7 +472,7 @@ func FuzzVersion(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if v.Number == 0 || Check(v.Contents) != nil || Digest(v.Contents) != v.Digest {
+		if v.Number == 0 || Check(v.Contents) != nil || rules.Digest(v.Contents) != v.Digest {
 			t.Fatalf("%+v", v)
 		}
 		again, err := encode(v)

@@ -1,14 +1,10 @@
 package bucket
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -72,16 +68,6 @@ func size(files map[string][]byte) (n int) {
 	return n
 }
 
-// Digest tells files from others, by their names and what is in them.
-func Digest(files map[string][]byte) string {
-	sum := sha256.New()
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		fmt.Fprintf(sum, "%d %s %d ", len(name), name, len(files[name])) // a hash takes everything
-		sum.Write(files[name])
-	}
-	return "sha256:" + hex.EncodeToString(sum.Sum(nil))
-}
-
 // encode makes a record's body.
 func encode(v api.RuleFiles) ([]byte, error) {
 	return json.Marshal(record{format, v})
@@ -102,7 +88,7 @@ func decode(body []byte) (v api.RuleFiles, err error) {
 	if err := Check(r.Contents); err != nil {
 		return v, fmt.Errorf("version %d of the rules: %w", r.Number, err)
 	}
-	if is := Digest(r.Contents); is != r.Digest {
+	if is := rules.Digest(r.Contents); is != r.Digest {
 		return v, fmt.Errorf("version %d of the rules: its digest is %s, not %.80s", r.Number, is, r.Digest)
 	}
 	return r.RuleFiles, nil

@@ -1,4 +1,4 @@
-// Package audit counts what was decided by classes: the profile, the rules that applied, and whose request it was. Requests of one class
+// Package audit counts what was decided by classes: the profile, the rules that applied and their version, and whose request it was. Requests of one class
 // differ in nothing that policy has a word for, so a few classes tell of millions of decisions.
 //
 // A Book is bounded and may be used from any goroutine. It reads no clock: callers say what time it is.
@@ -51,7 +51,7 @@ func (b *Book) Note(node, workload string, d *flow.Decision, now time.Time) {
 		if len(classes) >= MaxClasses {
 			b.dropClassesLocked(classes)
 		}
-		c = &flow.Class{Node: strings.Clone(node), Workload: strings.Clone(workload), Profile: d.Profile, Rules: rulesOf(d), First: now}
+		c = &flow.Class{Node: strings.Clone(node), Workload: strings.Clone(workload), Profile: d.Profile, Rules: rulesOf(d), RuleVersion: d.RuleVersion, First: now}
 		classes[string(b.key)] = c
 	}
 	c.Count++
@@ -68,7 +68,7 @@ func (b *Book) Classes() (list []flow.Class, dropped uint64) {
 		}
 	}
 	slices.SortFunc(list, func(x, y flow.Class) int {
-		return cmp.Or(cmp.Compare(x.Node, y.Node), cmp.Compare(x.Workload, y.Workload), cmp.Compare(y.Count, x.Count), slices.Compare(x.Rules, y.Rules))
+		return cmp.Or(cmp.Compare(x.Node, y.Node), cmp.Compare(x.Workload, y.Workload), cmp.Compare(y.Count, x.Count), slices.Compare(x.Rules, y.Rules), cmp.Compare(x.RuleVersion, y.RuleVersion))
 	})
 	return list, b.dropped
 }
@@ -118,6 +118,8 @@ func appendKey(k []byte, workload string, d *flow.Decision) []byte {
 	}
 	p := &d.Profile
 	text(workload)
+	text(d.RuleVersion)
+
 	flag(p.Deny)
 	flag(p.Dedicated)
 	k = append(k, byte(p.Encryption))

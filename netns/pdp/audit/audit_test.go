@@ -15,13 +15,13 @@ var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 // TestClasses: whatever policy has a word for makes another class, and nothing else.
 func TestClasses(t *testing.T) {
 	strong := flow.Decision{Profile: flow.Profile{Encryption: flow.Strong, Rates: []flow.Rate{{Bytes: 1, Requests: 2, Scope: flow.PerUser, Rule: "b"}}},
-		Matches: []flow.Match{{Rule: "b"}, {Rule: "a"}, {Rule: "b"}}, Reason: "first"}
+		Matches: []flow.Match{{Rule: "b"}, {Rule: "a"}, {Rule: "b"}}, Reason: "first", RuleVersion: "12"}
 	again := strong
 	again.Reason, again.Epoch = "again", 9
 	b := New()
 	b.Note("", "web", &strong, noon)
 	b.Note("", "web", &again, noon.Add(time.Second))
-	want := []flow.Class{{Workload: "web", Profile: strong.Profile, Rules: []string{"a", "b"}, Reason: "again", Count: 2, First: noon, Last: noon.Add(time.Second)}}
+	want := []flow.Class{{Workload: "web", Profile: strong.Profile, Rules: []string{"a", "b"}, RuleVersion: "12", Reason: "again", Count: 2, First: noon, Last: noon.Add(time.Second)}}
 	if got, dropped := b.Classes(); dropped != 0 || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %d\nwant %+v", got, dropped, want)
 	}
@@ -33,6 +33,8 @@ func TestClasses(t *testing.T) {
 		func(d *flow.Decision) { d.Profile.QoS = "bulk" },
 		func(d *flow.Decision) { d.Profile.Rates = nil },
 		func(d *flow.Decision) { d.Matches = d.Matches[:1] },
+		func(d *flow.Decision) { d.RuleVersion = "13" },
+		func(d *flow.Decision) { d.RuleVersion = "" },
 	} {
 		other := strong
 		change(&other)
@@ -41,7 +43,7 @@ func TestClasses(t *testing.T) {
 	b.Note("", "db", &strong, noon)
 	b.Note("n", "web", &strong, noon)
 	got, _ := b.Classes()
-	if len(got) != 10 || got[0].Workload != "db" || got[1].Count != 2 || got[9].Node != "n" {
+	if len(got) != 12 || got[0].Workload != "db" || got[1].Count != 2 || got[11].Node != "n" {
 		t.Errorf("%d classes: %+v", len(got), got)
 	}
 }

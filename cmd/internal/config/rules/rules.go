@@ -5,7 +5,10 @@
 package rules
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -44,7 +47,7 @@ func Load(path string, o pdp.Options) (*Directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	return Compile(path, files, "", o)
+	return Compile(path, files, 0, o)
 }
 
 // Read returns the rule files of a directory, or the one file that path is, by their paths.
@@ -64,10 +67,18 @@ func Read(path string) (map[string][]byte, error) {
 	return files, nil
 }
 
-// Compile compiles rule files that were read from path, or came from elsewhere. of is added to the sources of rules ("site.toml:12 of
-// version 7"). What is wrong comes as config.Problems, all of it, together with what could be read.
-func Compile(path string, files map[string][]byte, of string, o pdp.Options) (*Directory, error) {
-	d := &Directory{Path: path, of: of}
+// Compile compiles rule files that were read from path, or came from elsewhere. number is that of their version in the store, which is
+// added to the sources of rules ("site.toml:12 of version 7"); 0: they are not in the store, and are told from others by their digest. What
+// is wrong comes as config.Problems, all of it, together with what could be read.
+func Compile(path string, files map[string][]byte, number uint64, o pdp.Options) (*Directory, error) {
+	d := &Directory{Path: path}
+	switch {
+	case number > 0:
+		o.Version = fmt.Sprint(number)
+		d.of = " of version " + o.Version
+	case len(files) > 0:
+		o.Version = Digest(files)
+	}
 	var problems config.Problems
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		file, wrong := config.ParseRules(name, files[name])
@@ -83,6 +94,18 @@ func Compile(path string, files map[string][]byte, of string, o pdp.Options) (*D
 	}
 	d.Set = set
 	return d, nil
+}
+
+// Digest tells files from others, by their names without directory and what is in them.
+func Digest(files map[string][]byte) string {
+	byName := func(a, b string) int { return cmp.Compare(filepath.Base(a), filepath.Base(b)) }
+	sum := sha256.New()
+	for _, path := range slices.SortedFunc(maps.Keys(files), byName) {
+		name := filepath.Base(path)
+		fmt.Fprintf(sum, "%d %s %d ", len(name), name, len(files[path])) // a hash takes everything
+		sum.Write(files[path])
+	}
+	return "sha256:" + hex.EncodeToString(sum.Sum(nil))
 }
 
 // Rules is how many rules the files have.

@@ -74,6 +74,35 @@ func TestLoadAndTest(t *testing.T) {
 	}
 }
 
+// TestVersion: rules are told from others by what their files hold, wherever these are, and those of the store by their number.
+func TestVersion(t *testing.T) {
+	version := func(d *Directory, err error) string {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.Set.Decide(&flow.Context{}, pdp.Moment{}).RuleVersion
+	}
+	files := map[string]string{"a.toml": site, "b.toml": tests}
+	one := version(Load(directory(t, files), deny))
+	if want := Digest(map[string][]byte{"a.toml": []byte(site), "b.toml": []byte(tests)}); one != want || !strings.HasPrefix(one, "sha256:") {
+		t.Errorf("%s, want %s", one, want)
+	}
+	if again := version(Load(directory(t, files), deny)); again != one {
+		t.Errorf("the same files elsewhere are %s, not %s", again, one)
+	}
+	files["b.toml"] += "# and more\n"
+	if other := version(Load(directory(t, files), deny)); other == one {
+		t.Error("others are the same")
+	}
+	if stored := version(Compile("store", map[string][]byte{"a.toml": []byte(site)}, 13, deny)); stored != "13" {
+		t.Error(stored)
+	}
+	if none := version(Compile("store", nil, 0, deny)); none != "" {
+		t.Error(none)
+	}
+}
+
 // TestDifferences: each part of an expectation can fail.
 func TestDifferences(t *testing.T) {
 	const wrong = `
