@@ -18,6 +18,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"forefend.dev/forefend/netns/enter"
 	"forefend.dev/forefend/netns/nft"
 	"forefend.dev/forefend/netns/provision"
 	"forefend.dev/forefend/test/network"
@@ -413,5 +414,127 @@ func TestRootOtherBoot(t *testing.T) {
 		return err
 	}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// set and get are settings of the gateway's namespace.
+func (w *world) set(t testing.TB, name, value string) {
+	t.Helper()
+	network.In(t, w.at, func() error { return os.WriteFile("/proc/sys/net/"+name, []byte(value), 0) })
+}
+
+func (w *world) get(t testing.TB, name string) (value string) {
+	t.Helper()
+	network.In(t, w.at, func() (err error) {
+		value, err = readSetting(name)
+		return err
+	})
+	return value
+}
+
+// TestRootOthers has the machine of a gateway forward for others in each family what it forwarded before, and no more, and has settings as before after it.
+func TestRootOthers(t *testing.T) {
+	const node6, down6 = "2001:db8:1::2", "2001:db8:1::1"
+	for _, test := range []struct {
+		name             string
+		pools            string // families
+		before4, before6 string
+		passes4, passes6 bool
+		off              string // a setting that somebody turns off meanwhile
+	}{
+		{"neither before", "46", "0", "0", false, false, ""},
+		{"only IPv4 before", "46", "1", "0", true, false, forward4},
+		{"only IPv6 before", "46", "0", "1", false, true, forward6},
+		{"both before", "46", "1", "1", true, true, ""},
+		{"IPv6 before, and no pool of it", "4", "0", "1", false, true, ""},
+		{"neither before, and no pool of IPv4", "6", "0", "0", false, false, forward6},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWorld(t, func(c *Config) {
+				if !strings.Contains(test.pools, "4") {
+					c.Pool4 = netip.Prefix{}
+				}
+				if !strings.Contains(test.pools, "6") {
+					c.Pool6 = netip.Prefix{}
+				}
+			})
+			w.stop()
+			lay := func(ns *enter.Namespace, device, address, to, by string) {
+				network.In(t, ns, func() error {
+					link, err := netlink.LinkByName(device)
+					if err != nil {
+						return err
+					}
+					if address != "" {
+						a, _ := netlink.ParseAddr(address)
+						a.Flags = unix.IFA_F_NODAD
+						if err := netlink.AddrAdd(link, a); err != nil {
+							return err
+						}
+					}
+					if to == "" {
+						return nil
+					}
+					_, dst, _ := net.ParseCIDR(to)
+					return netlink.RouteAdd(&netlink.Route{Dst: dst, Gw: net.ParseIP(by)})
+				})
+			}
+			lay(w.at, "down0", down6+"/64", "", "")
+			lay(w.node, "node0", node6+"/64", "2001:db8::/64", down6)
+			lay(w.node, "node0", "", "198.51.100.0/24", gatewayAt)
+			lay(w.behind, "world0", "", "203.0.113.0/24", uplink4)
+			lay(w.behind, "world0", "", "2001:db8:1::/64", uplink6)
+			w.set(t, forward4, test.before4)
+			w.set(t, forward6, test.before6)
+			w.start(t)
+			for server, passes := range map[string]bool{server4: test.passes4, server6: test.passes6} {
+				within := 300 * time.Millisecond
+				if passes {
+					within = patience
+				}
+				c, err := dial(t, w.node, net.JoinHostPort(server, serverPort), within)
+				if err == nil {
+					_ = c.Close()
+				}
+				if (err == nil) != passes {
+					t.Errorf("what is not of peers, to %s: %v", server, err)
+				}
+			}
+			want := map[string]string{forward4: test.before4, forward6: test.before6}
+			if test.off != "" {
+				want[test.off] = "0"
+				w.set(t, test.off, "0")
+			}
+			w.stop()
+			for name, value := range want {
+				if got := w.get(t, name); got != value {
+					t.Errorf("%s is %s after the gateway, wanted %s", name, got, value)
+				}
+			}
+		})
+	}
+}
+
+// TestRootAnotherPool has a gateway with another pool take over from one that was killed: what either has changed is as before after it.
+func TestRootAnotherPool(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Pool6 = netip.Prefix{} })
+	path := filepath.Join(w.config.State, settingsName)
+	left, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.stop()
+	if err := os.WriteFile(path, left, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.set(t, forward4, "1")
+	w.config.Pool6 = netip.MustParsePrefix("fd08::/64")
+	w.start(t)
+	w.reaches(t, w.peer(t, w.client(t, nodeName), 1420))
+	w.stop()
+	for _, name := range []string{forward4, forward6} {
+		if got := w.get(t, name); got != "0" {
+			t.Errorf("%s is %s after the gateway", name, got)
+		}
 	}
 }

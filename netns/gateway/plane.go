@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -60,7 +61,8 @@ func openPlane(ns *enter.Namespace, c Config, a *addresses, peers []wg.Peer, rat
 	if err != nil {
 		return nil, err
 	}
-	p.rules = nft.Gateway{Device: deviceName, Uplink: c.Uplink, Pool4: a.four, Pool6: a.six, Others: was.forwards()}
+	p.rules = nft.Gateway{Device: deviceName, Uplink: c.Uplink, Pool4: a.four, Pool6: a.six,
+		Others4: was.others(forward4), Others6: was.others(forward6)}
 	for _, class := range c.Classes {
 		p.rules.Classes = append(p.rules.Classes, nft.RateClass{Name: class.Name, Rate: class.Rate})
 	}
@@ -144,24 +146,41 @@ func (p *kernelPlane) close() error {
 // before is how settings were, by their paths below /proc/sys/net.
 type before map[string]string
 
-// forwards tells whether the machine forwarded packets before there was a gateway.
-func (b before) forwards() bool {
-	return b["ipv4/ip_forward"] == "1" || b["ipv6/conf/all/forwarding"] == "1"
+// others tells whether a family's packets that are not of peers pass as far as the machine lets them: it forwarded before there was a gateway, or
+// the gateway leaves that setting alone.
+func (b before) others(forward string) bool {
+	value, touched := b[forward]
+	return !touched || value == "1"
 }
+
+// The settings that let packets of each family pass.
+const (
+	forward4 = "ipv4/ip_forward"
+	forward6 = "ipv6/conf/all/forwarding"
+)
 
 const settingsName = "settings"
 
-// forwarding are the settings that let packets pass, and count them. Forwarding of one family is asked for where there is a pool of it.
-func (p *kernelPlane) forwarding(uplink string) before {
-	want := before{"netfilter/nf_conntrack_acct": "1", "netfilter/nf_conntrack_timestamp": "1"}
+// needed are the settings that let packets pass, and count them. Forwarding of one family is asked for where there is a pool of it.
+func (p *kernelPlane) needed(uplink string) []string {
+	all := []string{"netfilter/nf_conntrack_acct", "netfilter/nf_conntrack_timestamp"}
 	if p.sizes.addresses.four.IsValid() {
-		want["ipv4/ip_forward"] = "1"
+		all = append(all, forward4)
 	}
 	if p.sizes.addresses.six.IsValid() {
-		want["ipv6/conf/all/forwarding"] = "1"
-		want["ipv6/conf/"+uplink+"/accept_ra"] = "2" // else a router does not hear of its own routers
+		all = append(all, forward6, "ipv6/conf/"+uplink+acceptRA) // else a router does not hear of its own routers
 	}
-	return want
+	return all
+}
+
+const acceptRA = "/accept_ra"
+
+// wanted is what a gateway has a setting be.
+func wanted(name string) string {
+	if strings.HasSuffix(name, acceptRA) {
+		return "2" // also of a machine that forwards
+	}
+	return "1"
 }
 
 // settings are written down before they change.
@@ -179,8 +198,8 @@ func (p *kernelPlane) mark() (string, error) {
 	return fmt.Sprintf("%s %d", bytes.TrimSpace(boot), p.ns.ID()), nil
 }
 
-// settings reads how the machine was before there was a gateway, from what one that was killed wrote down, where it is of this
-// boot and namespace, else from the kernel.
+// settings reads how the machine was before there was a gateway: from what one that was killed wrote down, where it is of this
+// boot and namespace, and what that one left alone from the kernel.
 func (p *kernelPlane) settings(uplink string) (was before, err error) {
 	path := filepath.Join(p.state, settingsName)
 	mark, err := p.mark()
@@ -188,30 +207,31 @@ func (p *kernelPlane) settings(uplink string) (was before, err error) {
 		return nil, err
 	}
 	var saved settings
-	if body, err := os.ReadFile(path); err == nil && json.Unmarshal(body, &saved) == nil && saved.Mark == mark {
-		return saved.Was, nil
+	if body, err := os.ReadFile(path); err != nil || json.Unmarshal(body, &saved) != nil || saved.Mark != mark || saved.Was == nil {
+		saved = settings{Mark: mark, Was: make(before)}
 	}
-	was = make(before)
 	err = p.ns.Do(func() error {
 		if _, err := net.InterfaceByName(uplink); err != nil {
 			return fmt.Errorf("uplink %s: %w", uplink, err)
 		}
-		for name := range p.forwarding(uplink) {
-			value, err := os.ReadFile("/proc/sys/net/" + name)
+		for _, name := range p.needed(uplink) {
+			if _, known := saved.Was[name]; known {
+				continue
+			}
+			value, err := readSetting(name)
 			if errors.Is(err, os.ErrNotExist) {
 				continue
 			}
 			if err != nil {
-				return fmt.Errorf("setting of the network: %w", err)
+				return err
 			}
-			was[name] = string(bytes.TrimSpace(value))
+			saved.Was[name] = value
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	saved.Mark, saved.Was = mark, was
 	body, err := json.Marshal(saved)
 	if err == nil {
 		err = os.WriteFile(path, body, 0o600)
@@ -219,14 +239,23 @@ func (p *kernelPlane) settings(uplink string) (was before, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("write settings of the network down: %w", err)
 	}
-	return was, nil
+	return saved.Was, nil
+}
+
+// readSetting reads one of the thread's namespace.
+func readSetting(name string) (string, error) {
+	value, err := os.ReadFile("/proc/sys/net/" + name)
+	if err != nil {
+		return "", fmt.Errorf("setting of the network: %w", err)
+	}
+	return string(bytes.TrimSpace(value)), nil
 }
 
 // forward lets packets pass. It is called inside.
 func (p *kernelPlane) forward(uplink string) error {
-	for name, value := range p.forwarding(uplink) {
-		err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0)
-		if errors.Is(err, os.ErrNotExist) && name != "ipv4/ip_forward" && name != "ipv6/conf/all/forwarding" {
+	for _, name := range p.needed(uplink) {
+		err := os.WriteFile("/proc/sys/net/"+name, []byte(wanted(name)), 0)
+		if errors.Is(err, os.ErrNotExist) && name != forward4 && name != forward6 {
 			continue // such as the counting of a kernel that cannot
 		}
 		if err != nil {
@@ -236,7 +265,7 @@ func (p *kernelPlane) forward(uplink string) error {
 	return nil
 }
 
-// restore has settings as they were. It is called inside.
+// restore has settings as they were that a gateway has changed, and nobody else since. It is called inside.
 func (p *kernelPlane) restore() error {
 	path := filepath.Join(p.state, settingsName)
 	body, err := os.ReadFile(path)
@@ -252,7 +281,11 @@ func (p *kernelPlane) restore() error {
 	}
 	var errs []error
 	for name, value := range saved.Was {
-		if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+		now, err := readSetting(name)
+		if err == nil && value != wanted(name) && now == wanted(name) {
+			err = os.WriteFile("/proc/sys/net/"+name, []byte(value), 0)
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("setting of the network: %w", err))
 		}
 	}

@@ -21,7 +21,8 @@ type Gateway struct {
 	Uplink  string       // the only device by which they leave, as from its own address
 	Pool4   netip.Prefix // of the peers; zero: none
 	Pool6   netip.Prefix
-	Others  bool // what is not of peers may be forwarded, as far as other tables let it
+	Others4 bool // what is not of peers may be forwarded, as far as other tables let it
+	Others6 bool
 	Classes []RateClass
 	Rated   []Rated
 }
@@ -46,7 +47,7 @@ const (
 	Local   Counter = "local"   // from a peer to the gateway itself
 	Unasked Counter = "unasked" // to a peer, from whom nobody asked
 	Over    Counter = "over"    // beyond the rate of the class
-	Strange Counter = "strange" // not of peers, on a machine that forwards for nobody else
+	Strange Counter = "strange" // not of peers, and of a family that the machine forwards for nobody else
 )
 
 // What rates are metered by.

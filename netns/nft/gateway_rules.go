@@ -42,7 +42,7 @@ func (t *table) itself(g Gateway) {
 // between is what passes from one device to another.
 func (t *table) between(g Gateway, up, down *nftables.Set) {
 	policy := nftables.ChainPolicyDrop
-	if g.Others {
+	if g.Others4 || g.Others6 {
 		policy = nftables.ChainPolicyAccept
 	}
 	c := t.chain("between", nftables.ChainTypeFilter, nftables.ChainHookForward, priorityFilter, policy)
@@ -60,8 +60,11 @@ func (t *table) between(g Gateway, up, down *nftables.Set) {
 	}
 	t.rule(c, from(g.Uplink), to(g.Device), state(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept))
 	t.drop(c, Unasked, to(g.Device))
-	if !g.Others {
-		t.drop(c, Strange)
+	if !g.Others4 {
+		t.drop(c, Strange, family(unix.NFPROTO_IPV4))
+	}
+	if !g.Others6 {
+		t.drop(c, Strange, family(unix.NFPROTO_IPV6))
 	}
 }
 
