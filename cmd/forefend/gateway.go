@@ -171,30 +171,48 @@ func clientsOf(cfg *config.Gateway) (all []gateway.Client) {
 	return all
 }
 
-// followClients takes the list of clients of a file that changed, once a second, until ctx ends. A file that is not in order leaves the list as it is.
+// followClients takes the list of clients of a file that changed, looking at it once a second, until ctx ends.
 func followClients(ctx context.Context, cfg *config.Gateway, g *gateway.Gateway) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	seen, _ := os.Stat(cfg.Path) // one that is gone is looked for again
+	f := clientsFile{file: stamps.Follow(cfg.Path), path: cfg.Path, set: g.SetClients}
 	for {
 		select {
 		case <-tick.C:
+			f.look(ctx)
 		case <-ctx.Done():
 			return
 		}
-		now, err := os.Stat(cfg.Path)
-		if err != nil || seen != nil && stamps.Of(now).Same(stamps.Of(seen)) {
-			continue
-		}
-		seen = now
-		next, err := config.LoadGateway(cfg.Path)
-		if err == nil {
-			err = g.SetClients(ctx, clientsOf(next))
-		}
-		if err != nil {
-			log.G(ctx).WithError(err).Error("forefend gateway: its file is not in order, the list of clients stays as it was")
-			continue
-		}
+	}
+}
+
+// clientsFile is a gateway's file, for its list of clients.
+type clientsFile struct {
+	file *stamps.File
+	path string
+	set  func(context.Context, []gateway.Client) error
+	read bool // it was, once
+}
+
+// look takes the list if the file has changed. One that is not in order leaves the list as it is, and so does one that is being written: whoever
+// a part of it lacks would lose leases.
+func (f *clientsFile) look(ctx context.Context) {
+	if !f.file.Settled() {
+		return
+	}
+	next, err := config.LoadGateway(f.path)
+	if !f.file.Still() {
+		return
+	}
+	if err == nil {
+		err = f.set(ctx, clientsOf(next))
+	}
+	if err != nil {
+		log.G(ctx).WithError(err).Error("forefend gateway: its file is not in order, the list of clients stays as it was")
+		return
+	}
+	if f.read {
 		log.G(ctx).WithField("clients", len(next.Clients)).Info("forefend gateway: the list of clients was read again; other changes are in force with its next start")
 	}
+	f.read = true // the first time it was read, but for what changed meanwhile, before the gateway began
 }

@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/containerd/log"
@@ -22,6 +21,7 @@ import (
 	"forefend.dev/forefend/netns/wg"
 	"forefend.dev/forefend/runtime/cgroup"
 	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/stamps"
 )
 
 const tunnelGroup = "tunneld" // see groupOf
@@ -135,20 +135,19 @@ const followEvery = time.Second
 func followTunnels(ctx context.Context, path string, service *tunnel.Service, ways *uplink.Keeper) {
 	ticker := time.NewTicker(followEvery)
 	defer ticker.Stop()
-	for seen, taken := (stamp{}), (stamp{}); ; { // it may have changed since it was read
+	for file := stamps.Follow(path); ; { // it may have changed since it was read
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
 			return
 		}
-		now := stampOf(path)
-		settled := now == seen
-		seen = now
-		if !settled || now == taken {
+		if !file.Settled() {
 			continue
 		}
-		taken = now
 		cfg, err := config.Load(path)
+		if !file.Still() {
+			continue
+		}
 		if err == nil {
 			err = errors.Join(service.Reload(ctx, poolOf(ctx, cfg)), ways.Set(ctx, uplinksOf(cfg)))
 		}
@@ -156,22 +155,6 @@ func followTunnels(ctx context.Context, path string, service *tunnel.Service, wa
 			log.G(ctx).WithError(err).Error("forefend tunneld: the configuration has changed and is not in order: tunnels are as they were")
 		}
 	}
-}
-
-// stamp tells one state of a file from another.
-type stamp struct {
-	modified time.Time
-	inode    uint64
-	size     int64
-}
-
-func stampOf(path string) stamp {
-	info, err := os.Stat(path)
-	if err != nil {
-		return stamp{}
-	}
-	st, _ := info.Sys().(*syscall.Stat_t)
-	return stamp{info.ModTime(), st.Ino, info.Size()}
 }
 
 // ignore is err, unless it is the expected one.

@@ -44,3 +44,46 @@ func TestLook(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestFile: a file is read when it has stayed as it is from one look to the next, and not again until it is another.
+func TestFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.toml")
+	f := Follow(path)
+	looks := func(what string, want ...bool) {
+		t.Helper()
+		for n, w := range want {
+			if got := f.Settled(); got != w {
+				t.Fatalf("%s, look %d: %v", what, n+1, got)
+			}
+		}
+	}
+	looks("no file", false, false)
+	add := func(text string) {
+		t.Helper()
+		file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err == nil {
+			_, err = file.WriteString(text)
+		}
+		if err := errors.Join(err, file.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("half")
+	looks("half of it", false)
+	add("a half")
+	looks("more of it", false, true, false)
+	if !f.Still() {
+		t.Error("a file that nobody touched was not what has settled")
+	}
+	add("another")
+	looks("another", false, true)
+	add("written while it was read")
+	if f.Still() {
+		t.Error("a file that was written while it was read was what had settled")
+	}
+	looks("written while it was read", false, true, false)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	looks("gone", false, true, false)
+}
