@@ -213,7 +213,7 @@ func (g *Gateway) mend(ctx context.Context) error {
 	}
 	gone, err := g.plane.mend(rated)
 	if gone && err == nil {
-		log.G(ctx).Error("forefend gateway: somebody took its rules of netfilter away (nft flush ruleset?); they are in force again")
+		log.G(ctx).Error("forefend gateway: somebody took rules of its netfilter away (nft flush ruleset, nft flush table?); all are in force again")
 	}
 	return err
 }

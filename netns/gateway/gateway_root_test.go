@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -543,5 +544,43 @@ func TestRootAnotherPool(t *testing.T) {
 		if got := w.get(t, name); got != "0" {
 			t.Errorf("%s is %s after the gateway", name, got)
 		}
+	}
+}
+
+// TestRootFlushed has rules come back that somebody took away, all of them or some.
+func TestRootFlushed(t *testing.T) {
+	w := newWorld(t, func(c *Config) {
+		c.Classes = []Class{{"bulk", 1 << 20}}
+		c.Clients[0].Classes = []string{"bulk"}
+	})
+	if _, err := w.client(t, nodeName).Allocate(t.Context(), allocate(t)); err != nil {
+		t.Fatal(err)
+	}
+	nft := func(args ...string) string {
+		t.Helper()
+		var out []byte
+		network.In(t, w.at, func() (err error) {
+			if out, err = exec.Command("nft", args...).CombinedOutput(); err != nil {
+				err = fmt.Errorf("nft %q: %w: %s", args, err, out)
+			}
+			return err
+		})
+		return string(out)
+	}
+	whole := nft("-s", "list", "ruleset")
+	if gone, err := w.gateway.plane.mend(nil); gone || err != nil {
+		t.Fatalf("rules that nobody touched are gone: %v, %v", gone, err)
+	}
+	for _, flush := range []string{"flush ruleset", "flush table inet forefend-gateway", "flush chain inet forefend-gateway between", "flush chain inet forefend-gateway up-bulk",
+		"insert rule inet forefend-gateway peers accept"} {
+		nft(strings.Fields(flush)...)
+		eventually(t, "all rules after nft "+flush, func() bool {
+			var out []byte
+			network.In(t, w.at, func() error {
+				out, _ = exec.Command("nft", "-s", "list", "ruleset").CombinedOutput()
+				return nil
+			})
+			return string(out) == whole
+		})
 	}
 }

@@ -90,10 +90,10 @@ func (p *kernelPlane) rule(rated []nft.Rated) error {
 	return p.ns.Do(func() error { return nft.SetGateway(rules) })
 }
 
-// mend puts rules in force again that are gone: who flushes netfilter flushes ours, too.
+// mend puts rules in force again of which some are gone: who flushes netfilter flushes ours, too.
 func (p *kernelPlane) mend(rated []nft.Rated) (gone bool, err error) {
 	err = p.ns.Do(func() error {
-		there, err := nft.HasGateway()
+		there, err := nft.HasGateway(p.rules)
 		gone = !there
 		return err
 	})

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/google/nftables"
@@ -81,6 +80,14 @@ func SetGateway(g Gateway) error {
 		return err
 	}
 	defer t.close()
+	if err := t.gateway(g, up, down); err != nil {
+		return err
+	}
+	return t.commit("put a gateway's rules in force")
+}
+
+// gateway plans all of g.
+func (t *table) gateway(g Gateway, up, down *nftables.Set) error {
 	t.conn.AddTable(t.inet) // what is not there cannot be deleted
 	t.conn.DelTable(t.inet)
 	t.conn.AddTable(t.inet)
@@ -99,7 +106,7 @@ func SetGateway(g Gateway) error {
 	t.itself(g)
 	t.between(g, up, down)
 	t.masquerade(g)
-	return t.commit("put a gateway's rules in force")
+	return nil
 }
 
 // way of a packet through a gateway.
@@ -153,18 +160,27 @@ func ClearGateway() error {
 	return t.commit("take a gateway's rules away")
 }
 
-// HasGateway tells whether a gateway's rules are there.
-func HasGateway() (bool, error) {
-	t, _, _, err := dialGateway()
+// HasGateway tells whether each chain of g has as many rules as SetGateway gave it. Who flushes a table leaves it there, without rules.
+func HasGateway(g Gateway) (bool, error) {
+	g.Rated = nil // they are no rules
+	t, up, down, err := dialGateway()
 	if err != nil {
 		return false, err
 	}
 	defer t.close()
-	all, err := t.conn.ListTablesOfFamily(t.inet.Family)
-	if err != nil {
-		return false, fmt.Errorf("list tables of netfilter: %w", err)
+	if err := t.gateway(g, up, down); err != nil { // which is not committed
+		return false, err
 	}
-	return slices.ContainsFunc(all, func(o *nftables.Table) bool { return o.Name == t.inet.Name }), nil
+	for chain, want := range t.planned {
+		rules, err := t.conn.GetRules(t.inet, &nftables.Chain{Table: t.inet, Name: chain})
+		if err != nil {
+			return false, fmt.Errorf("list rules of netfilter: %w", err)
+		}
+		if len(rules) != want {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // GatewayCounts reads how many packets each cause has dropped since SetGateway, without the causes that dropped none.

@@ -74,6 +74,7 @@ type table struct {
 	interceptor   Cgroup
 	port          uint16
 	web           bool
+	planned       map[string]int // rules of inet's chains, as they are added
 }
 
 // dial opens the thread's namespace.
@@ -86,6 +87,8 @@ func dial() (*table, error) {
 		conn:   conn,
 		inet:   &nftables.Table{Family: nftables.TableFamilyINet, Name: marks.Chain},
 		netdev: &nftables.Table{Family: nftables.TableFamilyNetdev, Name: marks.Chain},
+
+		planned: make(map[string]int),
 	}
 	t.ways = &nftables.Set{Table: t.inet, Name: "ways", Concatenation: true, KeyType: nftables.MustConcatSetType(nftables.TypeMark, nftables.TypeIFName)}
 	t.entries = &nftables.Set{Table: t.inet, Name: "entries", IsMap: true, KeyType: nftables.TypeIFName, DataType: nftables.TypeMark}

@@ -31,6 +31,9 @@ func (t *table) rule(c *nftables.Chain, parts ...[]expr.Any) {
 		all = append(all, p...)
 	}
 	t.conn.AddRule(&nftables.Rule{Table: c.Table, Chain: c, Exprs: all})
+	if c.Table == t.inet {
+		t.planned[c.Name]++
+	}
 }
 
 // Priorities of our chains, after iptables' of the same kind.
