@@ -174,7 +174,7 @@ func (s *Service) first(ctx context.Context, t *Tunnel) (netip.AddrPort, error) 
 	if t.Gateway.Address != "" {
 		return netip.AddrPort{}, nil
 	}
-	return resolve(ctx, t.Endpoints[0])
+	return s.resolve(ctx, t.Endpoints[0])
 }
 
 // resolve finds an endpoint's address, in this process's network.

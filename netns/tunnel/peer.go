@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"sync"
@@ -65,38 +66,47 @@ func (p *peer) configLocked(c wg.Config) wg.Config {
 // extend notes another term, and takes over where the gateway is reached now.
 func (p *peer) extend(until time.Time, server provision.Server, resolve resolver) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.until = until
-	if server.PublicKey == p.server.PublicKey && slices.Equal(server.Endpoints, p.server.Endpoints) {
+	same := server.PublicKey == p.server.PublicKey && slices.Equal(server.Endpoints, p.server.Endpoints)
+	p.mu.Unlock()
+	if same {
 		return nil
 	}
-	return p.moveLocked(server, resolve)
+	return p.move(server, resolve, func() {})
 }
 
 // change takes over another key.
 func (p *peer) change(g *provision.Granted, key wg.Key, now time.Time, resolve resolver) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.private, p.lease, p.keyed, p.until = key, g.Lease, now, now.Add(g.Lease.Term())
-	return p.moveLocked(g.Server, resolve)
+	return p.move(g.Server, resolve, func() { p.private, p.lease, p.keyed, p.until = key, g.Lease, now, now.Add(g.Lease.Term()) })
 }
 
-// moveLocked has the device, where there is one, go on with the keys and the server that there are now.
-func (p *peer) moveLocked(server provision.Server, resolve resolver) error {
-	moved := !slices.Equal(server.Endpoints, p.server.Endpoints)
+// move has the device, where there is one, go on with the server that there is now, and with what change notes, under mu. Other endpoints are
+// resolved before, without mu: who looks at the device does not wait for names. Where that fails the device stays with the endpoint that it has,
+// and the next answer of the gateway's tries again.
+func (p *peer) move(server provision.Server, resolve resolver, change func()) error {
+	var to netip.AddrPort
+	var failed error
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	moved := func() bool { return p.device != nil && !slices.Equal(server.Endpoints, p.server.Endpoints) }
+	if moved() { // else it stays with the endpoint that it uses, which need not be the first
+		p.mu.Unlock()
+		to, failed = resolve(server.Endpoints[0])
+		p.mu.Lock()
+	}
+	change()
+	if moved() && !to.IsValid() {
+		server.Endpoints = p.server.Endpoints
+	}
 	p.server = server
 	if p.device == nil {
 		return nil
 	}
-	if moved { // else it stays with the endpoint that it uses, which need not be the first
-		to, err := resolve(server.Endpoints[0])
-		if err != nil {
-			return err
-		}
+	if to.IsValid() {
 		p.running.Endpoint = to
 	}
 	p.running = p.configLocked(p.running)
-	return p.device.Set(p.running)
+	return errors.Join(failed, p.device.Set(p.running))
 }
 
 // moved notes that the device was led to another endpoint.

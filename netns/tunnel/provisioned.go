@@ -162,6 +162,15 @@ func (p *provisioned) resume(tunnel string, slot int, id string) {
 	}
 }
 
+// forgo undoes resume, where nobody has taken the lease up: it is nobody else's.
+func (p *provisioned) forgo(tunnel string, slot int, id string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if at := (place{tunnel, slot}); p.before[at] == id {
+		delete(p.before, at)
+	}
+}
+
 // keep has each tunnel's far end asked for what is due. It does not wait.
 func (p *provisioned) keep(all []Standing) {
 	for _, s := range all {

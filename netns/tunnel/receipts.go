@@ -73,7 +73,7 @@ type audit struct {
 }
 
 // receipts fetches what a gateway has counted, unless that was begun since this call was. It returns since when the gateway has
-// missed nothing. What it answers that is no receipt is an error that wraps receipt.ErrForged.
+// missed nothing. What it answers that is no receipt is an error that wraps receipt.ErrForged; that there are more where none comes ends the asking.
 func (f *distant) receipts(ctx context.Context, deliver func(*receipt.Sheet, time.Time)) (since time.Time, err error) {
 	called := f.now()
 	a := &f.audit
@@ -93,6 +93,9 @@ func (f *distant) receipts(ctx context.Context, deliver func(*receipt.Sheet, tim
 		s, err := f.believed(signed, q)
 		if err != nil {
 			return time.Time{}, err
+		}
+		if s.More && len(s.Receipts) == 0 {
+			return time.Time{}, fmt.Errorf("gateway %s has more receipts than it gives, after serial %d none: %w", f.gateway.Address, q.After, errdefs.ErrUnavailable)
 		}
 		now := f.now()
 		a.since = now.Add(-s.At.Sub(s.Since))

@@ -3,6 +3,7 @@ package tunnel
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -36,11 +37,14 @@ type Service struct {
 	dir  recordDir
 	own  uint64 // the number of this process's namespace, which no container is in that could be guarded
 	now  func() time.Time
+	// resolve finds an endpoint's address, for as long as it takes: no lock is held meanwhile.
+	resolve func(ctx context.Context, endpoint string) (netip.AddrPort, error)
 
 	kinds       map[Kind]maker
 	openVPN     *openVPN           // one of the kinds
 	provisioned *provisioned       // what makes the devices of tunnels whose peers are a gateway's
 	resumed     sync.WaitGroup     // of devices that are waited for
+	moving      sync.WaitGroup     // of devices whose next endpoint is looked for
 	opening     singleflight.Group // devices that are being made, by lease
 
 	mu     sync.Mutex        // taken before a space's
@@ -80,6 +84,7 @@ type use struct {
 	ahead     bool      // it was attached before it was asked for
 	asks      uint64    // how often it was asked for
 	silent    time.Time // since when what was sent has had no answer; zero: it had
+	moving    bool      // its next endpoint is looked for
 }
 
 // Open makes a service of a pool, whose records are in dir. Namespaces and leases that it had in an earlier process it takes up again.
@@ -90,7 +95,7 @@ func Open(ctx context.Context, pool *Pool, dir string, admit func(pid int) error
 		return nil, err
 	}
 	defer home.Close()
-	s := &Service{pool: pool, dir: recordDir(dir), own: home.ID(), now: time.Now, provisioned: newProvisioned(), spaces: make(map[uint64]*space), downAt: make(map[string]time.Time)}
+	s := &Service{pool: pool, dir: recordDir(dir), own: home.ID(), now: time.Now, resolve: resolve, provisioned: newProvisioned(), spaces: make(map[uint64]*space), downAt: make(map[string]time.Time)}
 	s.openVPN = newOpenVPN(admit, s.found)
 	s.kinds = map[Kind]maker{WireGuard: wireGuard{}, OpenVPN: s.openVPN}
 	if err := openvpn.Sweep(); err != nil {
@@ -124,13 +129,13 @@ func (s *Service) resume(ctx context.Context, old saved) error {
 		sp.before[l.Lease] = l
 	}
 	for _, l := range old.Leases {
-		tunnel, err := s.pool.Restore(l.Lease)
-		s.provisioned.resume(l.Tunnel, l.Slot, l.Provision)
+		tunnel, err := s.restore(l)
 		again := func() {
 			if err == nil {
 				_, err = s.wire(ctx, sp, l.Lease, tunnel)
 			}
 			if err != nil {
+				s.provisioned.forgo(l.Tunnel, l.Slot, l.Provision)
 				s.pool.Release(l.Lease)
 				sp.mu.Lock()
 				delete(sp.before, l.Lease)
@@ -147,6 +152,15 @@ func (s *Service) resume(ctx context.Context, old saved) error {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
 	return s.save(sp)
+}
+
+// restore has somebody have the slot that was his before this process began, with what a gateway gave for it.
+func (s *Service) restore(l savedLease) (Tunnel, error) {
+	t, err := s.pool.Restore(l.Lease)
+	if err == nil { // else the slot is another one's, who gets another peer
+		s.provisioned.resume(l.Tunnel, l.Slot, l.Provision)
+	}
+	return t, err
 }
 
 // Tunnels implements api.Tunnels.

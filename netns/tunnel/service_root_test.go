@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -335,6 +336,80 @@ func TestRootFailOver(t *testing.T) {
 	eventually(t, "no tunnel", func() bool {
 		_, err := s.Attach(ctx, ask)
 		return errors.Is(err, errdefs.ErrUnavailable)
+	})
+}
+
+// TestRootEndpointByName: a tunnel goes on by its next endpoint, whose name is looked up, while others are served.
+func TestRootEndpointByName(t *testing.T) {
+	root.Test(t)
+	dead := newGateway(t)
+	one := dead.tunnel(t, "a", 1)
+	again, at, err := network.WireGuard(tuntest.NewChannelTUN().TUN(), fmt.Sprintf("private_key=%x\n", dead.private[:]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(again.Close)
+	peers, err := dead.device.IpcGet()
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := regexp.MustCompile("public_key=[0-9a-f]+").FindString(peers)
+	if err := again.IpcSet(public + "\nallowed_ip=10.8.0.2/32\n"); err != nil {
+		t.Fatal(err)
+	}
+	one.Endpoints = append(one.Endpoints, "live.test:51820")
+	s, err := Open(t.Context(), NewPool([]Tunnel{one}), t.TempDir(), func(int) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked, answer := make(chan struct{}), make(chan struct{})
+	s.resolve = func(ctx context.Context, endpoint string) (netip.AddrPort, error) {
+		if endpoint != "live.test:51820" {
+			return resolve(ctx, endpoint)
+		}
+		close(asked)
+		<-answer
+		return at, nil
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	guarded, err := s.Guard(ctx, newContainer(t).guard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := api.AttachRequest{Namespace: guarded.Namespace, Profile: flow.Profile{Encryption: flow.Standard}}
+	if _, err := s.Attach(ctx, ask); err != nil {
+		t.Fatal(err)
+	}
+	dead.device.Close()
+	<-asked
+	served := make(chan error, 1)
+	go func() {
+		_, err := s.Tunnels(ctx)
+		served <- err
+	}()
+	select {
+	case err := <-served:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("others wait while a name is looked up")
+	}
+	close(answer)
+	eventually(t, "a handshake with the other endpoint", func() bool {
+		text, err := again.IpcGet()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(text, "last_handshake_time_sec=") && !strings.Contains(text, "last_handshake_time_sec=0")
 	})
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -27,6 +26,7 @@ func (s *Service) Run(ctx context.Context) error {
 			s.look(ctx)
 		case <-ctx.Done():
 			s.resumed.Wait()
+			s.moving.Wait()
 			s.provisioned.halt()
 			var errs []error
 			for _, sp := range s.all() {
@@ -95,7 +95,7 @@ func (s *Service) check(ctx context.Context, sp *space, u *use) error {
 			u.silent = s.now()
 			s.found(u.lease.Tunnel, Down, stats.Fault)
 		} else if s.now().Sub(u.silent) > u.tunnel.DeadAfter {
-			return s.unanswered(ctx, u)
+			return s.unanswered(ctx, sp, u)
 		}
 	case hears:
 		u.silent, u.tried = time.Time{}, 0
@@ -103,7 +103,7 @@ func (s *Service) check(ctx context.Context, sp *space, u *use) error {
 	case sends && u.silent.IsZero():
 		u.silent = s.now()
 	case sends && s.now().Sub(u.silent) > u.tunnel.DeadAfter:
-		return s.unanswered(ctx, u)
+		return s.unanswered(ctx, sp, u)
 	}
 	return s.settle(sp, u, sends || hears && u.tunnel.Kind != OpenVPN) // whose gateways give signs of life by themselves
 }
@@ -131,23 +131,40 @@ func (s *Service) drop(sp *space, u *use) error {
 }
 
 // unanswered has a tunnel lead to the next of its endpoints. With none left it is down, and those who ask get another one. WireGuard
-// begins anew with its only endpoint, too: a gateway that is back knows nothing of the session. OpenVPN does so by itself.
-func (s *Service) unanswered(ctx context.Context, u *use) error {
+// begins anew with its only endpoint, too: a gateway that is back knows nothing of the session. OpenVPN does so by itself. sp.mu is held.
+func (s *Service) unanswered(ctx context.Context, sp *space, u *use) error {
 	u.silent = time.Time{}
-	var err error
-	if u.tunnel.Kind == WireGuard || len(u.tunnel.Endpoints) > 1 {
+	if (u.tunnel.Kind == WireGuard || len(u.tunnel.Endpoints) > 1) && !u.moving {
 		u.endpoint = (u.endpoint + 1) % len(u.tunnel.Endpoints)
-		var to netip.AddrPort
-		if to, err = resolve(ctx, u.tunnel.Endpoints[u.endpoint]); err == nil {
-			err = u.way.Move(to)
-		}
+		u.moving = true
+		endpoint := u.tunnel.Endpoints[u.endpoint]
+		s.moving.Go(func() { s.move(ctx, sp, u, endpoint) })
 	}
 	if u.tried++; u.tried < len(u.tunnel.Endpoints) {
-		return err
+		return nil
 	}
 	u.tried = 0
 	s.found(u.lease.Tunnel, Down, fmt.Sprintf("nothing has come back for %s", u.tunnel.DeadAfter))
-	return errors.Join(fmt.Errorf("its gateway does not answer: %w", errdefs.ErrUnavailable), err)
+	return fmt.Errorf("its gateway does not answer: %w", errdefs.ErrUnavailable)
+}
+
+// moveDeadline bounds how long an endpoint's name is looked up beside everything else.
+const moveDeadline = 10 * time.Second
+
+// move has a tunnel lead to an endpoint, unless it is gone by the time that its address is known.
+func (s *Service) move(ctx context.Context, sp *space, u *use, endpoint string) {
+	ctx, cancel := context.WithTimeout(ctx, moveDeadline)
+	defer cancel()
+	to, err := s.resolve(ctx, endpoint)
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	u.moving = false
+	if err == nil && slices.Contains(sp.uses, u) {
+		err = u.way.Move(to)
+	}
+	if err != nil {
+		log.G(ctx).WithError(err).WithField("tunnel", u.lease.Tunnel).Warn("forefend tunneld: the next endpoint of a tunnel of " + sp.saved.Container)
+	}
 }
 
 // tryDeadline bounds Try.
@@ -176,7 +193,7 @@ func (s *Service) Try(ctx context.Context, r api.TryRequest) (api.TryResponse, e
 	}
 	var errs []error
 	for _, endpoint := range t.Endpoints {
-		to, err := resolve(ctx, endpoint)
+		to, err := s.resolve(ctx, endpoint)
 		if err == nil {
 			var out api.TryResponse
 			if out, err = handshake(ctx, ns, s.maker(&t), site{tunnel: &t, slot: lease.Slot, to: to, trial: true}); err == nil {
