@@ -13,7 +13,7 @@ PREFIX   ?= /usr/local
 SYSCONF  ?= /etc
 DESTDIR  ?=
 FUZZTIME ?= 60s
-FUZZCI   ?= 150
+FUZZCI   ?= 100
 BASE     ?=
 COUNT    ?=
 SOAK     ?= 90s
@@ -120,17 +120,20 @@ run: ## Set everything up, then the main job on real servers, told step by step
 ##@ Test
 
 .PHONY: check
-check: ## Format, vet, lint, unit tests, import law: no root, no network, under a minute warm
+check: lint ## Format, vet, lint, unit tests, import law: no root, no network, under a minute warm
+	@echo '== unit tests and import law'; FOREFEND_ROOT_TESTS= $(GO) test -short ./...
+
+.PHONY: lint
+lint: ## Format, vet, lint
 	@echo '== gofmt'; unformatted=$$("$$($(GO) env GOROOT)/bin/gofmt" -l $$($(GO) list -f '{{.Dir}}' ./...)); \
 	  if [ -n "$$unformatted" ]; then echo "not gofmt-ed:"; echo "$$unformatted"; exit 1; fi
 	@echo '== go vet'; $(GO) vet ./...
 	@echo '== staticcheck'; $(GO) tool staticcheck ./...
-	@echo '== unit tests and import law'; FOREFEND_ROOT_TESTS= $(GO) test -short ./...
 
 .PHONY: test
 test: ## Set everything up, then every test, root parts and a smoke test in the VM included
 	@$(MAKE) --no-print-directory setup-test vm-setup build images
-	@$(MAKE) --no-print-directory check cover fuzz-ci test-root test-vm-smoke
+	@$(MAKE) --no-print-directory lint cover fuzz-ci test-root test-vm-smoke
 
 # Packages with tests that change the machine, by what these import: one after the other; the rest side by side. All have leave to
 # run what needs root, so a test that this overlooks is not skipped. Never from go's cache: it does not see that a binary in ./bin changed.
