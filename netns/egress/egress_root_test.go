@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"forefend.dev/forefend/netns/enter"
 	"forefend.dev/forefend/netns/marks"
 	"forefend.dev/forefend/netns/nft"
 	"forefend.dev/forefend/netns/wg"
@@ -83,6 +84,60 @@ func TestRootWays(t *testing.T) {
 			return nil
 		})
 	}
+}
+
+// TestRootNeighbours: whoever has forgotten where the container is, or never knew, asks for it and has an answer, as the router does of a container that
+// is silent for a while: else what comes back for its connections is lost, and nobody reaches it.
+func TestRootNeighbours(t *testing.T) {
+	w := newWorld(t, true)
+	w.workload.wants(t, "", "listen", ":9000", "as=own")
+	for range 2 { // also under rules that were put in force once more
+		for _, own := range []string{inside4, inside6} {
+			forget(t, w.outside)
+			network.In(t, w.outside, func() error {
+				c, err := dial("tcp", at(own, "9000"), nil)
+				if err != nil {
+					return err
+				}
+				defer c.Close()
+				name, err := hear(c)
+				if name != "own" {
+					t.Errorf("from outside, %s is %q: %v", own, name, err)
+				}
+				return nil
+			})
+		}
+		w.agent.wants(t, "direct", "tcp", at(server4, port), mark(marks.Direct)) // so that it knows its router
+		forget(t, w.outside)
+		w.agent.wants(t, "direct", "tcp", at(server4, port), mark(marks.Direct))
+		if err := w.space.Rebase(w.space.Base()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// forget has a namespace know none of its neighbours.
+func forget(t testing.TB, ns *enter.Namespace) {
+	t.Helper()
+	network.In(t, ns, func() error {
+		link, err := netlink.LinkByName("out0")
+		if err != nil {
+			return err
+		}
+		all, err := netlink.NeighList(link.Attrs().Index, netlink.FAMILY_ALL)
+		if err != nil {
+			return err
+		}
+		for i := range all {
+			if all[i].State&netlink.NUD_NOARP != 0 {
+				continue
+			}
+			if err := netlink.NeighDel(&all[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 func TestRootForbidden(t *testing.T) {

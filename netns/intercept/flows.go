@@ -12,23 +12,23 @@ import (
 
 // Flow is one live connection to a server, as it is now, or a stream of one.
 type Flow struct {
-	ID      uint64       `json:"id"`
-	Context flow.Context `json:"context"` // of the last request
-	Rules   []string     `json:"rules,omitempty"`
+	ID       uint64         `json:"id"`
+	Context  flow.Context   `json:"context"` // of the last request
+	Rules    []string       `json:"rules,omitempty"`
+	Reason   string         `json:"reason"`
+	Profile  flow.Profile   `json:"profile"`
+	Epoch    uint64         `json:"epoch"`
+	Tunnel   string         `json:"tunnel"`
+	Local    netip.AddrPort `json:"local"` // of the connection to the server, which Context.Destination is
+	Verified bool           `json:"verified"`
+	Started  time.Time      `json:"started"`
+	Requests int64          `json:"requests,omitempty"` // of HTTP, on this connection
+	Sent     int64          `json:"sent"`               // bytes to the server
+	Received int64          `json:"received"`
+	Busy     bool           `json:"busy"`             // a request is under way, or the flow is opaque
+	Stream   uint32         `json:"stream,omitempty"` // of HTTP/2: the flow is this one of the connection's, and so are its bytes
 	// RuleVersion is that of the rules that decided, as in flow.Decision; empty: not known.
-	RuleVersion string         `json:"rule_version,omitempty"`
-	Reason      string         `json:"reason"`
-	Profile     flow.Profile   `json:"profile"`
-	Epoch       uint64         `json:"epoch"`
-	Tunnel      string         `json:"tunnel"`
-	Local       netip.AddrPort `json:"local"` // of the connection to the server, which Context.Destination is
-	Verified    bool           `json:"verified"`
-	Started     time.Time      `json:"started"`
-	Requests    int64          `json:"requests,omitempty"` // of HTTP, on this connection
-	Sent        int64          `json:"sent"`               // bytes to the server
-	Received    int64          `json:"received"`
-	Busy        bool           `json:"busy"`             // a request is under way, or the flow is opaque
-	Stream      uint32         `json:"stream,omitempty"` // of HTTP/2: the flow is this one of the connection's, and so are its bytes
+	RuleVersion string `json:"rule_version,omitempty"`
 }
 
 // of takes over what is known of a request.

@@ -131,6 +131,7 @@ func Set(s State) error {
 	t.chains()
 	for _, device := range s.Uplinks {
 		t.guard(device)
+		t.neighbours(device)
 	}
 	for _, tunnel := range s.Tunnels {
 		t.guard(tunnel.Device)

@@ -118,3 +118,14 @@ func (t *table) guard(device string) {
 		immediate(0), setMeta(expr.MetaKeyMARK, 1), setMeta(expr.MetaKeyPRIORITY, 1), verdict(expr.VerdictAccept))
 	t.rule(c, count(Frames))
 }
+
+// neighbours has the kernel answer neighbours that ask by a device for the namespace's IPv4 addresses. It looks who asks up as where an answer
+// would be routed to, and without a mark everything is routed to this namespace itself: it would take the question for one of its own, and forged.
+func (t *table) neighbours(device string) {
+	policy := nftables.ChainPolicyAccept
+	c := t.conn.AddChain(&nftables.Chain{
+		Table: t.netdev, Name: device + "/arp", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookIngress,
+		Priority: nftables.ChainPriorityRef(priorityFilter), Policy: &policy, Device: device,
+	})
+	t.rule(c, meta(expr.MetaKeyPROTOCOL, 1), is(u16(unix.ETH_P_ARP)), immediate(marks.Inbound), setMeta(expr.MetaKeyMARK, 1))
+}

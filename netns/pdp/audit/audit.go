@@ -119,7 +119,6 @@ func appendKey(k []byte, workload string, d *flow.Decision) []byte {
 	p := &d.Profile
 	text(workload)
 	text(d.RuleVersion)
-
 	flag(p.Deny)
 	flag(p.Dedicated)
 	k = append(k, byte(p.Encryption))
