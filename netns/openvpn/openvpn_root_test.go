@@ -179,6 +179,45 @@ func TestRootReasons(t *testing.T) {
 	}
 }
 
+// TestRootNotReady: of a process that its starter refuses nothing is left, its management connection included.
+func TestRootNotReady(t *testing.T) {
+	s := newSite(t)
+	c := s.config(t)
+	refused := errors.New("no place for it")
+	refuse := func() {
+		t.Helper()
+		if _, err := Start(t.Context(), c, func(int) error { return refused }); !errors.Is(err, refused) {
+			t.Fatal(err)
+		}
+	}
+	refuse() // by then the runtime has the descriptors that it keeps
+	before := sockets(t)
+	for range 5 {
+		refuse()
+	}
+	if now := sockets(t); now > before {
+		t.Errorf("%d sockets after five processes, %d before", now, before)
+	}
+	if names := left(t); len(names) != 0 {
+		t.Errorf("TUNs left: %v", names)
+	}
+}
+
+// sockets counts the open ones of this process.
+func sockets(t *testing.T) (n int) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && strings.HasPrefix(to, "socket:") {
+			n++
+		}
+	}
+	return n
+}
+
 // indexOf is the index of a namespace's only TUN.
 func indexOf(t *testing.T, in *enter.Namespace) (n int) {
 	t.Helper()

@@ -110,6 +110,9 @@ func (p *Process) run(ready func(pid int) error) error {
 	if err != nil {
 		_ = p.cmd.Process.Kill() // it may have ended
 		<-p.ended
+		if p.conn != nil {
+			_ = p.conn.Close()
+		}
 	}
 	return err
 }
