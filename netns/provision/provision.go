@@ -27,7 +27,9 @@ const (
 	MaxMessage = 32 << 10 // bytes, of a request; of an answer eight times that
 	MaxRenewed = 256      // leases of one Renew
 	maxName    = 64       // bytes, of classes
-	maxServers = 8        // endpoints of a gateway
+
+	MaxEndpoints = 8   // of a gateway
+	MaxEndpoint  = 300 // bytes of one
 )
 
 // Where things are asked for.
@@ -238,11 +240,11 @@ func (s *Server) check(version int) error {
 	if err := checkKey(version, s.PublicKey); err != nil {
 		return fmt.Errorf("the gateway's %w", err)
 	}
-	if n := len(s.Endpoints); n == 0 || n > maxServers {
-		return fmt.Errorf("the gateway has %d endpoints, one has 1 to %d", n, maxServers)
+	if n := len(s.Endpoints); n == 0 || n > MaxEndpoints {
+		return fmt.Errorf("the gateway has %d endpoints, one has 1 to %d", n, MaxEndpoints)
 	}
 	for _, e := range s.Endpoints {
-		if host, port, err := net.SplitHostPort(e); err != nil || host == "" || port == "" || len(e) > 300 {
+		if host, port, err := net.SplitHostPort(e); err != nil || host == "" || port == "" || len(e) > MaxEndpoint {
 			return fmt.Errorf("%.60q is no endpoint of a gateway", e)
 		}
 	}

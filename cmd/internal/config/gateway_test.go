@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"forefend.dev/forefend/netns/provision"
 )
 
 // gatewayExample is the file that docs/gateway.md shows.
@@ -51,17 +53,28 @@ func TestGatewayProblems(t *testing.T) {
 		`leases = 0`:                             "not in range",
 		"[wireguard]\nmtu = 100":                 "not in range",
 		"[wireguard]\nendpoints = [\"x\"]":       "is no endpoint",
-		"[[class]]\nname = \"a\"\nrate = \"fast\"":                       "is no rate",
-		"[[class]]\nname = \"a b\"\nrate = \"1mbit\"":                    "a class needs a name",
-		"[[client]]\nname = \"a\"\nclasses = [\"none\"]":                 "not a class of this gateway",
-		"[[client]]\nname = \"a\"\n[[client]]\nname = \"a\"":             "called a too",
-		"[[client]]\nnome = \"a\"":                                       "did you mean name?",
-		"[[class]]\nname=\"a\"\nrate=\"1mbit\"\n[[class]]\nname=\"a\"\n": "called a too",
+		"[wireguard]\nendpoints = [" + strings.Repeat("\"a:1\", ", provision.MaxEndpoints+1) + "]": "9 endpoints, a gateway has at most 8",
+		"[wireguard]\nendpoints = [\"" + strings.Repeat("a", provision.MaxEndpoint) + ":1\"]":      "is no endpoint",
+		"[[class]]\nname = \"a\"\nrate = \"fast\"":                                                 "is no rate",
+		"[[class]]\nname = \"a b\"\nrate = \"1mbit\"":                                              "a class needs a name",
+		"[[client]]\nname = \"a\"\nclasses = [\"none\"]":                                           "not a class of this gateway",
+		"[[client]]\nname = \"a\"\n[[client]]\nname = \"a\"":                                       "called a too",
+		"[[client]]\nnome = \"a\"":                                                                 "did you mean name?",
+		"[[class]]\nname=\"a\"\nrate=\"1mbit\"\n[[class]]\nname=\"a\"\n":                           "called a too",
 	} {
 		_, problems := parseGateway("gateway.toml", []byte(text))
 		if all := problems.Error(); !strings.Contains(all, want) {
 			t.Errorf("%q: want %q, got\n%s", text, want, all)
 		}
+	}
+}
+
+// TestEndpoints takes as many of a gateway as nodes do.
+func TestEndpoints(t *testing.T) {
+	longest := strings.Repeat("a", provision.MaxEndpoint-2) + ":1"
+	_, problems := parseGateway("gateway.toml", []byte("[wireguard]\nendpoints = ["+strings.Repeat("\""+longest+"\", ", provision.MaxEndpoints)+"]"))
+	if strings.Contains(problems.Error(), "endpoint") {
+		t.Error(problems)
 	}
 }
 

@@ -223,15 +223,24 @@ func isPort(text string) bool {
 	return err == nil && n > 0
 }
 
-// endpoints reads where a gateway is reached: one at least.
+// Bounds of endpoints: what nodes take of a gateway (package provision, which a shim is not to have because of them).
+const (
+	maxEndpoints = 8
+	maxEndpoint  = 300 // bytes
+)
+
+// endpoints reads where a gateway is reached: one at least, and no more than nodes take of a gateway.
 func (t *table) endpoints(key string, into *[]string) {
 	t.strings(key, func(path []string, s string) {
-		if host, port, err := net.SplitHostPort(s); err != nil || host == "" || !isPort(port) {
+		if host, port, err := net.SplitHostPort(s); err != nil || host == "" || !isPort(port) || len(s) > maxEndpoint {
 			t.problem(path, `write HOST:PORT, such as "192.0.2.1:51820"`, "%.60q is no endpoint", s)
 		}
 		*into = append(*into, s)
 	})
-	if len(*into) == 0 {
+	switch n := len(*into); {
+	case n == 0:
 		t.problem(t.at(key), `write endpoints = ["HOST:PORT"]`, "a tunnel needs the gateway's endpoint")
+	case n > maxEndpoints:
+		t.problem(t.at(key), "write fewer", "%d endpoints, a gateway has at most %d", n, maxEndpoints)
 	}
 }
