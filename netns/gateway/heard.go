@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"forefend.dev/forefend/netns/wg"
+	"forefend.dev/forefend/runtime/whole"
 )
 
 // A gateway that comes back has lost what its peers agreed with it, and they notice after a quarter of a minute (WireGuard's
@@ -36,10 +37,7 @@ func (g *Gateway) saveHeard() error {
 	body, err := json.Marshal(at)
 	path := filepath.Join(g.config.State, heardName)
 	if err == nil {
-		err = os.WriteFile(path+"~", body, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(path+"~", path)
+		err = whole.Replace(path, body)
 	}
 	if err != nil {
 		return fmt.Errorf("write down where peers were heard: %w", err)

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"forefend.dev/forefend/runtime/whole"
 )
 
 // journal is the file of leases: a line for each that was given and for each that ended, with a checksum. It is fsynced before
@@ -190,32 +192,13 @@ func (j *journal) rewrite(all []entry) error {
 	for _, e := range all {
 		e.write(&body)
 	}
-	temporary := j.path + "~"
-	f, err := os.OpenFile(temporary, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|unix.O_NOFOLLOW, 0o600)
+	f, err := whole.KeepOpen(j.path, body.Bytes())
 	if err != nil {
 		return err
-	}
-	_, err = f.Write(body.Bytes())
-	if err = errors.Join(err, f.Sync()); err == nil {
-		err = os.Rename(temporary, j.path)
-	}
-	if err == nil {
-		err = syncDirectory(filepath.Dir(j.path))
-	}
-	if err != nil {
-		return errors.Join(err, f.Close())
 	}
 	_ = j.shut()
 	j.file, j.lines, j.most = f, len(all), slack+2*len(all)
 	return nil
-}
-
-func syncDirectory(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // shut closes the file. writing is held.

@@ -17,6 +17,7 @@ import (
 	"forefend.dev/forefend/netns/enter"
 	"forefend.dev/forefend/netns/nft"
 	"forefend.dev/forefend/netns/wg"
+	"forefend.dev/forefend/runtime/whole"
 )
 
 // plane is what is done about leases, by the kernel or by a test.
@@ -234,7 +235,7 @@ func (p *kernelPlane) settings(uplink string) (was before, err error) {
 	}
 	body, err := json.Marshal(saved)
 	if err == nil {
-		err = os.WriteFile(path, body, 0o600)
+		err = whole.Replace(path, body) // they are of this boot
 	}
 	if err != nil {
 		return nil, fmt.Errorf("write settings of the network down: %w", err)

@@ -10,7 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
+	"forefend.dev/forefend/runtime/whole"
 )
 
 // seal is what receipts are signed with, as it is written down.
@@ -43,7 +43,7 @@ func openSeal(dir string) (s seal, err error) {
 	}
 	s.Starts++
 	if body, err = json.Marshal(s); err == nil {
-		err = replaceFile(path, body)
+		err = whole.Keep(path, body)
 	}
 	if err != nil {
 		return s, fmt.Errorf("key of receipts: %w", err)
@@ -56,19 +56,3 @@ func (s *seal) key() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(s.Seed) 
 
 // serial is before all that this start gives.
 func (s *seal) serial() uint64 { return uint64(s.Starts) << 32 }
-
-// replaceFile replaces a file as a whole, durably.
-func replaceFile(path string, body []byte) error {
-	f, err := os.OpenFile(path+"~", os.O_CREATE|os.O_TRUNC|os.O_WRONLY|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(body)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(path+"~", path)
-	}
-	if err == nil {
-		err = syncDirectory(filepath.Dir(path))
-	}
-	return err
-}

@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"forefend.dev/forefend/netns/egress"
+	"forefend.dev/forefend/runtime/whole"
 )
 
 // recordVersion is raised when a field changes its meaning. Records of another version are set aside.
@@ -52,11 +53,7 @@ func (d recordDir) store(r saved) error {
 	if err != nil {
 		return fmt.Errorf("write down a guarded namespace: %w", err)
 	}
-	temporary := d.path(r.Namespace) + "~"
-	if err := os.WriteFile(temporary, body, 0o600); err != nil {
-		return fmt.Errorf("write down a guarded namespace: %w", err)
-	}
-	if err := os.Rename(temporary, d.path(r.Namespace)); err != nil {
+	if err := whole.Replace(d.path(r.Namespace), body); err != nil {
 		return fmt.Errorf("write down a guarded namespace: %w", err)
 	}
 	return nil

@@ -16,6 +16,7 @@ import (
 
 	"forefend.dev/forefend/netns/enter"
 	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/runtime/whole"
 )
 
 // tick is how often devices are looked at, and retry when one is tried again for which the kernel lacks something: each try has it look for a module.
@@ -225,10 +226,7 @@ func (k *Keeper) write(lists ...[]string) error {
 	}
 	text, err := json.Marshal(all)
 	if err == nil {
-		err = os.WriteFile(k.file+".new", text, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(k.file+".new", k.file)
+		err = whole.Replace(k.file, text)
 	}
 	if err != nil {
 		return fmt.Errorf("record of uplinks: %w", err)
