@@ -128,7 +128,9 @@ func (f *fakeDaemon) Agent(_ context.Context, r api.AgentRequest) (api.Agent, er
 			{"id": 1, "context": {"protocol": "http", "destination": "192.0.2.1:80", "user": "admin", "user_proof": "token", "data": "confidential", "host": "pay.example.com", "method": "POST", "path": "/transfer"},
 				"rules": ["admin-confidential", "payments"], "rule_version": "13", "tunnel": "wg-eu", "verified": true, "started": %q, "requests": 3, "sent": 2048, "received": 4096},
 			{"id": 2, "context": {"protocol": "tls", "destination": "192.0.2.2:443", "user": "web", "user_proof": "workload", "host": "example.com"},
-				"tunnel": "direct", "started": %[1]q, "sent": 100, "received": 3145728}]`, time.Now().Add(-200*time.Minute).Format(time.RFC3339)))
+				"tunnel": "direct", "started": %[1]q, "sent": 100, "received": 3145728},
+			{"id": 3, "context": {"protocol": "opaque", "destination": "192.0.2.7:5432", "user": "web", "user_proof": "workload", "names": ["db", "db-1"], "host_proof": "answer"},
+				"tunnel": "direct", "verified": true, "started": %[1]q, "sent": 1, "received": 2}]`, time.Now().Add(-200*time.Minute).Format(time.RFC3339)))
 		counters = json.RawMessage(`{"connections": 12, "open": 2, "requests": 40, "denied": 3, "malformed": {"bare-lf": 1},
 			"lookups": {"queries": 500, "denied": 4, "none": 7, "dropped": 90, "forged": 1, "asked": 20480, "answered": 65536, "known": 33}}`)
 	}

@@ -98,7 +98,7 @@ func (a *app) printFlows(flows []intercept.Flow) error {
 
 // requestOf is what a flow is for, in few words.
 func requestOf(c flow.Context) string {
-	host := cmp.Or(c.Host, c.Destination.String())
+	host := cmp.Or(c.HostText(), c.Destination.String())
 	switch c.Protocol {
 	case flow.HTTP:
 		return c.Method + " " + host + c.Path

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -69,14 +70,28 @@ type Context struct {
 	Operation  string     `json:"operation,omitempty"`
 	Host       string     `json:"host,omitempty"`
 	HostProof  Proof      `json:"host_proof,omitempty"` // of Host; empty: the site does not check it
-	Method     string     `json:"method,omitempty"`
-	Path       string     `json:"path,omitempty"`    // without query
-	Service    string     `json:"service,omitempty"` // of gRPC
+	// Names are what the host of a connection that names none may be, in their order, where its address was the answer for several: Host is empty then,
+	// and HostProof is of all of them.
+	Names   []string `json:"names,omitempty"`
+	Method  string   `json:"method,omitempty"`
+	Path    string   `json:"path,omitempty"`    // without query
+	Service string   `json:"service,omitempty"` // of gRPC
 
 	// Process is nil while it was not looked up. Where a Decision on such a Context depends on FieldProcess it is void (and
 	// denies): look the process up, or give an empty one where that fails, and ask again.
 	Process *Process `json:"process,omitempty"`
 }
+
+// HostText is the host, or what it may be, for people: "a.example or b.example".
+func (c *Context) HostText() string {
+	if c.Host != "" {
+		return c.Host
+	}
+	return strings.Join(c.Names, " or ")
+}
+
+// MaxNames is how many names a Context may have; with more it is denied.
+const MaxNames = 16
 
 // Process is who opened the connection.
 type Process struct {

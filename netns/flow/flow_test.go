@@ -39,3 +39,11 @@ func TestDSCP(t *testing.T) {
 		t.Error("the default is not 0")
 	}
 }
+
+func TestHostText(t *testing.T) {
+	for want, c := range map[string]Context{"": {}, "a": {Host: "a"}, "b or c": {Names: []string{"b", "c"}}} {
+		if got := c.HostText(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

@@ -75,15 +75,15 @@ func (s *Settings) forbids(c *flow.Context) string {
 	case within(r.Block, addr):
 		return fmt.Sprintf("egress.block has %s", addr)
 	case hasName(r.BlockNames, c):
-		return fmt.Sprintf("egress.block has %s", c.Host)
+		return fmt.Sprintf("egress.block has %s", c.HostText())
 	case !r.Closed, within(r.Allow, addr):
 		return ""
 	case hasName(r.AllowNames, c) && (c.HostProof != flow.Claimed || !s.checked()):
 		return ""
-	case c.Host == "":
+	case c.HostText() == "":
 		return fmt.Sprintf("egress.default = closed, and egress.allow has no %s", c.Destination)
 	}
-	return fmt.Sprintf("egress.default = closed, and egress.allow has neither %s nor %s port %d", addr, c.Host, c.Destination.Port())
+	return fmt.Sprintf("egress.default = closed, and egress.allow has neither %s nor %s port %d", addr, c.HostText(), c.Destination.Port())
 }
 
 func within(list []netip.Prefix, a netip.Addr) bool {
@@ -95,10 +95,10 @@ func within(list []netip.Prefix, a netip.Addr) bool {
 	return false
 }
 
-// hasName tells whether a list has the host of a contact. A name may be looked up if something may be sent there, by any port.
+// hasName tells whether a list has the host of a contact, or one of the names that it may be. A name may be looked up if something may be sent there, by any port.
 func hasName(list []document.Name, c *flow.Context) bool {
 	for _, n := range list {
-		if n.Host != "" && matchHost(n.Host, c.Host) && (n.Port == 0 || c.Protocol == flow.DNS || n.Port == c.Destination.Port()) {
+		if n.Host != "" && matchAny(n.Host, c) && (n.Port == 0 || c.Protocol == flow.DNS || n.Port == c.Destination.Port()) {
 			return true
 		}
 	}

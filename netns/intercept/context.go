@@ -168,7 +168,7 @@ func header(fields []http1.Field, names []string) ([]byte, error) {
 func (s *Settings) mapped(c *flow.Context, of func(*Mapping) string) string {
 	for i := range s.Mappings {
 		m := &s.Mappings[i]
-		if value := of(m); value != "" && matchHost(m.Host, c.Host) && strings.HasPrefix(c.Path, m.Path) &&
+		if value := of(m); value != "" && matchAny(m.Host, c) && strings.HasPrefix(c.Path, m.Path) &&
 			(m.Method == "" || m.Method == c.Method) {
 			return value
 		}

@@ -2,6 +2,7 @@ package intercept
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"forefend.dev/forefend/netns/flow"
@@ -13,18 +14,24 @@ const portTLS = 853
 // pathHTTPS is by custom that of name servers which are asked over HTTPS (RFC 8484).
 const pathHTTPS = "/dns-query"
 
-// prove says how far the host of a context can be believed, and finds one for a connection that names none. It knows what looks names
-// up by other means, too.
+// prove says how far the host of a context can be believed, and finds one for a connection that names none, or several that it may be. It knows
+// what looks names up by other means, too.
 func (s *Settings) prove(c *flow.Context) {
 	if c.Host != "" {
 		c.HostProof = s.proof(c)
 	} else if c.Protocol != flow.HTTP && s.answers != nil {
-		var listed bool
-		if c.Host, listed = s.answers.Host(c.Destination.Addr(), time.Now()); c.Host != "" {
+		hosts, listed := s.answers.Hosts(c.Destination.Addr(), flow.MaxNames, time.Now())
+		switch len(hosts) {
+		case 0:
+		case 1:
+			c.Host = hosts[0]
+		default:
+			c.Names = hosts
+		}
+		if listed {
+			c.HostProof = flow.Answered
+		} else if len(hosts) > 0 {
 			c.HostProof = flow.Claimed
-			if listed {
-				c.HostProof = flow.Answered
-			}
 		}
 	}
 	if c.Service == "" && s.looksUp(c) {
@@ -59,18 +66,18 @@ func (s *Settings) looksUp(c *flow.Context) bool {
 	if c.Protocol == flow.TLS && c.Destination.Port() == portTLS || c.Path == pathHTTPS {
 		return true
 	}
-	for _, pattern := range s.Names.Services {
-		if matchHost(pattern, c.Host) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.Names.Services, func(pattern string) bool { return matchAny(pattern, c) })
 }
 
-// mean applies mappings. By a host that is only claimed they can raise what is demanded: a class of data is a label then, and
+// matchAny tells whether a pattern matches the host of a context, or one of the names that it may be.
+func matchAny(pattern string, c *flow.Context) bool {
+	return matchHost(pattern, c.Host) || slices.ContainsFunc(c.Names, func(name string) bool { return matchHost(pattern, name) })
+}
+
+// mean applies mappings. By a host that is only claimed, or one of several names, they can raise what is demanded: a class of data is a label then, and
 // what it does stays what it is.
 func (s *Settings) mean(c *flow.Context) {
-	claimed := c.HostProof == flow.Claimed
+	claimed := c.HostProof == flow.Claimed || c.Names != nil
 	if operation := s.mapped(c, func(m *Mapping) string { return m.Operation }); operation != "" && !claimed {
 		c.Operation = operation
 	}

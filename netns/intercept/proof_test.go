@@ -20,6 +20,10 @@ func TestProof(t *testing.T) {
 	known.Learn("said.example", names.Answer{Addresses: []netip.Addr{two}}, false, time.Now())
 	known.Learn("a.example", names.Answer{Addresses: []netip.Addr{other}}, true, time.Now())
 	known.Learn("b.example", names.Answer{Addresses: []netip.Addr{other}}, true, time.Now())
+	claims, beside := netip.MustParseAddr("192.0.2.4"), netip.MustParseAddr("192.0.2.5")
+	known.Learn("e.example", names.Answer{Addresses: []netip.Addr{claims, beside}}, false, time.Now())
+	known.Learn("d.example", names.Answer{Addresses: []netip.Addr{claims}}, false, time.Now())
+	known.Learn("f.example", names.Answer{Addresses: []netip.Addr{beside}}, true, time.Now())
 	checked := Names{Resolvers: []netip.Addr{netip.MustParseAddr("192.0.2.53")}}
 	for name, test := range map[string]struct {
 		names    Names
@@ -39,18 +43,25 @@ func TestProof(t *testing.T) {
 		"by a certificate":             {checked, flow.HTTP, "api.example", two, "api.example certificate"},
 		"opaque":                       {checked, flow.Opaque, "", one, "files.example answer"},
 		"opaque, not checked":          {Names{}, flow.Opaque, "", two, "said.example claim"},
-		"opaque, two names":            {checked, flow.Opaque, "", other, " "},
+		"opaque, two names":            {checked, flow.Opaque, "", other, "a.example or b.example answer"},
+		"opaque, two claims":           {Names{}, flow.Opaque, "", claims, "d.example or e.example claim"},
+		"opaque, and a claim beside":   {checked, flow.Opaque, "", beside, "f.example answer"},
+		"opaque, nobody said anything": {checked, flow.Opaque, "", netip.MustParseAddr("192.0.2.99"), " "},
 		"TLS without a name":           {checked, flow.TLS, "", one, "files.example answer"},
 		"HTTP without a host":          {checked, flow.HTTP, "", one, " "},
 	} {
 		s := &Settings{Names: test.names, answers: &known, Originate: []Origination{{Host: "api.example"}}}
 		c := flow.Context{Protocol: test.protocol, Host: test.host, Destination: netip.AddrPortFrom(test.to, 443)}
 		s.prove(&c)
-		if got := c.Host + " " + string(c.HostProof); got != test.want {
+		if got := c.HostText() + " " + string(c.HostProof); got != test.want {
 			t.Errorf("%s: %q, want %q", name, got, test.want)
 		}
 	}
-	// A mapping by a host that is only claimed raises.
+	// A mapping by one of several names raises, like that by a host that is only claimed.
+	several := &Settings{Names: checked, answers: &known, Data: "secret", Mappings: []Mapping{{Host: "b.example", Data: "public", Operation: flow.Read}}}
+	if c := several.ofHello(hello.Hello{}, netip.AddrPortFrom(other, 443)); c.Data != "" || c.Label != "public" || c.Operation != flow.Write {
+		t.Errorf("%+v", c)
+	}
 	s := &Settings{Names: checked, answers: &known, Data: "secret", Mappings: []Mapping{{Host: "files.example", Data: "public", Operation: flow.Read}}}
 	for to, want := range map[netip.Addr]string{one: "public  write", two: " public write"} {
 		c := s.ofHello(hello.Hello{Name: "files.example"}, netip.AddrPortFrom(to, 443))
@@ -66,7 +77,7 @@ func TestLooksUp(t *testing.T) {
 	for want, contexts := range map[string][]flow.Context{
 		flow.ServiceDNS: {
 			{Protocol: flow.TLS, Destination: netip.MustParseAddrPort("192.0.2.1:853")}, {Protocol: flow.TLS, Host: "dns.example"},
-			{Protocol: flow.HTTP, Host: "a.dns.example"}, {Protocol: flow.HTTP, Host: "x", Path: "/dns-query"},
+			{Protocol: flow.HTTP, Host: "a.dns.example"}, {Protocol: flow.Opaque, Names: []string{"a", "dns.example"}}, {Protocol: flow.HTTP, Host: "x", Path: "/dns-query"},
 		},
 		"":    {{Protocol: flow.TLS, Host: "example", Destination: netip.MustParseAddrPort("192.0.2.1:443")}, {Protocol: flow.HTTP, Host: "notdns.example", Path: "/"}},
 		"a.B": {{Protocol: flow.HTTP, Host: "dns.example", Service: "a.B"}},
@@ -118,11 +129,15 @@ func TestContacts(t *testing.T) {
 		"allowed":              {closed, flow.Context{Destination: to("10.0.0.1:80")}, ""},
 		"allowed name":         {closed, flow.Context{Destination: to("192.0.2.1:443"), Host: "a.example", HostProof: flow.Answered}, ""},
 		"allowed name, by any": {closed, flow.Context{Destination: to("192.0.2.1:7"), Host: "db", HostProof: flow.Answered}, ""},
-		"another port":         {closed, flow.Context{Destination: to("192.0.2.1:80"), Host: "a.example"}, "egress.default = closed, and egress.allow has neither 192.0.2.1 nor a.example port 80"},
-		"only claimed":         {closed, flow.Context{Destination: to("192.0.2.1:443"), Host: "a.example", HostProof: flow.Claimed}, "egress.default = closed, and egress.allow has neither 192.0.2.1 nor a.example port 443"},
-		"unseen":               {closed, flow.Context{Destination: to("192.0.2.1:443")}, "egress.default = closed, and egress.allow has no 192.0.2.1:443"},
-		"looked up":            {closed, flow.Context{Protocol: flow.DNS, Destination: to("192.0.2.53:53"), Host: "a.example"}, ""},
-		"unseen, looked up":    {closed, flow.Context{Protocol: flow.DNS, Destination: to("192.0.2.53:53"), Host: "x"}, "egress.default = closed, and egress.allow has neither 192.0.2.53 nor x port 53"},
+		"one of names allowed": {closed, flow.Context{Destination: to("192.0.2.1:443"), Names: []string{"a.example", "x"}, HostProof: flow.Answered}, ""},
+		"one of names blocked": {closed, flow.Context{Destination: to("10.0.0.1:80"), Names: []string{"a.example", "ads.example"}}, "egress.block has a.example or ads.example"},
+		"names that are claimed": {closed, flow.Context{Destination: to("192.0.2.1:443"), Names: []string{"a.example", "b.example"}, HostProof: flow.Claimed},
+			"egress.default = closed, and egress.allow has neither 192.0.2.1 nor a.example or b.example port 443"},
+		"another port":      {closed, flow.Context{Destination: to("192.0.2.1:80"), Host: "a.example"}, "egress.default = closed, and egress.allow has neither 192.0.2.1 nor a.example port 80"},
+		"only claimed":      {closed, flow.Context{Destination: to("192.0.2.1:443"), Host: "a.example", HostProof: flow.Claimed}, "egress.default = closed, and egress.allow has neither 192.0.2.1 nor a.example port 443"},
+		"unseen":            {closed, flow.Context{Destination: to("192.0.2.1:443")}, "egress.default = closed, and egress.allow has no 192.0.2.1:443"},
+		"looked up":         {closed, flow.Context{Protocol: flow.DNS, Destination: to("192.0.2.53:53"), Host: "a.example"}, ""},
+		"unseen, looked up": {closed, flow.Context{Protocol: flow.DNS, Destination: to("192.0.2.53:53"), Host: "x"}, "egress.default = closed, and egress.allow has neither 192.0.2.53 nor x port 53"},
 	} {
 		s := &Settings{Contacts: test.contacts, Names: Names{Resolvers: []netip.Addr{netip.MustParseAddr("192.0.2.53")}}}
 		if got := s.refuses(&test.c); got != test.want {

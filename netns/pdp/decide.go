@@ -29,6 +29,10 @@ const end id = 1<<16 - 1
 func (s *Set) Decide(c *flow.Context, at Moment) flow.Decision {
 	var r reading
 	r.fill(c, at)
+	if len(r.names) > flow.MaxNames {
+		return flow.Decision{Version: flow.Version, RuleVersion: s.options.Version, Profile: flow.Profile{Deny: true}, Depends: host.bit().names(),
+			Reason: fmt.Sprintf("denied: a host that is one of %d names, the most is %d", len(r.names), flow.MaxNames)}
+	}
 	if c.UserProof != flow.Claimed && c.UserProof != flow.Verified {
 		r.unclaimed()
 	}
@@ -105,24 +109,78 @@ func falls(applied []id) bool {
 
 // readClaims decides with a host that is only claimed, and without it.
 func (s *Set) readClaims(r *reading, applied []id) []id {
-	who, proof := r.text[user], r.text[userProof]
+	who, proof, names := r.text[user], r.text[userProof], r.names
 	applied = s.readUser(r, applied)
 	if r.text[hostProof] == string(flow.Claimed) && r.seen&(host.bit()|hostProof.bit()) != 0 {
 		r.unnamed()
 		r.text[user], r.text[userProof] = who, proof
 		applied = s.readUser(r, applied)
+		r.names = names
 	}
 	return applied
 }
 
 // readUser decides with an identity that was claimed, and without it.
 func (s *Set) readUser(r *reading, applied []id) []id {
-	applied = s.read(r, applied)
+	applied = s.readNames(r, applied)
 	if r.text[userProof] == string(flow.Claimed) && r.seen&(user.bit()|userProof.bit()) != 0 {
 		r.unclaimed()
-		applied = s.read(r, applied)
+		applied = s.readNames(r, applied)
 	}
 	return applied
+}
+
+// readNames decides a request whose host is one of several names, nobody knows which: as of each of them. One that no rule speaks of adds nothing
+// where a rule speaks of another: under that name alone it would be decided so. What rules say of several of them is merged, and what they say
+// alike counts once.
+func (s *Set) readNames(r *reading, applied []id) []id {
+	if r.names == nil {
+		return s.read(r, applied)
+	}
+	start, ruled := len(applied), false
+	var amended []id // the site's own rules, under names that no other rule speaks of
+	for _, name := range r.names {
+		r.text[host] = name
+		from := len(applied)
+		applied = s.read(r, applied)
+		switch has := s.rule(applied[from:]); {
+		case has && !ruled: // what was read before it has the default only
+			amended = append(amended, applied[start:from]...)
+			applied, ruled = append(applied[:start], applied[from:]...), true
+		case !has && ruled:
+			amended = append(amended, applied[from:]...)
+			applied = applied[:from]
+		case hasReading(applied[start:from], applied[from:]):
+			applied = applied[:from]
+		}
+		if r.seen&host.bit() == 0 {
+			break // nobody asked
+		}
+	}
+	r.text[host] = ""
+	for _, i := range amended {
+		if ruled && i != end && !slices.Contains(applied[start:], i) {
+			applied = slices.Insert(applied, start, i)
+		}
+	}
+	return applied
+}
+
+// rule tells whether a rule that is not the site's own speaks in one reading.
+func (s *Set) rule(applied []id) bool {
+	return slices.ContainsFunc(applied, func(i id) bool { return i != end && !s.rules[i&^failed].amends })
+}
+
+// hasReading tells whether one of some readings is the same as another.
+func hasReading(some, other []id) bool {
+	for len(some) > 0 {
+		n := slices.Index(some, end) + 1
+		if slices.Equal(some[:n], other) {
+			return true
+		}
+		some = some[n:]
+	}
+	return false
 }
 
 // read appends the rules that apply to one reading.

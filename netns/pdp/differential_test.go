@@ -63,10 +63,10 @@ func (p *plain) decide(c flow.Context, at Moment) (flow.Profile, []string) {
 				continue
 			}
 			c.User, c.UserProof = user, proof
-			profiles, names = p.read(c, at, profiles, names)
+			profiles, names = p.readNames(c, at, profiles, names, named)
 			if proof == flow.Claimed {
 				c.User, c.UserProof = c.Workload, flow.Workload
-				profiles, names = p.read(c, at, profiles, names)
+				profiles, names = p.readNames(c, at, profiles, names, named)
 			}
 		}
 	}
@@ -76,6 +76,27 @@ func (p *plain) decide(c flow.Context, at Moment) (flow.Profile, []string) {
 	}
 	slices.Sort(names)
 	return joined, slices.Compact(names)
+}
+
+// readNames reads a context as of each of the names that its host may be: the rules of all of them, or the default if no rule applies to any.
+func (p *plain) readNames(c flow.Context, at Moment, profiles []flow.Profile, names []string, named bool) ([]flow.Profile, []string) {
+	if !named || c.Host != "" || c.Names == nil {
+		return p.read(c, at, profiles, names)
+	}
+	var byRule, byDefault []flow.Profile
+	for _, name := range c.Names {
+		c.Host = name
+		got, rules := p.read(c, at, nil, nil)
+		if rules == nil {
+			byDefault = got
+		} else {
+			byRule, names = append(byRule, got...), append(names, rules...)
+		}
+	}
+	if byRule == nil {
+		byRule = byDefault
+	}
+	return append(profiles, byRule...), names
 }
 
 func (p *plain) read(c flow.Context, at Moment, profiles []flow.Profile, names []string) ([]flow.Profile, []string) {
@@ -116,7 +137,7 @@ func scramble(c chance, x flow.Context, at Moment, depends []flow.Field) (flow.C
 	for name, f := range map[string]flow.Field{
 		"Namespace": flow.FieldNamespace, "Workload": flow.FieldWorkload, "Image": flow.FieldImage, "Container": flow.FieldContainer,
 		"Risk": flow.FieldRisk, "Protocol": flow.FieldProtocol, "User": flow.FieldUser, "UserProof": flow.FieldUserProof, "Data": flow.FieldData,
-		"Operation": flow.FieldOperation, "Host": flow.FieldHost, "HostProof": flow.FieldHostProof, "Method": flow.FieldMethod, "Path": flow.FieldPath, "Service": flow.FieldService,
+		"Operation": flow.FieldOperation, "Host": flow.FieldHost, "Names": flow.FieldHost, "HostProof": flow.FieldHostProof, "Method": flow.FieldMethod, "Path": flow.FieldPath, "Service": flow.FieldService,
 		"Process": flow.FieldProcess,
 	} {
 		if has(f) {

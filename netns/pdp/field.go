@@ -109,6 +109,7 @@ type reading struct {
 	number [numbers - firstNumber]int64
 	addr   netip.Addr
 	now    time.Time // whole seconds
+	names  []string  // of which the host is one; nil: it is the text
 	seen   mask
 }
 
@@ -126,6 +127,9 @@ func (r *reading) fill(c *flow.Context, at Moment) {
 		r.text[executable] = c.Process.Executable
 		r.number[pid-firstNumber] = int64(c.Process.PID)
 	}
+	if c.Host == "" {
+		r.names = c.Names
+	}
 	r.addr = c.Destination.Addr().Unmap()
 	r.now = at.Now
 }
@@ -136,7 +140,7 @@ func (r *reading) unclaimed() {
 }
 
 // unnamed makes of it what it would be if nobody had said which host it is for.
-func (r *reading) unnamed() { r.text[host], r.text[hostProof] = "", "" }
+func (r *reading) unnamed() { r.text[host], r.text[hostProof], r.names = "", "", nil }
 
 // activation shows a reading to CEL.
 type activation struct{ *reading }

@@ -149,6 +149,88 @@ func TestClaimedHost(t *testing.T) {
 	}
 }
 
+// A host that is one of several names: what no rule says of one of them takes nothing away, what rules say of several is merged, and what is only
+// claimed raises.
+func TestNames(t *testing.T) {
+	deny := flow.Profile{Deny: true}
+	s := compiled(t, Options{Default: deny},
+		Rule{Name: "files", When: `host == "files"`},
+		Rule{Name: "pay", When: `host == "pay"`, Profile: flow.Profile{Encryption: flow.Strong}},
+		Rule{Name: "both", When: `host.endsWith(".both")`},
+		Rule{Name: "evil", When: `host == "evil"`, Profile: deny},
+		Rule{Name: "wrong", When: `host == "wrong" && host.size() / 0 == 1`},
+		Rule{Name: "eu", When: `host == "eu"`, Profile: flow.Profile{Endpoint: "eu"}},
+		Rule{Name: "us", When: `host == "us"`, Profile: flow.Profile{Endpoint: "us"}},
+	)
+	for _, test := range []struct {
+		names string
+		proof flow.Proof
+		want  string // rules, what they lead to, and how many readings that took
+	}{
+		{"files other", flow.Answered, "files none 1"},
+		{"other files", flow.Answered, "files none 1"},
+		{"a.both b.both", flow.Answered, "both none 1"},
+		{"a.both files", flow.Answered, "both files none 2"},
+		{"files other pay", flow.Answered, "files pay strong 2"},
+		{"evil files", flow.Answered, "evil files deny 2"},
+		{"files wrong", flow.Answered, "files wrong deny 2"},
+		{"eu other us", flow.Answered, "eu us deny 2"},
+		{"else other", flow.Answered, "deny 1"},
+		{"files other", "", "files none 1"},
+		{"files other", flow.Claimed, "files deny 2"},
+		{"else other", flow.Claimed, "deny 2"},
+		{"files evil", flow.Claimed, "files evil deny 3"},
+	} {
+		d := s.Decide(&flow.Context{Names: strings.Fields(test.names), HostProof: test.proof}, noon)
+		got := d.Profile.Encryption.String()
+		if d.Profile.Deny {
+			got = "deny"
+		}
+		readings := 1
+		if _, after, ok := strings.Cut(d.Reason, "the strictest of "); ok {
+			_, _ = fmt.Sscan(after, &readings)
+		}
+		if got = strings.TrimSpace(fmt.Sprint(matched(d), " ", got, " ", readings)); got != test.want || !slices.Contains(d.Depends, flow.FieldHost) {
+			t.Errorf("%s by %q: %s, want %s: %+v", test.names, test.proof, got, test.want, d)
+		}
+	}
+	if d := s.Decide(&flow.Context{Host: "files", Names: []string{"evil", "pay"}}, noon); matched(d) != "files" {
+		t.Errorf("a host that is said is not one of names: %+v", d)
+	}
+	many := make([]string, flow.MaxNames+1)
+	for i := range many {
+		many[i] = "files"
+	}
+	if d := s.Decide(&flow.Context{Names: many}, noon); !d.Profile.Deny || !slices.Equal(d.Depends, []flow.Field{flow.FieldHost}) {
+		t.Errorf("too many: %+v", d)
+	}
+	unasked := compiled(t, Options{}, Rule{Name: "a", When: `port == 1`})
+	if d := unasked.Decide(&flow.Context{Names: []string{"a", "b"}, HostProof: flow.Claimed}, noon); strings.Contains(d.Reason, "readings") || slices.Contains(d.Depends, flow.FieldHost) {
+		t.Errorf("nobody asks for the host: %+v", d)
+	}
+	// With each class of data, and with and without a user who is claimed, they are the same.
+	classes := compiled(t, Options{Default: deny}, Rule{Name: "any", When: `host != "x" || user == "root"`},
+		Rule{Name: "secret", When: `host == "pay" && data == "secret"`, Profile: flow.Profile{Encryption: flow.Strong}})
+	if d := classes.Decide(&flow.Context{Names: []string{"pay", "x"}, HostProof: flow.Claimed, User: "root", UserProof: flow.Claimed}, noon); matched(d) != "any secret" ||
+		d.Profile.Encryption != flow.Strong {
+		t.Errorf("%+v", d)
+	}
+	// What the site adds holds whatever the name that it is for.
+	inspect := []Rule{{Name: "inspect", When: "risk >= 70", Profile: flow.Profile{Endpoint: "inspection"}}, {Name: "look", When: `host == "other"`, Profile: flow.Profile{Dedicated: true}},
+		{Name: "late", When: `host == "zz"`, Profile: flow.Profile{QoS: flow.QoSBulk}}}
+	amended := compiled(t, Options{Default: deny, Data: "x", Amend: inspect}, Rule{Name: "files", When: `host == "files"`})
+	d := amended.Decide(&flow.Context{Names: []string{"files", "other", "zz"}, Risk: 80}, noon)
+	if want := (flow.Profile{Endpoint: "inspection", Dedicated: true, QoS: flow.QoSBulk}); !reflect.DeepEqual(d.Profile, want) {
+		t.Errorf("%+v", d)
+	}
+	if d := amended.Decide(&flow.Context{Names: []string{"other", "files"}, Risk: 80}, noon); d.Profile.Deny || !d.Profile.Dedicated || d.Profile.Endpoint != "inspection" {
+		t.Errorf("%+v", d)
+	}
+	if d := amended.Decide(&flow.Context{Names: []string{"a", "other"}}, noon); !d.Profile.Deny || matched(d) != "look" {
+		t.Errorf("%+v", d)
+	}
+}
+
 // Where no rule applies, queries for names have a default of their own.
 func TestLookups(t *testing.T) {
 	rules := []Rule{{Name: "secret", When: `host == "secret"`, Profile: flow.Profile{Deny: true}}}

@@ -137,6 +137,9 @@ func (c chance) context() flow.Context {
 		Operation: word("operation"), Host: word("host"), HostProof: flow.Proof(word("host_proof")), Method: word("method"), Path: word("path"), Service: word("service"),
 		Process: &flow.Process{Executable: word("process.executable"), PID: c.IntN(3)},
 	}
+	if c.IntN(5) == 0 {
+		x.Host, x.Names = "", []string{word("host"), word("host"), word("host")}
+	}
 	if c.IntN(10) > 0 {
 		x.Destination = netip.AddrPortFrom(netip.MustParseAddr(c.of(someAddresses...)), uint16([]int{80, 443, 0, 5432}[c.IntN(4)]))
 	}

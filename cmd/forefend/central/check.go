@@ -20,6 +20,9 @@ func size(q *api.Question) int {
 	c := &q.Context
 	n := len(c.Container) + len(c.Namespace) + len(c.Workload) + len(c.Image) + len(c.Protocol) + len(c.User) + len(c.UserProof) +
 		len(c.Data) + len(c.Label) + len(c.Operation) + len(c.Host) + len(c.Method) + len(c.Path) + len(c.Service)
+	for _, name := range c.Names {
+		n += len(name)
+	}
 	if c.Process != nil {
 		n += len(c.Process.Executable)
 	}

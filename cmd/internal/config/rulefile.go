@@ -159,6 +159,10 @@ func (t *table) context(into *RuleTest) {
 	} {
 		t.text(key, text)
 	}
+	t.strings("names", func(_ []string, s string) { c.Names = append(c.Names, s) })
+	if len(c.Names) > flow.MaxNames {
+		t.problem(t.at("names"), fmt.Sprintf("name at most %d", flow.MaxNames), "has %d names", len(c.Names))
+	}
 	t.word("user_proof", &proof, string(flow.Claimed), string(flow.Workload), string(flow.Verified))
 	t.word("protocol", &protocol, string(flow.HTTP), string(flow.TLS), string(flow.Opaque), string(flow.DNS))
 	t.word("host_proof", &host, string(flow.Claimed), string(flow.Answered), string(flow.Certified))

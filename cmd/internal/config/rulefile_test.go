@@ -38,7 +38,7 @@ deny = true
 
 [[test]]
 name = "admin"
-context = { user = "admin", user_proof = "token", data = "confidential", destination = "10.0.0.1:443", risk = 3, now = 2026-01-02T03:04:05Z, load = 7, process = { executable = "/bin/x", pid = 4 } }
+context = { user = "admin", user_proof = "token", data = "confidential", destination = "10.0.0.1:443", names = ["a", "b"], risk = 3, now = 2026-01-02T03:04:05Z, load = 7, process = { executable = "/bin/x", pid = 4 } }
 expect = { tunnel = { encryption = "strong", dedicated = true, endpoint = "", rate = "8kbit" }, qos = "", rules = ["admin-confidential"] }
 `))
 	if len(problems) > 0 {
@@ -56,7 +56,7 @@ expect = { tunnel = { encryption = "strong", dedicated = true, endpoint = "", ra
 		{Name: "no", When: "risk > 80", Source: "site.toml:19", Unsaid: true, Profile: flow.Profile{Deny: true}},
 	}, Tests: []RuleTest{{
 		Name: "admin", Source: "site.toml:24", Now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Load: 7,
-		Context: flow.Context{Version: 1, User: "admin", UserProof: flow.Verified, Data: "confidential", Destination: netip.MustParseAddrPort("10.0.0.1:443"), Risk: 3,
+		Context: flow.Context{Version: 1, User: "admin", UserProof: flow.Verified, Data: "confidential", Destination: netip.MustParseAddrPort("10.0.0.1:443"), Names: []string{"a", "b"}, Risk: 3,
 			Process: &flow.Process{Executable: "/bin/x", PID: 4}},
 		Want: Want{Encryption: &strong, Dedicated: &yes, Endpoint: &none, QoS: &none, Rate: &flow.Rate{Bytes: 1000, Scope: flow.PerRule}, Rules: []string{"admin-confidential"}},
 	}}}

@@ -1,7 +1,9 @@
 package names
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -25,11 +27,13 @@ type Map struct {
 	mu    sync.Mutex
 	addrs map[netip.Addr]map[string]pair // guarded by mu
 	pairs int                            // in addrs; guarded by mu
+	said  uint64                         // how often something was learned; guarded by mu
 }
 
 type pair struct {
 	until  time.Time
-	listed bool // a listed resolver said so
+	said   uint64 // when it was the last time, by the map's count
+	listed bool   // a listed resolver said so
 }
 
 // Learn notes that a name's addresses are these, for so long. listed says that a resolver was asked that the site trusts.
@@ -64,7 +68,8 @@ func (m *Map) Learn(host string, a Answer, listed bool, now time.Time) {
 		if old.until.After(until) {
 			until = old.until
 		}
-		names[host] = pair{until, listed || old.listed && now.Before(old.until)}
+		m.said++
+		names[host] = pair{until, m.said, listed || old.listed && now.Before(old.until)}
 	}
 }
 
@@ -83,20 +88,27 @@ func (m *Map) Said(addr netip.Addr, host string, now time.Time) (said, listed bo
 	return true, p.listed
 }
 
-// Host is the only name for which an address was the answer; "" if there is none, or are several.
-func (m *Map) Host(addr netip.Addr, now time.Time) (host string, listed bool) {
+// Hosts are the names for which an address was the answer, in their order, at most so many: the latest. Where listed resolvers said some of them,
+// only those are: what others say of the address is nothing new.
+func (m *Map) Hosts(addr netip.Addr, most int, now time.Time) (hosts []string, listed bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for name, p := range m.addrs[addr] {
-		if !now.Before(p.until) {
+	names := m.addrs[addr]
+	for name, p := range names {
+		switch {
+		case !now.Before(p.until), listed && !p.listed:
 			continue
+		case p.listed && !listed:
+			hosts, listed = nil, true
 		}
-		if host != "" {
-			return "", false
-		}
-		host, listed = name, p.listed
+		hosts = append(hosts, name)
 	}
-	return host, listed
+	if len(hosts) > most {
+		slices.SortFunc(hosts, func(a, b string) int { return cmp.Compare(names[b].said, names[a].said) })
+		hosts = hosts[:most]
+	}
+	slices.Sort(hosts)
+	return hosts, listed
 }
 
 // Len is how many pairs there are, those that do not count any more included.

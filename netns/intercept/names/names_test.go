@@ -314,19 +314,32 @@ func TestMap(t *testing.T) {
 		}
 	}
 	said(one, "a", "false false")
-	if h, _ := m.Host(one, now); h != "" {
-		t.Error(h)
+	hosts := func(addr netip.Addr, want string) {
+		t.Helper()
+		h, l := m.Hosts(addr, 3, now)
+		if got := fmt.Sprint(h, l); got != want {
+			t.Errorf("%s is %s, want %s", addr, got, want)
+		}
 	}
+	hosts(one, "[] false")
 	learn("", time.Hour, true, one) // the root has no addresses
 	learn("a", 0, false, one, two)
 	learn("b", time.Hour, true, two)
-	if h, listed := m.Host(one, now); h != "a" || listed {
-		t.Error(h, listed)
-	}
-	if h, _ := m.Host(two, now); h != "" {
-		t.Error("two names are not told apart:", h)
-	}
+	hosts(one, "[a] false")
+	hosts(two, "[b] true") // what nobody says who is believed is nothing beside it
+	several := netip.MustParseAddr("192.0.2.3")
+	learn("e", time.Hour, false, several)
+	learn("d", time.Hour, false, several)
+	hosts(several, "[d e] false")
+	learn("c", time.Hour, false, several)
+	learn("b", time.Hour, false, several)
+	learn("d", time.Second, false, several)
+	hosts(several, "[b c d] false") // the latest
+	learn("y", time.Hour, true, several)
+	learn("x", 0, true, several)
+	hosts(several, "[x y] true")
 	now = now.Add(leastLife - 1)
+	hosts(several, "[x y] true")
 	said(one, "a", "true false") // and lives on, since it is used
 	now = now.Add(usedLife - 1)
 	said(two, "a", "false false")
@@ -336,9 +349,7 @@ func TestMap(t *testing.T) {
 	learn("a", time.Second, false, one)
 	said(one, "a", "true true")
 	now = now.Add(2 * mostLife)
-	if h, _ := m.Host(one, now); h != "" {
-		t.Error("it counts for ever:", h)
-	}
+	hosts(one, "[] false")
 	learn("a", time.Second, false, one) // what a listed resolver said is over
 	said(one, "a", "true false")
 }

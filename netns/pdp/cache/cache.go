@@ -148,7 +148,6 @@ func (c *Cache) len() (n int) {
 var text = map[flow.Field]func(*flow.Context) string{
 	flow.FieldUser:      func(x *flow.Context) string { return x.User },
 	flow.FieldUserProof: func(x *flow.Context) string { return string(x.UserProof) },
-	flow.FieldHost:      func(x *flow.Context) string { return x.Host },
 	flow.FieldHostProof: func(x *flow.Context) string { return string(x.HostProof) },
 	flow.FieldOperation: func(x *flow.Context) string { return x.Operation },
 	flow.FieldPath:      func(x *flow.Context) string { return x.Path },
@@ -163,6 +162,13 @@ var text = map[flow.Field]func(*flow.Context) string{
 
 // rest writes down what is not a text.
 var rest = map[flow.Field]func([]byte, *flow.Context) []byte{
+	flow.FieldHost: func(b []byte, x *flow.Context) []byte {
+		b = binary.AppendUvarint(appendText(b, x.Host), uint64(len(x.Names)))
+		for _, name := range x.Names {
+			b = appendText(b, name)
+		}
+		return b
+	},
 	flow.FieldRisk: func(b []byte, x *flow.Context) []byte { return binary.AppendVarint(b, int64(x.Risk)) },
 	flow.FieldData: func(b []byte, x *flow.Context) []byte { // the label is what data is where nothing says it
 		return appendText(appendText(b, x.Data), x.Label)

@@ -70,6 +70,15 @@ func TestExact(t *testing.T) {
 func TestNoConfusion(t *testing.T) {
 	c := New(10)
 	c.Reset(1)
+	for _, x := range []flow.Context{{Names: []string{"a", "b"}}, {Names: []string{"a"}}, {Names: []string{"ab"}}, {Host: "a", Names: []string{"b"}}, {Host: "a"}, {}} {
+		if c.Get(&x, noon) != nil {
+			t.Errorf("%+v is known", x)
+		}
+		c.Put(&x, decision("it", flow.FieldHost), noon)
+		if c.Get(&x, noon) == nil {
+			t.Errorf("%+v is not known", x)
+		}
+	}
 	c.Put(&flow.Context{User: "ab", Host: "c"}, decision("it", flow.FieldUser, flow.FieldHost), noon)
 	if c.Get(&flow.Context{User: "a", Host: "bc"}, noon) != nil {
 		t.Error("ab, c and a, bc are the same")
