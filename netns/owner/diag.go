@@ -43,23 +43,31 @@ func inode(c Connection) (uint32, error) {
 
 // ask has the kernel answer one message.
 func ask(message []byte) ([]byte, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
+	fd, err := send(message)
 	if err != nil {
-		return nil, fmt.Errorf("sock_diag: %w", err)
+		return nil, err
 	}
 	defer unix.Close(fd)
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
-		return nil, fmt.Errorf("sock_diag: %w", err)
-	}
-	if err := unix.Sendto(fd, message, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return nil, fmt.Errorf("sock_diag: %w", err)
-	}
 	var b [1024]byte
 	n, _, err := unix.Recvfrom(fd, b[:], 0)
 	if err != nil {
 		return nil, fmt.Errorf("sock_diag: %w", err)
 	}
 	return b[:n], nil
+}
+
+// send asks the kernel, which answers by the socket that is returned.
+func send(message []byte) (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
+	if err != nil {
+		return -1, fmt.Errorf("sock_diag: %w", err)
+	}
+	err = errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience),
+		unix.Sendto(fd, message, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}))
+	if err != nil {
+		return -1, errors.Join(fmt.Errorf("sock_diag: %w", err), unix.Close(fd))
+	}
+	return fd, nil
 }
 
 // question asks for the one socket with these ends; its kernel finds IPv6 sockets with mapped addresses by their IPv4 ones, too.

@@ -4,5 +4,7 @@
 // What it finds is not a wall between processes of one container, which can hand sockets to each other, trace each other and run each
 // other's programs. It tells processes apart that mean no harm to each other.
 //
+// It also ends connections (Cut), and tells which ones are bound to a device (Bound).
+//
 // All functions may be called from any goroutine. Not for: sockets of other network namespaces than the one asked about, UDP.
 package owner
