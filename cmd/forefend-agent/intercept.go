@@ -32,8 +32,6 @@ const (
 	maxPath  = 256
 	// maxAccounts is how many accounts of connections one message has.
 	maxAccounts = 1000
-	// wayWait is how long a tunnel may take to be attached.
-	wayWait = 8 * time.Second
 )
 
 // interceptor is netns/intercept as the agent knows it. It implements agent.Interceptor, intercept.Decider, intercept.Ways
@@ -56,8 +54,12 @@ type interceptor struct {
 	forgot uint64     // how often; guarded by turn
 
 	mu   sync.Mutex
-	port uint16            // 0: it has not begun; guarded by mu
-	ways map[wayKey]wayFor // guarded by mu
+	port uint16             // 0: it has not begun; guarded by mu
+	ways map[wayKey]*wayFor // guarded by mu
+
+	ctx      context.Context // of questions nobody waits for; ends with Close
+	stop     context.CancelFunc
+	renewing sync.WaitGroup // of those
 }
 
 // How many questions of a kind are with the shim at once: together fewer than it takes (api.MaxAsks). Others wait, each for as long as it
@@ -84,28 +86,15 @@ func (t turns) take(ctx context.Context) error {
 
 func (t turns) give() { <-t }
 
-// wayKey is what a way depends on.
-type wayKey struct {
-	encryption flow.Encryption
-	dedicated  bool
-	endpoint   string
-	user       string // of a dedicated one
-	container  string // likewise
-	qos        string
-}
-
-type wayFor struct {
-	intercept.Way
-	until time.Time
-}
-
 // newInterceptor makes one that has not begun.
 func newInterceptor(asker agent.Asker) (agent.Interceptor, error) {
-	i := &interceptor{asker: asker, decisions: cache.New(cached), ways: make(map[wayKey]wayFor),
+	i := &interceptor{asker: asker, decisions: cache.New(cached), ways: make(map[wayKey]*wayFor),
 		deciding: make(turns, decisionsAtOnce), leading: make(turns, waysAtOnce), finding: make(turns, processesAtOnce)}
+	i.ctx, i.stop = context.WithCancel(context.Background())
 	i.dialer = again{i, intercept.Marked{Ways: i}}
 	engine, err := intercept.New(i, i.dialer, intercept.Limits{})
 	if err != nil {
+		i.stop()
 		return nil, err
 	}
 	i.engine, i.contacts, i.whose = engine, newContacts(asker), newContainers(asker)
@@ -197,7 +186,9 @@ func (i *interceptor) Accounts(r api.AccountsRequest) (api.AccountsResponse, err
 
 // Close implements agent.Interceptor.
 func (i *interceptor) Close() {
+	i.stop()
 	i.engine.Close()
+	i.renewing.Wait()
 	i.contacts.close()
 }
 
@@ -254,43 +245,6 @@ func (i *interceptor) keep(c *flow.Context, d flow.Decision, before uint64) bool
 	return true
 }
 
-// Way implements intercept.Ways.
-func (i *interceptor) Way(ctx context.Context, c flow.Context, d flow.Decision) (intercept.Way, error) {
-	key := keyOf(c, d)
-	if known, ok := i.way(key); ok {
-		return known, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, wayWait)
-	defer cancel()
-	if err := i.leading.take(ctx); err != nil {
-		return intercept.Way{}, err
-	}
-	defer i.leading.give()
-	if known, ok := i.way(key); ok {
-		return known, nil
-	}
-	var w egress.Way
-	if err := ask(ctx, i.asker, api.AskWay, egress.WayQuestion{Profile: d.Profile, User: key.user, Container: c.Container}, &w); err != nil {
-		return intercept.Way{}, err
-	}
-	known := wayFor{intercept.Way{Tunnel: w.Tunnel, Mark: w.Mark, Device: w.Device, Receipts: w.Receipts}, time.Now().Add(w.Valid)}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if len(i.ways) >= cached { // of more users than tunnels
-		clear(i.ways)
-	}
-	i.ways[key] = known
-	return known.Way, nil
-}
-
-// way is one that is known and still good.
-func (i *interceptor) way(key wayKey) (intercept.Way, bool) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	known, ok := i.ways[key]
-	return known.Way, ok && time.Now().Before(known.until)
-}
-
 // Process implements intercept.Finder. The shim sees the container's processes, the agent does not.
 func (i *interceptor) Process(ctx context.Context, local, remote netip.AddrPort) (p flow.Process, err error) {
 	if err := i.finding.take(ctx); err != nil {
@@ -299,57 +253,6 @@ func (i *interceptor) Process(ctx context.Context, local, remote netip.AddrPort)
 	defer i.finding.give()
 	err = ask(ctx, i.asker, api.AskProcess, egress.ProcessQuestion{Local: local, Remote: remote}, &p)
 	return p, err
-}
-
-func keyOf(c flow.Context, d flow.Decision) wayKey {
-	k := wayKey{encryption: d.Profile.Encryption, dedicated: d.Profile.Dedicated, endpoint: d.Profile.Endpoint, qos: d.Profile.QoS}
-	if k.dedicated {
-		k.user, k.container = c.User, c.Container
-	}
-	return k
-}
-
-// again asks once more for a way by which nobody could be reached: its tunnel may have been taken away.
-type again struct {
-	i *interceptor
-	intercept.Marked
-}
-
-// Dial implements intercept.Dialer.
-func (a again) Dial(ctx context.Context, c flow.Context, d flow.Decision) (intercept.Upstream, error) {
-	up, err := dialAgain(ctx, a.i, c, d, a.Marked.Dial)
-	if err == nil {
-		a.i.contacts.note(&c)
-	}
-	return up, err
-}
-
-// DialPacket implements intercept.Packets.
-func (a again) DialPacket(ctx context.Context, c flow.Context, d flow.Decision) (*net.UDPConn, error) {
-	return dialAgain(ctx, a.i, c, d, a.Marked.DialPacket)
-}
-
-func dialAgain[T any](ctx context.Context, i *interceptor, c flow.Context, d flow.Decision, dial func(context.Context, flow.Context, flow.Decision) (T, error)) (T, error) {
-	up, err := dial(ctx, c, d)
-	if err == nil || ctx.Err() != nil {
-		return up, err
-	}
-	key := keyOf(c, d)
-	i.mu.Lock()
-	old, ok := i.ways[key]
-	delete(i.ways, key)
-	i.mu.Unlock()
-	if !ok {
-		return up, err
-	}
-	now, failed := i.Way(ctx, c, d)
-	if failed != nil {
-		return up, errors.Join(err, failed)
-	}
-	if now == old.Way {
-		return up, err
-	}
-	return dial(ctx, c, d)
 }
 
 // ask asks the shim a question in JSON.

@@ -51,7 +51,7 @@ func (fakeTunnels) Tunnels(context.Context) (api.TunnelsResponse, error) {
 			{Name: "eu-1", Kind: "wireguard", Class: "eu", Encryption: flow.Strong, Endpoints: []string{"192.0.2.1:51820"}, MTU: 1420, Health: "up",
 				Slots: 2, Dedicated: 1, Uses: []api.TunnelUse{{
 					Container: "default/web-1", Namespace: 7, Workload: "web", User: "alice", Slot: 1, Device: "ff0", Engine: "user",
-					Handshake: clock.Add(-40 * time.Second), Received: 5 << 20, Sent: 1 << 10,
+					Handshake: clock.Add(-40 * time.Second), Received: 5 << 20, Sent: 1 << 10, Connections: 3,
 				}}},
 			{Name: "eu-2", Kind: "wireguard", Class: "eu", Encryption: flow.Standard, Endpoints: []string{"192.0.2.2:51820", "gw.example.com:51820"}, MTU: 1420,
 				Health: "down", Reason: "nothing has come back for 15s", Draining: true, Slots: 3},

@@ -175,7 +175,7 @@ func (a *app) printTunnel(t api.Tunnel, guarded []api.Guarded) error {
 	}
 	page.Heading("Used by")
 	table := output.NewTable(output.Column{Name: "CONTAINER", Min: 12}, output.Column{Name: "FOR", Min: 8}, output.Column{Name: "DEVICE"},
-		output.Column{Name: "ENGINE"}, output.Column{Name: "HANDSHAKE", Right: true}, output.Column{Name: "SENT", Right: true}, output.Column{Name: "RECEIVED", Right: true}, output.Column{Name: "ATTACHED"})
+		output.Column{Name: "ENGINE"}, output.Column{Name: "TCP", Right: true}, output.Column{Name: "HANDSHAKE", Right: true}, output.Column{Name: "SENT", Right: true}, output.Column{Name: "RECEIVED", Right: true}, output.Column{Name: "ATTACHED"})
 	for _, u := range t.Uses {
 		whom := "everybody"
 		if u.Workload != "" || u.User != "" {
@@ -185,6 +185,10 @@ func (a *app) printTunnel(t api.Tunnel, guarded []api.Guarded) error {
 		if !u.Handshake.IsZero() {
 			handshake = output.Age(a.now().Sub(u.Handshake))
 		}
+		connections := "-"
+		if u.Device != "" {
+			connections = fmt.Sprint(u.Connections)
+		}
 		attached := "on first use"
 		switch {
 		case u.Ahead && u.Asked == 0:
@@ -192,7 +196,7 @@ func (a *app) printTunnel(t api.Tunnel, guarded []api.Guarded) error {
 		case u.Ahead:
 			attached = "ahead"
 		}
-		table.Row(u.Container, whom, dash(u.Device), dash(u.Engine), handshake, output.Bytes(int64(u.Sent)), output.Bytes(int64(u.Received)), attached)
+		table.Row(u.Container, whom, dash(u.Device), dash(u.Engine), connections, handshake, output.Bytes(int64(u.Sent)), output.Bytes(int64(u.Received)), attached)
 	}
 	page.Table(table)
 	for _, g := range guarded {
@@ -237,9 +241,13 @@ func newTunnelDrainCommand(a *app) *cobra.Command {
 	var undo bool
 	cmd := &cobra.Command{
 		Use:   "drain TUNNEL",
-		Short: "Let no other container have a tunnel",
-		Long: "Lets no other container have a tunnel, until --undo or the next start of tunneld. Who uses it keeps it; their\n" +
-			"next requests take another one only where that one is down.",
+		Short: "Lead nobody by a tunnel any more",
+		Long: "Leads no container by a tunnel any more, also those that use it, until --undo or the next start of tunneld. Within\n" +
+			"ten seconds what they begin takes another one that does what their rules ask, the next request of a connection\n" +
+			"that is kept as well; where there is none, new connections are refused. What is under way goes on, and a\n" +
+			"container's device goes away 20 seconds after it was last asked for, when no TCP connection is left by it but\n" +
+			"those by which nothing has passed for five minutes: forefend tunnel show counts them. What must end sooner is cut\n" +
+			"by taking the tunnel out of the configuration.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withTunnels(cmd.Context(), func(ctx context.Context, tunnels *api.TunnelsClient) error {
@@ -247,6 +255,6 @@ func newTunnelDrainCommand(a *app) *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&undo, "undo", false, "let containers have it again")
+	cmd.Flags().BoolVar(&undo, "undo", false, "let containers have it again, which stay with what they took meanwhile")
 	return cmd
 }

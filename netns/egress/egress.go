@@ -211,6 +211,9 @@ func (s *Space) Cut(w *Way, local, remote netip.AddrPort) (ended bool, err error
 	return err == nil, err
 }
 
+// Load tells which TCP connections go by a way.
+func (s *Space) Load(w *Way) (owner.Load, error) { return owner.Bound(s.ns, w.Index) }
+
 // Counts reads how many packets were dropped, by cause.
 func (s *Space) Counts() (counts map[nft.Counter]uint64, err error) {
 	err = s.ns.Do(func() error {

@@ -19,6 +19,7 @@ import (
 type Engine struct {
 	decider    Decider
 	dialer     Dialer
+	keeper     Keeper // the dialer; nil: it keeps all connections
 	limits     atomic.Pointer[Limits]
 	settings   atomic.Pointer[Settings]
 	finder     Finder     // nil: there is none
@@ -53,6 +54,7 @@ func New(d Decider, t Dialer, l Limits) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{dialer: t, watch: w, sessions: make(map[*session]struct{}), next: make(chan *session)}
+	e.keeper, _ = t.(Keeper)
 	e.accounts.since = time.Now()
 	e.decider = restrict(e, d)
 	e.lookups.pend = make(chan struct{}, maxPending)

@@ -104,7 +104,8 @@ func repeatable(method string) bool {
 	return false
 }
 
-// upstream is a connection to the server the way the decision demands: one that is there, or with fresh a new one.
+// upstream is a connection to the server the way the decision demands: one that is there, or with fresh, and where new ones are led
+// elsewhere by now, a new one.
 func (s *session) upstream(x *exchange, key routeKey, o *Origination, fresh bool) (*upstream, error) {
 	all := s.upstreams()
 	for _, up := range all {
@@ -112,6 +113,10 @@ func (s *session) upstream(x *exchange, key routeKey, o *Origination, fresh bool
 		case up.hung.Load():
 			s.drop(up, false)
 		case up.route == key && !fresh:
+			if !s.keeps(x, up) || up.hung.Load() {
+				s.drop(up, false)
+				continue
+			}
 			s.mu.Lock()
 			for i, u := range s.ups { // it is the last used now
 				if u == up {
@@ -123,7 +128,7 @@ func (s *session) upstream(x *exchange, key routeKey, o *Origination, fresh bool
 			return up, nil
 		}
 	}
-	if len(all) >= maxUpstreams {
+	if all = s.upstreams(); len(all) >= maxUpstreams {
 		s.drop(all[0], false)
 	}
 	return s.open(&x.context, &x.decision, key, o)

@@ -213,7 +213,10 @@ func (m *mux) lead(st *stream, block []byte) {
 	if st.request.originate != nil {
 		key.tls = st.request.context.Host
 	}
-	l := m.linkOf(key)
+	l, waits := m.staying(m.linkOf(key), st, block)
+	if waits {
+		return
+	}
 	if l == nil {
 		if len(m.links) >= maxLinks && !m.dropIdle() {
 			m.answer(st, 503, "too many ways at once are asked for over one connection")

@@ -90,16 +90,36 @@ func deny(rule, reason string) flow.Decision {
 
 // dialer connects to where a test's server of the endpoint listens; without one, to the destination.
 type dialer struct {
-	mu    sync.Mutex
-	to    map[string]string // by endpoint
-	dials int
-	gates bool          // what is dialled takes a gateway that gives receipts
-	gate  chan struct{} // closed before anything is connected; nil: at once
+	mu     sync.Mutex
+	to     map[string]string // by endpoint
+	dials  int
+	tunnel string                                      // its name; "": the endpoint's
+	gates  bool                                        // what is dialled takes a gateway that gives receipts
+	gate   chan struct{}                               // closed before anything is connected; nil: at once
+	keeps  func(tunnel string) (bool, <-chan struct{}) // nil: whatever there is
+}
+
+// Keeps implements Keeper.
+func (d *dialer) Keeps(_ *flow.Context, _ *flow.Decision, tunnel string) (bool, <-chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.keeps == nil {
+		return true, nil
+	}
+	return d.keeps(tunnel)
+}
+
+// by has new connections for an endpoint go to a server by a tunnel of the server's name, and what is kept go on as keeps says.
+func (d *dialer) by(endpoint, server, tunnel string, keeps func(tunnel string) (bool, <-chan struct{})) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.to[endpoint], d.tunnel, d.keeps = server, tunnel, keeps
 }
 
 func (d *dialer) Dial(ctx context.Context, c flow.Context, decision flow.Decision) (Upstream, error) {
 	d.mu.Lock()
 	to, ok := d.to[decision.Profile.Endpoint]
+	tunnel := cmp.Or(d.tunnel, decision.Profile.Endpoint)
 	d.dials++
 	d.mu.Unlock()
 	if d.gate != nil {
@@ -112,7 +132,7 @@ func (d *dialer) Dial(ctx context.Context, c flow.Context, decision flow.Decisio
 	if err != nil {
 		return Upstream{}, err
 	}
-	return Upstream{Conn: conn.(*net.TCPConn), Tunnel: decision.Profile.Endpoint, Verified: true, Receipts: d.gates}, nil
+	return Upstream{Conn: conn.(*net.TCPConn), Tunnel: tunnel, Verified: true, Receipts: d.gates}, nil
 }
 
 func (d *dialer) count() int {

@@ -49,7 +49,9 @@ type Standing struct {
 // Pool hands out the node's tunnels. It touches nothing but itself. Its methods may be called from any goroutine.
 type Pool struct {
 	mu      sync.Mutex
-	tunnels []*member // guarded by mu, as is what they hold
+	tunnels []*member        // guarded by mu, as is what they hold
+	turns   uint64           // how often a lease was handed out; guarded by mu
+	turn    map[Lease]uint64 // when each that is held was the last time; guarded by mu
 }
 
 type member struct {
@@ -62,7 +64,7 @@ type member struct {
 
 // NewPool makes a pool of these tunnels, whose names differ.
 func NewPool(tunnels []Tunnel) *Pool {
-	p := &Pool{}
+	p := &Pool{turn: make(map[Lease]uint64)}
 	for _, t := range tunnels {
 		p.tunnels = append(p.tunnels, &member{Tunnel: t, health: Unknown})
 	}
@@ -70,8 +72,9 @@ func NewPool(tunnels []Tunnel) *Pool {
 }
 
 // Lease finds a tunnel that does what a profile asks, and at least that: encryption, and a slot of one's own where it is to be
-// dedicated. Who holds one that does keeps it. A tunnel that is down, drained or full is passed over for another one of what
-// the profile names, never for one that is weaker; the error says why each was, and wraps errdefs.ErrUnavailable.
+// dedicated. Who holds one that does keeps it, of several the one that it had last. A tunnel that is down, drained or full is passed over
+// for another one of what the profile names, never for one that is weaker, and one that is drained also by who holds it; the error says
+// why each was, and wraps errdefs.ErrUnavailable.
 func (p *Pool) Lease(want flow.Profile, h Holder) (Lease, Tunnel, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -92,19 +95,29 @@ func (p *Pool) Lease(want flow.Profile, h Holder) (Lease, Tunnel, error) {
 	}
 	m := slices.MinFunc(fit, func(a, b *member) int {
 		return cmp.Or(
-			cmp.Compare(a.Encryption, b.Encryption),                                 // no more than is asked for, where that can be
-			-flag(a.holds(a.holder(want, h)) >= 0, b.holds(b.holder(want, h)) >= 0), // who has one keeps it
+			cmp.Compare(a.Encryption, b.Encryption),                                              // no more than is asked for, where that can be
+			-cmp.Compare(p.turnLocked(a, a.holder(want, h)), p.turnLocked(b, b.holder(want, h))), // who has one keeps it
 			-flag(a.health == Up, b.health == Up),
 			cmp.Compare(a.load(), b.load()),
 			cmp.Compare(a.Name, b.Name))
 	})
 	h = m.holder(want, h)
-	if i := m.holds(h); i >= 0 {
-		return m.leases[i], m.Tunnel, nil
+	i := m.holds(h)
+	if i < 0 {
+		i = len(m.leases)
+		m.leases = append(m.leases, Lease{Tunnel: m.Name, Slot: m.free(want.Dedicated), Holder: h})
 	}
-	l := Lease{Tunnel: m.Name, Slot: m.free(want.Dedicated), Holder: h}
-	m.leases = append(m.leases, l)
-	return l, m.Tunnel, nil
+	p.turns++
+	p.turn[m.leases[i]] = p.turns
+	return m.leases[i], m.Tunnel, nil
+}
+
+// turnLocked is when somebody was handed a tunnel's lease the last time; 0: there is none. mu is held.
+func (p *Pool) turnLocked(m *member, h Holder) uint64 {
+	if i := m.holds(h); i >= 0 {
+		return p.turn[m.leases[i]]
+	}
+	return 0
 }
 
 // holder is who would have a lease of the tunnel. WireGuard writes one code point on all that a device sends, so each class has a device;
@@ -149,7 +162,7 @@ func (m *member) lacks(want flow.Profile, h Holder) string {
 		return "the container's uplink is not dedicated to anybody"
 	case m.health == Down:
 		return "it is down, " + m.reason
-	case m.draining && m.holds(h) < 0:
+	case m.draining:
 		return "it is drained"
 	case m.holds(h) < 0 && m.free(want.Dedicated) < 0:
 		return fmt.Sprintf("its %d slots are taken", len(m.Slots))
@@ -213,6 +226,8 @@ func (p *Pool) Restore(l Lease) (Tunnel, error) {
 		return Tunnel{}, fmt.Errorf("slot %d of tunnel %s is taken: %w", l.Slot, l.Tunnel, errdefs.ErrAlreadyExists)
 	}
 	m.leases = append(m.leases, l)
+	p.turns++
+	p.turn[l] = p.turns
 	return m.Tunnel, nil
 }
 
@@ -220,6 +235,7 @@ func (p *Pool) Restore(l Lease) (Tunnel, error) {
 func (p *Pool) Release(l Lease) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	delete(p.turn, l)
 	if m := p.find(l.Tunnel); m != nil {
 		m.leases = slices.DeleteFunc(m.leases, func(o Lease) bool { return o == l })
 	}
@@ -264,7 +280,8 @@ func (p *Pool) Report(name string, h Health, reason string) {
 	}
 }
 
-// Drain has a tunnel take no new leases, or take them again. The error wraps errdefs.ErrNotFound.
+// Drain has a tunnel be handed to nobody, also not to who holds a lease of it, or to anybody again. Leases stay until they are given back.
+// The error wraps errdefs.ErrNotFound.
 func (p *Pool) Drain(name string, on bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -274,6 +291,14 @@ func (p *Pool) Drain(name string, on bool) error {
 	}
 	m.draining = on
 	return nil
+}
+
+// drained tells whether a tunnel is handed to nobody.
+func (p *Pool) drained(name string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := p.find(name)
+	return m != nil && m.draining
 }
 
 // List tells how it stands with all tunnels, in the order of the configuration.

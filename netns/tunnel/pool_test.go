@@ -78,14 +78,47 @@ func TestLease(t *testing.T) {
 	if err := p.Drain("eu-1", true); err != nil {
 		t.Fatal(err)
 	}
-	if got := take(flow.Profile{Endpoint: "eu-1"}, three); got != "eu-1 1" {
-		t.Errorf("who holds a drained one: %s", got)
-	}
-	if got := take(flow.Profile{Endpoint: "eu-1"}, Holder{Namespace: 9}); got != "none" {
-		t.Errorf("who does not hold a drained one: %s", got)
+	for _, h := range []Holder{three, {Namespace: 9}} { // who holds it, and who does not
+		if got := take(flow.Profile{Endpoint: "eu-1"}, h); got != "none" {
+			t.Errorf("a drained tunnel was handed to %+v: %s", h, got)
+		}
 	}
 	if err := p.Drain("eu-9", true); !errors.Is(err, errdefs.ErrNotFound) {
 		t.Errorf("draining nothing: %v", err)
+	}
+}
+
+// TestLeaseDrained: who holds a tunnel that is drained gets another one, and its slot stays taken until it is given back. Once the
+// tunnel is back nobody is led to and fro: who holds several keeps the one that it had last.
+func TestLeaseDrained(t *testing.T) {
+	p := pool()
+	h := Holder{Namespace: 1}
+	for _, step := range []struct {
+		drain string
+		on    bool
+		want  string
+	}{
+		{"eu-2", false, "eu-1 0"}, {"eu-1", true, "eu-2 0"}, {"eu-1", false, "eu-2 0"}, {"eu-2", true, "eu-1 0"}, {"eu-2", false, "eu-1 0"},
+		{"eu-1", true, "eu-2 0"}, {"eu-2", true, "vault 0"}, {"eu-2", false, "eu-2 0"}, // and no more encryption than is asked for
+	} {
+		if err := p.Drain(step.drain, step.on); err != nil {
+			t.Fatal(err)
+		}
+		p.Report("eu-1", Up, "") // which is no reason to change either
+		got, _, err := p.Lease(flow.Profile{Encryption: flow.Standard}, h)
+		if err != nil || fmt.Sprint(got.Tunnel, " ", got.Slot) != step.want {
+			t.Errorf("%+v: %+v, %v", step, got, err)
+		}
+	}
+	held := 0
+	for _, s := range p.List() {
+		for _, l := range s.Leases {
+			held++
+			p.Release(l)
+		}
+	}
+	if held != 3 || len(p.turn) != 0 {
+		t.Errorf("%d leases were held, %d are remembered", held, len(p.turn))
 	}
 }
 

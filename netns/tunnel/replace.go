@@ -39,6 +39,7 @@ func (p *Pool) Replace(tunnels []Tunnel) (cut []Lease) {
 		for _, l := range old.leases {
 			if now == nil || !slices.Contains(now.leases, l) {
 				cut = append(cut, l)
+				delete(p.turn, l)
 			}
 		}
 	}

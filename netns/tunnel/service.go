@@ -16,13 +16,27 @@ import (
 	"forefend.dev/forefend/netns/enter"
 	"forefend.dev/forefend/netns/marks"
 	"forefend.dev/forefend/netns/openvpn"
+	"forefend.dev/forefend/netns/owner"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 )
 
-// What Attach's answers are good for, and when a tunnel that nobody asked for any more is taken away: long after that.
+// valid is what Attach's answers are good for: so long after a tunnel was drained there are new connections by it.
+const valid = 10 * time.Second
+
+// When a tunnel is taken away by which no TCP connection goes: one that is drained when the last answer that named it is no good any more,
+// with the time that a connection takes to be begun by it, others when nobody has asked for it for long. A connection by which nothing
+// passes for longer than it may rest is none.
 const (
-	valid = 30 * time.Second
-	idle  = 5 * time.Minute
+	unasked        = 5 * time.Minute
+	unaskedDrained = 2 * valid
+	rest           = time.Hour
+	restDrained    = 5 * time.Minute
+)
+
+// How often connections are looked for by a tunnel that is about to be taken away: by a dump of the namespace's sockets.
+const (
+	lookEvery        = 30 * time.Second
+	lookEveryDrained = tick
 )
 
 // tick is how often the service looks at devices and processes.
@@ -39,6 +53,7 @@ type Service struct {
 	now  func() time.Time
 	// resolve finds an endpoint's address, for as long as it takes: no lock is held meanwhile.
 	resolve func(ctx context.Context, endpoint string) (netip.AddrPort, error)
+	load    func(*space, *use) (owner.Load, error) // what goes by a device
 
 	kinds       map[Kind]maker
 	openVPN     *openVPN           // one of the kinds
@@ -78,9 +93,11 @@ type use struct {
 	tunnel    Tunnel
 	made      string    // the print of the configuration that the device is of
 	asked     time.Time // when Attach was last asked for it
+	looked    time.Time // when connections by it were last looked for
 	endpoint  int       // of the tunnel's, the one that is in use
 	tried     int       // endpoints in a row that did not answer
 	sent, got uint64    // bytes, when that was last looked at
+	shaken    time.Time // when its last handshake was, by then
 	ahead     bool      // it was attached before it was asked for
 	asks      uint64    // how often it was asked for
 	silent    time.Time // since when what was sent has had no answer; zero: it had
@@ -95,7 +112,7 @@ func Open(ctx context.Context, pool *Pool, dir string, admit func(pid int) error
 		return nil, err
 	}
 	defer home.Close()
-	s := &Service{pool: pool, dir: recordDir(dir), own: home.ID(), now: time.Now, resolve: resolve, provisioned: newProvisioned(), spaces: make(map[uint64]*space), downAt: make(map[string]time.Time)}
+	s := &Service{pool: pool, dir: recordDir(dir), own: home.ID(), now: time.Now, resolve: resolve, load: carried, provisioned: newProvisioned(), spaces: make(map[uint64]*space), downAt: make(map[string]time.Time)}
 	s.openVPN = newOpenVPN(admit, s.found)
 	s.kinds = map[Kind]maker{WireGuard: wireGuard{}, OpenVPN: s.openVPN}
 	if err := openvpn.Sweep(); err != nil {
@@ -219,6 +236,9 @@ func (sp *space) describe() (api.Guarded, map[string][]api.TunnelUse) {
 			out.Mark, out.Device, out.Engine = u.way.Mark, u.way.Device, u.way.Kind()
 			if stats, err := u.way.Stats(); err == nil {
 				out.Handshake, out.Received, out.Sent = stats.Handshake, stats.Received, stats.Sent
+			}
+			if load, err := sp.Load(u.way); err == nil {
+				out.Connections = load.Connections
 			}
 		}
 		uses[u.lease.Tunnel] = append(uses[u.lease.Tunnel], out)

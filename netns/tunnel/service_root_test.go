@@ -413,6 +413,32 @@ func TestRootEndpointByName(t *testing.T) {
 	})
 }
 
+// TestRootRecovery: a gateway that has nothing to say but the answer to a handshake, as long as the last one's, is not down for that.
+func TestRootRecovery(t *testing.T) {
+	root.Test(t)
+	ctx := t.Context()
+	s, _ := serve(t, t.TempDir(), newGateway(t).tunnel(t, "one", 1))
+	guarded, err := s.Guard(ctx, newContainer(t).guard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Attach(ctx, api.AttachRequest{Namespace: guarded.Namespace, Profile: flow.Profile{Encryption: flow.Standard}}); err != nil {
+		t.Fatal(err)
+	}
+	isUp := func() bool { return s.pool.List()[0].Health == Up }
+	eventually(t, "up", isUp)
+	for range 3 {
+		sp := s.all()[0]
+		sp.mu.Lock()
+		err := s.unanswered(ctx, sp, sp.uses[0])
+		sp.mu.Unlock()
+		if !errors.Is(err, errdefs.ErrUnavailable) || isUp() {
+			t.Fatalf("without an answer it is up: %v", err)
+		}
+		eventually(t, "up again", isUp)
+	}
+}
+
 // TestRootFlapping: of two gateways each is away again and again, and those who ask have the other one, never a weaker way, and
 // nothing piles up.
 func TestRootFlapping(t *testing.T) {

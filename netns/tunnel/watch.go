@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/netns/enter"
+	"forefend.dev/forefend/netns/owner"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 )
 
@@ -78,7 +79,7 @@ func ended(pidfd int) bool {
 // check looks at one tunnel of a namespace. sp.mu is held.
 func (s *Service) check(ctx context.Context, sp *space, u *use) error {
 	if u.way == nil {
-		return s.settle(sp, u, false)
+		return s.settle(sp, u)
 	}
 	stats, err := u.way.Stats()
 	if err != nil {
@@ -87,8 +88,12 @@ func (s *Service) check(ctx context.Context, sp *space, u *use) error {
 	if stats.Ended {
 		return errors.Join(errors.New(stats.Fault), s.drop(sp, u))
 	}
-	sends, hears := stats.Sent > u.sent, stats.Received > u.got
+	// One that begins anew counts from nothing, and its gateway may say no more than it did the last time: the answer to a handshake.
+	sends, hears := stats.Sent > u.sent, stats.Received > u.got || stats.Handshake.After(u.shaken)
 	u.sent, u.got = stats.Sent, stats.Received
+	if stats.Handshake.After(u.shaken) {
+		u.shaken = stats.Handshake
+	}
 	switch {
 	case stats.Fault != "":
 		if u.silent.IsZero() {
@@ -105,19 +110,34 @@ func (s *Service) check(ctx context.Context, sp *space, u *use) error {
 	case sends && s.now().Sub(u.silent) > u.tunnel.DeadAfter:
 		return s.unanswered(ctx, sp, u)
 	}
-	return s.settle(sp, u, sends || hears && u.tunnel.Kind != OpenVPN) // whose gateways give signs of life by themselves
+	return s.settle(sp, u)
 }
 
-// settle takes a tunnel away that nobody uses or asks for. sp.mu is held.
-func (s *Service) settle(sp *space, u *use, busy bool) error {
-	if busy && u.way != nil && u.tunnel.Keepalive == 0 { // a keepalive alone is no use
-		u.asked = s.now()
+// settle takes a tunnel away that nobody asks for and no connection goes by. sp.mu is held.
+func (s *Service) settle(sp *space, u *use) error {
+	now := s.now()
+	after, every, resting := unasked, lookEvery, rest
+	if s.pool.drained(u.lease.Tunnel) {
+		after, every, resting = unaskedDrained, lookEveryDrained, restDrained
 	}
-	if s.now().Sub(u.asked) < idle {
+	if now.Sub(u.asked) < after || now.Sub(u.looked) < every {
 		return nil
+	}
+	u.looked = now
+	if u.way != nil {
+		load, err := s.load(sp, u)
+		switch {
+		case err != nil && now.Sub(u.asked) < rest: // a kernel that does not tell
+			return err
+		case err == nil && load.Connections > 0 && load.Quiet < resting:
+			return nil
+		}
 	}
 	return s.drop(sp, u)
 }
+
+// carried is what the kernel tells of a use's connections.
+func carried(sp *space, u *use) (owner.Load, error) { return sp.Load(u.way) }
 
 // drop takes a tunnel away. sp.mu is held.
 func (s *Service) drop(sp *space, u *use) error {

@@ -30,7 +30,7 @@ type Tunnels interface {
 	Release(context.Context, ReleaseRequest) error
 	// Tunnels lists the tunnels and who uses them.
 	Tunnels(context.Context) (TunnelsResponse, error)
-	// Drain has a tunnel take no new leases, or take them again.
+	// Drain has nobody be led by a tunnel any more, also who has it, or again. Connections by it go on until they end.
 	Drain(context.Context, DrainRequest) error
 	// Try opens a tunnel in a namespace of its own and waits for the gateway's answer.
 	Try(context.Context, TryRequest) (TryResponse, error)
@@ -116,19 +116,20 @@ type Tunnel struct {
 
 // TunnelUse is a tunnel in one namespace.
 type TunnelUse struct {
-	Container string    `json:"container"`
-	Namespace uint64    `json:"namespace"`
-	Workload  string    `json:"workload,omitempty"` // of a dedicated one
-	User      string    `json:"user,omitempty"`
-	Slot      int       `json:"slot"`
-	Device    string    `json:"device,omitempty"`
-	Mark      uint32    `json:"mark"`
-	Engine    string    `json:"engine,omitempty"` // whose WireGuard: "kernel" or "user"
-	Handshake time.Time `json:"handshake,omitzero"`
-	Received  uint64    `json:"received"` // bytes
-	Sent      uint64    `json:"sent"`
-	Ahead     bool      `json:"ahead,omitempty"` // it was attached before it was asked for
-	Asked     uint64    `json:"asked"`           // how often it was asked for since
+	Container   string    `json:"container"`
+	Namespace   uint64    `json:"namespace"`
+	Workload    string    `json:"workload,omitempty"` // of a dedicated one
+	User        string    `json:"user,omitempty"`
+	Slot        int       `json:"slot"`
+	Device      string    `json:"device,omitempty"`
+	Mark        uint32    `json:"mark"`
+	Engine      string    `json:"engine,omitempty"` // whose WireGuard: "kernel" or "user"
+	Handshake   time.Time `json:"handshake,omitzero"`
+	Received    uint64    `json:"received"` // bytes
+	Sent        uint64    `json:"sent"`
+	Connections int       `json:"connections"`     // of TCP that go by the device now
+	Ahead       bool      `json:"ahead,omitempty"` // it was attached before it was asked for
+	Asked       uint64    `json:"asked"`           // how often it was asked for since
 }
 
 // Guarded is a namespace, and what was dropped in it by cause.
