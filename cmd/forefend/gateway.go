@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/containerd/log"
@@ -16,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"forefend.dev/forefend/cmd/forefend/meter"
 	"forefend.dev/forefend/cmd/internal/config"
 	"forefend.dev/forefend/netns/enter"
 	"forefend.dev/forefend/netns/gateway"
@@ -87,27 +89,44 @@ func runGateway(ctx context.Context, cfg *config.Gateway) (err error) {
 	defer func() { err = errors.Join(err, g.Close()) }()
 	log.G(ctx).WithField("listen", cfg.Listen).WithField("engine", g.Kind()).WithField("clients", len(cfg.Clients)).WithField("receipt_key", g.ReceiptKey()).
 		Info("forefend gateway: serving")
+	door := gateway.NewDoor(g, who.Load)
+	scrapes := listenGatewayMetrics(ctx, cfg)
 	tellManager(ctx, systemd.SdNotifyReady)
-	return serveGateway(ctx, cfg, g, gateway.NewDoor(g, who.Load), listener)
+	return serveGateway(ctx, cfg, g, door, listener, scrapes)
+}
+
+// listenGatewayMetrics opens the place where figures are served, nil where that is nowhere. Without it a gateway works all the same.
+func listenGatewayMetrics(ctx context.Context, cfg *config.Gateway) net.Listener {
+	network, address := cfg.MetricsAddress()
+	if network == "" {
+		return nil
+	}
+	l, err := meter.Listen(network, address)
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("forefend gateway: no metrics")
+		return nil
+	}
+	return l
 }
 
 // serveGateway runs a gateway's parts until one of them or ctx ends.
-func serveGateway(ctx context.Context, cfg *config.Gateway, g *gateway.Gateway, door *gateway.Door, l net.Listener) error {
+func serveGateway(ctx context.Context, cfg *config.Gateway, g *gateway.Gateway, door *gateway.Door, l, scrapes net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan struct{}, 2)
-	go func() {
-		g.Run(ctx)
-		ended <- struct{}{}
-	}()
-	go func() {
-		followClients(ctx, cfg, g)
-		ended <- struct{}{}
-	}()
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer cancel()
+	all.Go(func() { g.Run(ctx) })
+	all.Go(func() { followClients(ctx, cfg, g) })
+	if scrapes != nil {
+		figures := meter.NewGateway(version, func() meter.GatewayStanding { return meter.GatewayStanding{Figures: g.Figures(), Door: door.Figures()} })
+		all.Go(func() {
+			if err := figures.Serve(ctx, scrapes); err != nil {
+				log.G(ctx).WithError(err).Warn("forefend gateway: metrics have ended")
+			}
+		})
+	}
 	err := door.Serve(ctx, l)
 	tellManager(ctx, systemd.SdNotifyStopping)
-	cancel()
-	<-ended
-	<-ended
 	return err
 }
 

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -174,6 +177,13 @@ func TestRootGateway(t *testing.T) {
 		}
 		return err
 	})
+	waitFor(t, "its figures, on the socket that the killed one left", func() error {
+		text, err := r.figures()
+		if err == nil && !strings.Contains(text, "\nforefend_gateway_leases 1\n") {
+			err = errors.New(text)
+		}
+		return err
+	})
 	second := r.start(t) // of the same state
 	if err := second.Wait(); err == nil {
 		t.Error("two gateways have one state")
@@ -194,6 +204,20 @@ func TestRootGateway(t *testing.T) {
 	if left := r.left(t); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
 	}
+}
+
+// figures are what Prometheus is shown.
+func (r *gatewayRig) figures() (string, error) {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(r.dir, "state", "metrics.sock"))
+	}}}
+	got, err := client.Get("http://forefend/metrics")
+	if err != nil {
+		return "", err
+	}
+	defer got.Body.Close()
+	text, err := io.ReadAll(got.Body)
+	return string(text), err
 }
 
 func waitFor(t *testing.T, what string, do func() error) {

@@ -64,6 +64,9 @@ func (a *addresses) restore(n uint32) (ok bool) {
 	return true
 }
 
+// left is how many numbers are not given out.
+func (a *addresses) left() int { return int(a.size) - 1 - firstNumber - len(a.used) }
+
 func (a *addresses) free(n uint32) { delete(a.used, n) }
 
 // tail is the end that the addresses of a number have in common.

@@ -76,8 +76,11 @@ func (p *paper) remove(keys []wg.Key, rated []nft.Rated) error {
 func (p *paper) peers() (map[wg.Key]wg.PeerStats, error) { return map[wg.Key]wg.PeerStats{}, p.broken }
 func (p *paper) forget(map[netip.Addr]bool) error        { return p.broken }
 func (p *paper) mend([]nft.Rated) (bool, error)          { return false, p.broken }
-func (*paper) kind() string                              { return "paper" }
-func (*paper) close() error                              { return nil }
+func (p *paper) dropped() (map[nft.Counter]uint64, error) {
+	return map[nft.Counter]uint64{nft.Spoofed: 3}, p.broken
+}
+func (*paper) kind() string { return "paper" }
+func (*paper) close() error { return nil }
 
 func onPaper(t testing.TB, c Config) (*Gateway, *paper) {
 	t.Helper()
@@ -214,6 +217,60 @@ func TestClients(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// TestFigures counts leases by how they have ended, and what the door answered.
+func TestFigures(t *testing.T) {
+	c := paperConfig(t)
+	c.Leases = 5
+	g, p := onPaper(t, c)
+	now := time.Now()
+	g.now = func() time.Time { return now }
+	var given []string
+	for range 4 {
+		r, err := g.Allocate("a", allocate(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		given = append(given, r.Lease.ID)
+	}
+	r, err := g.Allocate("b", allocate(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.Allocate("a", allocate(t)); !errdefs.IsResourceExhausted(err) {
+		t.Error(err)
+	}
+	free := g.Figures().Addresses
+	if err := g.Release("a", given[0]); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(c.Term / 2)
+	for client, leases := range map[string][]string{"a": given[2:], "b": {r.Lease.ID}} {
+		if _, err := g.Renew(client, provision.Renew{Version: 1, Leases: leases}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now = now.Add(c.Term/2 + 1)
+	if err := g.collect(t.Context()); err != nil { // given[1] was not renewed
+		t.Fatal(err)
+	}
+	p.broken = errors.New("broken")
+	if err := g.SetClients(t.Context(), []Client{{Name: "a", Leases: 5}}); err == nil {
+		t.Error("the kernel refuses, and nothing says so")
+	}
+	if f := g.Figures(); f.Leases != 3 || f.Dropped != nil || f.Ended[Revoked] != 0 {
+		t.Errorf("%+v", f)
+	}
+	p.broken = nil
+	if err := g.collect(t.Context()); err != nil { // b's
+		t.Fatal(err)
+	}
+	f := g.Figures()
+	if f.Clients != 1 || f.Leases != 2 || f.Most != 5 || f.Given != 5 || !maps.Equal(f.Ended, map[Reason]uint64{Released: 1, Expired: 1, Revoked: 1}) ||
+		f.Addresses != free+3 || f.Dropped[nft.Spoofed] != 3 {
+		t.Errorf("%+v, %d addresses were free before", f, free)
+	}
+}
 
 // TestFailures has the kernel and the disk refuse: nothing is given, nothing is left.
 func TestFailures(t *testing.T) {

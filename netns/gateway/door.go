@@ -43,11 +43,12 @@ type Door struct {
 	gateway     *Gateway
 	credentials provision.Credentials
 	reception   *reception.Reception
+	answers     answers
 }
 
 // NewDoor makes the door of a gateway. credentials are those of the gateway, and whose certificates nodes have.
 func NewDoor(g *Gateway, credentials provision.Credentials) *Door {
-	d := &Door{gateway: g, credentials: credentials}
+	d := &Door{gateway: g, credentials: credentials, answers: answers{of: make(map[Answer]uint64)}}
 	d.reception = reception.New(reception.Terms{
 		Guests: doorConnections, OfOne: doorOfOne, Greetings: doorGreetings, Within: doorHello, Rate: clientRate, Burst: clientBurst,
 		TLS: d.greet, Name: d.account, Tell: tellRefusal,
@@ -130,46 +131,44 @@ func NodeName(c *x509.Certificate) (string, error) {
 
 func (d *Door) handler() http.Handler {
 	mux := http.NewServeMux()
-	handle := func(pattern string, do func(client string, r *http.Request) (any, error)) {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { d.answer(w, r, do) })
+	handle := func(request, pattern string, do func(client string, r *http.Request) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { d.answers.count(request, d.answer(w, r, do)) })
 	}
 	g := d.gateway
-	handle("POST "+provision.PathLeases, func(client string, r *http.Request) (any, error) {
+	handle("allocate", "POST "+provision.PathLeases, func(client string, r *http.Request) (any, error) {
 		var m provision.Allocate
 		if err := read(r, &m); err != nil {
 			return nil, err
 		}
 		return g.Allocate(client, m)
 	})
-	handle("POST "+provision.PathLeases+"/{id}/key", func(client string, r *http.Request) (any, error) {
+	handle("rekey", "POST "+provision.PathLeases+"/{id}/key", func(client string, r *http.Request) (any, error) {
 		var m provision.Rekey
 		if err := read(r, &m); err != nil {
 			return nil, err
 		}
 		return g.Rekey(client, r.PathValue("id"), m)
 	})
-	handle("POST "+provision.PathRenew, func(client string, r *http.Request) (any, error) {
+	handle("renew", "POST "+provision.PathRenew, func(client string, r *http.Request) (any, error) {
 		var m provision.Renew
 		if err := read(r, &m); err != nil {
 			return nil, err
 		}
 		return g.Renew(client, m)
 	})
-	handle("DELETE "+provision.PathLeases+"/{id}", func(client string, r *http.Request) (any, error) {
+	handle("release", "DELETE "+provision.PathLeases+"/{id}", func(client string, r *http.Request) (any, error) {
 		return nil, g.Release(client, r.PathValue("id"))
 	})
-	handle("GET "+provision.PathStats, func(client string, _ *http.Request) (any, error) { return g.Stats(client) })
-	handle("POST "+provision.PathReceipts, func(client string, r *http.Request) (any, error) {
+	handle("stats", "GET "+provision.PathStats, func(client string, _ *http.Request) (any, error) { return g.Stats(client) })
+	handle("receipts", "POST "+provision.PathReceipts, func(client string, r *http.Request) (any, error) {
 		var m provision.Receipts
 		if err := read(r, &m); err != nil {
 			return nil, err
 		}
 		return g.Receipts(client, m)
 	})
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		d.answer(w, r, func(string, *http.Request) (any, error) {
-			return nil, fmt.Errorf("there is no %.10s %.60q here: %w", r.Method, r.URL.Path, errdefs.ErrNotFound)
-		})
+	handle("other", "/", func(_ string, r *http.Request) (any, error) {
+		return nil, fmt.Errorf("there is no %.10s %.60q here: %w", r.Method, r.URL.Path, errdefs.ErrNotFound)
 	})
 	return mux
 }
@@ -182,23 +181,23 @@ func read(r *http.Request, into any) error {
 	return nil
 }
 
-// answer does what a client asks for, if it may ask.
-func (d *Door) answer(w http.ResponseWriter, r *http.Request, do func(string, *http.Request) (any, error)) {
+// answer does what a client asks for, if it may ask, and returns the status that it is told.
+func (d *Door) answer(w http.ResponseWriter, r *http.Request, do func(string, *http.Request) (any, error)) int {
 	client, err := d.client(r)
 	var out any
 	if err == nil {
 		out, err = do(client, r)
 	}
 	if err != nil {
-		d.fail(w, r, client, err)
-		return
+		return d.fail(w, r, client, err)
 	}
 	if out == nil {
 		w.WriteHeader(http.StatusNoContent)
-		return
+		return http.StatusNoContent
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(out) // who is gone does not hear it
+	return http.StatusOK
 }
 
 // client is who asks. Names and validity are looked at with every request: connections live long.
@@ -223,7 +222,7 @@ func (d *Door) client(r *http.Request) (string, error) {
 }
 
 // fail tells what is wrong. What only an operator can mend is logged, too.
-func (d *Door) fail(w http.ResponseWriter, r *http.Request, client string, err error) {
+func (d *Door) fail(w http.ResponseWriter, r *http.Request, client string, err error) int {
 	status := http.StatusServiceUnavailable
 	switch {
 	case errdefs.IsPermissionDenied(err):
@@ -243,6 +242,7 @@ func (d *Door) fail(w http.ResponseWriter, r *http.Request, client string, err e
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(provision.Failure{Version: provision.Version, Error: plain(err)}) // who is gone does not hear it
+	return status
 }
 
 // plain is an error without the name of its kind, which the status says.

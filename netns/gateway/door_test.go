@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -24,6 +25,7 @@ import (
 // opened is a door with a gateway on paper behind it.
 type opened struct {
 	gateway   *Gateway
+	door      *Door
 	at        string
 	authority *certificates.Authority
 }
@@ -40,6 +42,7 @@ func open(t testing.TB, c Config) *opened {
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	d := NewDoor(g, o.authority.Credentials(t, "127.0.0.1", o.authority))
+	o.door = d
 	go func() { served <- d.Serve(ctx, l) }()
 	t.Cleanup(func() {
 		cancel()
@@ -101,6 +104,13 @@ func TestCredentials(t *testing.T) {
 	}
 	if err := errors.Join(other.Release(t.Context(), r.Lease.ID), other.Release(t.Context(), r.Lease.ID)); err != nil {
 		t.Errorf("released twice: %v", err)
+	}
+	f := o.door.Figures()
+	if want := map[Answer]uint64{{"allocate", "done"}: 2, {"allocate", "denied"}: 1, {"renew", "denied"}: 1, {"release", "done"}: 1, {"release", "invalid"}: 1}; !maps.Equal(f.Answers, want) {
+		t.Errorf("answers %v, wanted %v", f.Answers, want)
+	}
+	if f.Connections == 0 || f.Refused.Strangers == 0 {
+		t.Errorf("%+v", f)
 	}
 }
 

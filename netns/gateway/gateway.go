@@ -38,6 +38,7 @@ type Gateway struct {
 	cooling   []uint32                // numbers of leases that ended, whose connections are not forgotten yet
 	seen      map[wg.Key]wg.PeerStats // how peers fared
 	looked    time.Time               // when
+	figures   Figures                 // what is counted of them
 }
 
 // Open puts a gateway in force in a network namespace, with the leases that it had in an earlier process: each for a whole term, in which its
@@ -67,7 +68,8 @@ func Open(ctx context.Context, ns *enter.Namespace, c Config) (*Gateway, error) 
 
 // load makes a gateway of what is written down, which does nothing yet.
 func load(ctx context.Context, c Config) (*Gateway, error) {
-	g := &Gateway{config: c, now: time.Now, leases: make(map[string]*lease), keys: make(map[wg.Key]string), clients: byName(c.Clients)}
+	g := &Gateway{config: c, now: time.Now, leases: make(map[string]*lease), keys: make(map[wg.Key]string), clients: byName(c.Clients),
+		figures: Figures{Ended: make(map[Reason]uint64)}}
 	var err error
 	if g.addresses, err = newAddresses(c.Pool4, c.Pool6); err != nil {
 		return nil, err
@@ -181,24 +183,34 @@ func (g *Gateway) Close() error {
 // collect ends leases that were not renewed, and has the addresses of those that ended given out again.
 func (g *Gateway) collect(ctx context.Context) error {
 	g.mu.Lock()
-	var late []*lease
+	var late, revoked []*lease
 	for _, l := range g.leases {
-		if _, known := g.clients[l.Client]; !known || g.now().After(l.until) { // SetClients tried to end those of no client
+		if _, known := g.clients[l.Client]; !known { // SetClients tried to end them
+			revoked = append(revoked, l)
+		} else if g.now().After(l.until) {
 			late = append(late, l)
 		}
 	}
-	written, err := g.endLocked(late...)
+	written, err := g.endLocked(Expired, late...)
 	if err != nil {
 		late = nil // they are there still
 	}
+	other, failed := g.endLocked(Revoked, revoked...)
+	if failed != nil {
+		revoked = nil
+	}
+	err = errors.Join(err, failed)
 	cooling := g.cooling
 	g.cooling = nil
 	g.mu.Unlock()
 	for _, l := range late {
-		log.G(ctx).WithField("client", l.Client).WithField("lease", l.ID).Info("forefend gateway: a lease was not renewed, or its node is no client any more, and has ended")
+		log.G(ctx).WithField("client", l.Client).WithField("lease", l.ID).Info("forefend gateway: a lease was not renewed, and has ended")
 	}
-	if written != nil {
-		err = errors.Join(err, g.journal.wait(written))
+	tellRevoked(ctx, revoked)
+	for _, b := range []*batch{written, other} {
+		if b != nil {
+			err = errors.Join(err, g.journal.wait(b))
+		}
 	}
 	return errors.Join(err, g.cool(cooling))
 }
@@ -213,6 +225,7 @@ func (g *Gateway) mend(ctx context.Context) error {
 	}
 	gone, err := g.plane.mend(rated)
 	if gone && err == nil {
+		g.figures.Mended++
 		log.G(ctx).Error("forefend gateway: somebody took rules of its netfilter away (nft flush ruleset, nft flush table?); all are in force again")
 	}
 	return err
@@ -243,7 +256,7 @@ func (g *Gateway) cool(numbers []uint32) error {
 }
 
 // endLocked ends leases, for the kernel first: what it does not let go of is still there.
-func (g *Gateway) endLocked(ended ...*lease) (written *batch, err error) {
+func (g *Gateway) endLocked(why Reason, ended ...*lease) (written *batch, err error) {
 	var keys []wg.Key
 	var rated []nft.Rated
 	for _, l := range ended {
@@ -261,6 +274,7 @@ func (g *Gateway) endLocked(ended ...*lease) (written *batch, err error) {
 		g.cooling = append(g.cooling, l.Number)
 		written = g.journal.add(entry{Gone: l.ID})
 	}
+	g.figures.Ended[why] += uint64(len(ended))
 	return written, nil
 }
 
@@ -274,18 +288,22 @@ func (g *Gateway) SetClients(ctx context.Context, clients []Client) error {
 			revoked = append(revoked, l)
 		}
 	}
-	written, err := g.endLocked(revoked...)
+	written, err := g.endLocked(Revoked, revoked...)
 	if err != nil {
 		revoked = nil // collect tries again
 	}
 	g.mu.Unlock()
-	for _, l := range revoked {
-		log.G(ctx).WithField("client", l.Client).WithField("lease", l.ID).Info("forefend gateway: a client was revoked, its lease has ended")
-	}
+	tellRevoked(ctx, revoked)
 	if written != nil {
 		err = errors.Join(err, g.journal.wait(written))
 	}
 	return err
+}
+
+func tellRevoked(ctx context.Context, ended []*lease) {
+	for _, l := range ended {
+		log.G(ctx).WithField("client", l.Client).WithField("lease", l.ID).Info("forefend gateway: a client was revoked, its lease has ended")
+	}
 }
 
 // Kind is whose WireGuard it is, "kernel" or "user".

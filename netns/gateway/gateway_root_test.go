@@ -583,4 +583,7 @@ func TestRootFlushed(t *testing.T) {
 			return string(out) == whole
 		})
 	}
+	if f := w.gateway.Figures(); f.Mended < 5 || f.Dropped == nil || f.Leases != 1 {
+		t.Errorf("%+v", f)
+	}
 }

@@ -26,8 +26,9 @@ type plane interface {
 	replace(wg.Peer, wg.Key) error // by a peer that takes the addresses of another
 	remove([]wg.Key, []nft.Rated) error
 	peers() (map[wg.Key]wg.PeerStats, error)
-	forget(map[netip.Addr]bool) error // connections that were opened from addresses
-	mend([]nft.Rated) (bool, error)   // rules that are gone, of all peers with a rate; whether they were
+	forget(map[netip.Addr]bool) error         // connections that were opened from addresses
+	mend([]nft.Rated) (bool, error)           // rules that are gone, of all peers with a rate; whether they were
+	dropped() (map[nft.Counter]uint64, error) // packets
 	kind() string
 	close() error
 }

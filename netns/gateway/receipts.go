@@ -40,6 +40,9 @@ func (g *Gateway) keep(ctx context.Context, c conns, s seal) {
 	}
 	g.counting.Go(func() {
 		g.book.run(func(err error) {
+			g.mu.Lock()
+			g.figures.Missed++
+			g.mu.Unlock()
 			log.G(ctx).WithError(err).Warn("forefend gateway: ends of connections were missed; of those that live there will be no receipts from their beginning")
 		})
 	})

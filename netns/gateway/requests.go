@@ -27,7 +27,7 @@ func (g *Gateway) Allocate(client string, r provision.Allocate) (*provision.Gran
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		if g.leases[l.ID] == l {
-			_, undone := g.endLocked(l)
+			_, undone := g.endLocked(Unwritten, l)
 			err = errors.Join(err, undone)
 		}
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable)
@@ -59,6 +59,7 @@ func (g *Gateway) allocate(client string, r provision.Allocate) (*lease, *batch,
 		return nil, nil, fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable)
 	}
 	g.leases[l.ID], g.keys[key] = l, l.ID
+	g.figures.Given++
 	g.own(l)
 	return l, g.journal.add(entry{Lease: l}), nil
 }
@@ -161,7 +162,7 @@ func (g *Gateway) Release(client, id string) error {
 		g.mu.Unlock()
 		return noLease(id)
 	}
-	written, err := g.endLocked(l)
+	written, err := g.endLocked(Released, l)
 	g.mu.Unlock()
 	if err == nil {
 		err = g.journal.wait(written)

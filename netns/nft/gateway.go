@@ -58,7 +58,8 @@ const (
 	tailedIn = "tails-in"  // and towards peers
 )
 
-var gatewayCounters = []Counter{Spoofed, Between, Astray, Local, Unasked, Over, Strange}
+// GatewayCauses are all of them.
+var GatewayCauses = []Counter{Spoofed, Between, Astray, Local, Unasked, Over, Strange}
 
 // dialGateway opens the thread's namespace.
 func dialGateway() (*table, *nftables.Set, *nftables.Set, error) {
@@ -91,7 +92,7 @@ func (t *table) gateway(g Gateway, up, down *nftables.Set) error {
 	t.conn.AddTable(t.inet) // what is not there cannot be deleted
 	t.conn.DelTable(t.inet)
 	t.conn.AddTable(t.inet)
-	for _, name := range gatewayCounters {
+	for _, name := range GatewayCauses {
 		t.conn.AddObj(&nftables.NamedObj{Table: t.inet, Name: string(name), Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
 	}
 	for _, c := range g.Classes {

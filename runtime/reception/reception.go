@@ -87,6 +87,13 @@ func (r *Reception) Counts() Counts {
 	return r.count
 }
 
+// Guests is how many connections there are whose callers have proved a name.
+func (r *Reception) Guests() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.guests
+}
+
 // enter counts a connection of a name. The error wraps ErrCrowded.
 func (r *Reception) enter(name string) (*account, error) {
 	r.mu.Lock()

@@ -166,6 +166,9 @@ func TestGuests(t *testing.T) {
 	}
 	c()
 	p.in("c")
+	if n := p.r.Guests(); n != 3 {
+		t.Errorf("%d guests", n)
+	}
 }
 
 // TestStrangers: callers without a name, or with one that is refused, are not let in, and are counted.

@@ -44,7 +44,7 @@ var (
 
 // Meter implements orchestrator.Meter.
 type Meter struct {
-	registry     *prometheus.Registry
+	*Figures
 	admit        prometheus.Histogram
 	observe      prometheus.Histogram
 	source       *prometheus.HistogramVec

@@ -20,6 +20,8 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"forefend.dev/forefend/netns/gateway"
+	"forefend.dev/forefend/netns/nft"
 	"forefend.dev/forefend/runtime/orchestrator"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 )
@@ -64,7 +66,7 @@ func scrape(t *testing.T, client *http.Client, url string) map[string]*dto.Metri
 }
 
 // serve answers scrapes until the test ends.
-func serve(t *testing.T, m *Meter, network, address string) net.Addr {
+func serve(t *testing.T, m *Figures, network, address string) net.Addr {
 	t.Helper()
 	l, err := Listen(network, address)
 	if err != nil {
@@ -127,7 +129,7 @@ func value(families map[string]*dto.MetricFamily, name string, labels ...string)
 
 func TestScrapeOverSocket(t *testing.T) {
 	path := socketPath(t)
-	serve(t, driven(), "unix", path)
+	serve(t, driven().Figures, "unix", path)
 	if info, err := os.Lstat(path); err != nil || info.Mode() != os.ModeSocket|0o600 {
 		t.Errorf("%v %v", info.Mode(), err)
 	}
@@ -170,7 +172,7 @@ func TestScrapeOverSocket(t *testing.T) {
 }
 
 func TestScrapeOverLoopback(t *testing.T) {
-	address := serve(t, driven(), "tcp", "127.0.0.1:0").String()
+	address := serve(t, driven().Figures, "tcp", "127.0.0.1:0").String()
 	f := scrape(t, http.DefaultClient, "http://"+address+"/metrics")
 	if value(f, "forefend_build_info") != 1 {
 		t.Errorf("%v", f)
@@ -225,14 +227,15 @@ func TestFloodAddsNoSeries(t *testing.T) {
 }
 
 func TestNamesFollowPrometheus(t *testing.T) {
-	m := driven()
-	problems, err := testutil.GatherAndLint(m.registry)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range problems {
-		if strings.HasPrefix(p.Metric, "forefend_") {
-			t.Errorf("%s: %s", p.Metric, p.Text)
+	for _, f := range []*Figures{driven().Figures, NewGateway("v1", fewGateway)} {
+		problems, err := testutil.GatherAndLint(f.registry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range problems {
+			if strings.HasPrefix(p.Metric, "forefend_") {
+				t.Errorf("%s: %s", p.Metric, p.Text)
+			}
 		}
 	}
 }
@@ -249,6 +252,11 @@ func TestDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ofGateway, err := NewGateway("v1", fewGateway).registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	families = append(families, slices.DeleteFunc(ofGateway, func(f *dto.MetricFamily) bool { return f.GetName() == "forefend_build_info" })...)
 	documented := make(map[string][]string)
 	for _, r := range row.FindAllStringSubmatch(string(text), -1) {
 		documented[r[1]] = r
@@ -291,8 +299,20 @@ func TestDocumented(t *testing.T) {
 		t.Errorf("%s is documented and not registered", name)
 	}
 	// The values of the labels are promised, too.
-	for name, values := range map[string][]string{"operation": operations, "mode": modes, "availability": availabilities, "source": sources, "status": statuses, "kind": kinds} {
-		line := regexp.MustCompile("(?m)^\\| `" + name + "` \\| .*$").FindString(string(text))
+	var reasons, causes []string
+	for _, why := range gateway.Reasons {
+		reasons = append(reasons, string(why))
+	}
+	for _, cause := range nft.GatewayCauses {
+		causes = append(causes, string(cause))
+	}
+	for name, values := range map[string][]string{
+		"reason": reasons, "cause` of packets": causes, "request": gateway.Requests[:len(gateway.Requests)-1], "outcome` of requests": gateway.Outcomes, "operation": operations, "mode": modes, "availability": availabilities, "source": sources, "status": statuses, "kind": kinds,
+	} {
+		if !strings.Contains(name, "`") {
+			name += "`"
+		}
+		line := regexp.MustCompile("(?m)^\\| `" + name + " \\| .*$").FindString(string(text))
 		for _, v := range values {
 			if !regexp.MustCompile(`[ ,]` + v + `[ ,:]`).MatchString(line) {
 				t.Errorf("the value %s of label %s is not documented in %q", v, name, line)

@@ -1,7 +1,6 @@
 package meter
 
 import (
-	"runtime"
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,7 +32,7 @@ func New(version string, now func() Standing) *Meter {
 		return prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}
 	}
 	m := &Meter{
-		registry: prometheus.NewRegistry(),
+		Figures: &Figures{registry: prometheus.NewRegistry()},
 		admit: prometheus.NewHistogram(histogram("forefend_admit_duration_seconds",
 			"Time in which the daemon decided about a container to be created.", admitBuckets)),
 		observe: prometheus.NewHistogram(histogram("forefend_observe_duration_seconds",
@@ -49,12 +48,7 @@ func New(version string, now func() Standing) *Meter {
 		events:       counter("forefend_events_total", "Events published.", "kind"),
 		lost:         counter("forefend_lost_events_total", "Events and journal entries dropped because too many came at once or the disk refused them.", "origin"),
 	}
-	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "forefend_build_info", Help: "The daemon's build; the value is always 1.",
-		ConstLabels: prometheus.Labels{"version": version, "api": strconv.Itoa(api.Version), "goversion": runtime.Version()},
-	})
-	build.Set(1)
-	m.registry.MustRegister(build, m.admit, m.observe, m.source, m.decisions, m.refused, m.observations, m.events, m.lost, m.scan, m.scans,
+	m.registry.MustRegister(build(version, api.Version), m.admit, m.observe, m.source, m.decisions, m.refused, m.observations, m.events, m.lost, m.scan, m.scans,
 		standing(now), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// A counter that is there before it counts lets rate() see the first one.
 	for _, result := range []string{"kept", "failed"} {

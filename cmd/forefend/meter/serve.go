@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
@@ -76,19 +77,24 @@ func (n named) Close() error {
 	return errors.Join(n.Listener.Close(), os.Remove(n.path))
 }
 
+// Figures are what a process shows of itself.
+type Figures struct {
+	registry *prometheus.Registry
+}
+
 // Handler serves the figures below /metrics.
-func (m *Meter) Handler() http.Handler {
+func (f *Figures) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
+	mux.Handle("GET /metrics", promhttp.HandlerFor(f.registry, promhttp.HandlerOpts{
 		MaxRequestsInFlight: maxScrapes, Timeout: requestTimeout, ErrorHandling: promhttp.ContinueOnError,
 	}))
 	return mux
 }
 
 // Serve answers scrapes on l, which it closes, until ctx ends.
-func (m *Meter) Serve(ctx context.Context, l net.Listener) error {
+func (f *Figures) Serve(ctx context.Context, l net.Listener) error {
 	server := &http.Server{
-		Handler: m.Handler(), ReadTimeout: requestTimeout, WriteTimeout: 2 * requestTimeout, IdleTimeout: time.Minute, MaxHeaderBytes: maxHeader,
+		Handler: f.Handler(), ReadTimeout: requestTimeout, WriteTimeout: 2 * requestTimeout, IdleTimeout: time.Minute, MaxHeaderBytes: maxHeader,
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(netutil.LimitListener(l, maxConnections)) }()

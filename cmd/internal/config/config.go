@@ -110,7 +110,7 @@ type Agent struct {
 	Delay time.Duration // how long a container runs before it gets its agent; 0: it gets it before it starts
 }
 
-// Metrics is where the daemon's figures can be read.
+// Metrics is where the figures of the daemon, or of a gateway, can be read.
 type Metrics struct {
 	Listen string // "unix", "unix:PATH", "HOST:PORT" on the loopback interface, or "off"
 }

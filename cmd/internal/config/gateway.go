@@ -21,6 +21,7 @@ type Gateway struct {
 	State     string // directory of what is written down
 	LogLevel  string // error, warn, info or debug
 	LogFormat string // text or json
+	Metrics   Metrics
 
 	Identity
 	Listen string // HOST:PORT of TCP, where nodes ask
@@ -68,7 +69,7 @@ func parseGateway(path string, data []byte) (*Gateway, Problems) {
 	if _, err := toml.Decode(string(data), &values); err != nil {
 		return nil, Problems{syntax(path, err)}
 	}
-	g := &Gateway{Path: path, State: "/var/lib/forefend-gateway", LogLevel: "info", LogFormat: "text", Listen: ":7443", Port: 51820, MTU: 1420,
+	g := &Gateway{Path: path, State: "/var/lib/forefend-gateway", LogLevel: "info", LogFormat: "text", Metrics: Metrics{Listen: metricsUnix}, Listen: ":7443", Port: 51820, MTU: 1420,
 		Term: 10 * time.Minute, Leases: 4096}
 	r := &reader{file: path, lines: scanLines(string(data))}
 	top := &table{reader: r, values: values}
@@ -76,6 +77,9 @@ func parseGateway(path string, data []byte) (*Gateway, Problems) {
 	g.readWireGuard(top.sub("wireguard"))
 	g.readClasses(top)
 	g.readClients(top)
+	metrics := top.sub("metrics")
+	metrics.listen("listen", &g.Metrics.Listen)
+	metrics.rest()
 	top.rest()
 	sortProblems(r.problems)
 	return g, r.problems

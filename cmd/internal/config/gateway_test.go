@@ -35,7 +35,7 @@ func TestGatewayExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	if g.Term != 10*time.Minute || g.Pool4.String() != "10.8.0.0/16" || g.Pool6.String() != "fd08::/64" || g.Classes[0].Rate != 50e6/8 || g.Clients[0].Leases != 256 ||
-		g.Clients[0].Classes[0] != "bulk" || g.Port != 51820 || g.Uplink != "eth0" || g.Listen != ":7443" {
+		g.Clients[0].Classes[0] != "bulk" || g.Port != 51820 || g.Uplink != "eth0" || g.Metrics.Listen != "unix" || g.Listen != ":7443" {
 		t.Errorf("%+v", g)
 	}
 }
@@ -50,6 +50,7 @@ func TestGatewayProblems(t *testing.T) {
 		`listen = "7443"`:                        "no address with a port",
 		`uplink = "../x"`:                        "is no device",
 		`term = "1s"`:                            "out of range",
+		"[metrics]\nlisten = \"0.0.0.0:9470\"":   "not an address of the loopback interface",
 		`leases = 0`:                             "not in range",
 		"[wireguard]\nmtu = 100":                 "not in range",
 		"[wireguard]\nendpoints = [\"x\"]":       "is no endpoint",

@@ -16,16 +16,21 @@ const (
 
 // MetricsAddress returns what to listen on for metrics: a network of package net and an address. Both are empty when
 // nobody is to listen.
-func (c *Config) MetricsAddress() (network, address string) {
-	switch path, isPath := strings.CutPrefix(c.Metrics.Listen, metricsUnix+":"); {
-	case c.Metrics.Listen == metricsOff:
+func (c *Config) MetricsAddress() (network, address string) { return c.Metrics.address(c.State) }
+
+// MetricsAddress is as that of Config.
+func (g *Gateway) MetricsAddress() (network, address string) { return g.Metrics.address(g.State) }
+
+func (m Metrics) address(state string) (network, address string) {
+	switch path, isPath := strings.CutPrefix(m.Listen, metricsUnix+":"); {
+	case m.Listen == metricsOff:
 		return "", ""
-	case c.Metrics.Listen == metricsUnix:
-		return "unix", filepath.Join(c.State, "metrics.sock")
+	case m.Listen == metricsUnix:
+		return "unix", filepath.Join(state, "metrics.sock")
 	case isPath:
 		return "unix", path
 	}
-	return "tcp", c.Metrics.Listen
+	return "tcp", m.Listen
 }
 
 // listen reads where metrics are served: figures about what a node runs are nobody else's on the network.
