@@ -160,7 +160,12 @@ func TestRootLookups(t *testing.T) {
 	if len(w.seen.of("udp "+at(server4, "53"))) == 0 || len(w.seen.of("tcp "+at(server6, "53"))) == 0 {
 		t.Error("the capture sees no queries at all")
 	}
-	before := len(w.seen.of("udp "+at(server4, "53"), "udp "+at(server6, "53"), "tcp"))
+	seen := func() int { return len(w.seen.of("udp "+at(server4, "53"), "udp "+at(server6, "53"), "tcp")) }
+	before := -1
+	for now := seen(); now != before; now = seen() { // connections of before may be ending still
+		before = now
+		w.settle(t)
+	}
 	g, way := w.attach(t, "gateway", 1420)
 	serveNames(t, g.ns, "example", "203.0.113.9", "2001:db8::9")
 	w.agent.wants(t, "", "intercept", fmt.Sprint(interceptorPort), mark(way.Mark))
