@@ -1,13 +1,18 @@
 package intercept
 
 import (
+	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	xhttp2 "golang.org/x/net/http2"
+
+	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/netns/intercept/http2"
 )
 
@@ -106,4 +111,57 @@ func TestPausesBetweenMessages(t *testing.T) {
 	if _, err := in.next(); !isTimeout(err) {
 		t.Errorf("one that has ended is read: %v", err)
 	}
+}
+
+// TestSlowClientIsNoSlowServer: while a client does not read its answers servers are not read, and the time for what they have begun to say does not
+// pass.
+func TestSlowClientIsNoSlowServer(t *testing.T) {
+	const head = 5 * time.Second // in which a busy machine has filled the way to a client
+	begun, stuck, waited := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	r := newRig(t, "192.0.2.1:80", Limits{Head: head})
+	r.dialer.to["flood"] = h2cServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		for b := make([]byte, 64<<10); ; {
+			if _, err := w.Write(b); err != nil {
+				return
+			}
+		}
+	}))
+	r.dialer.to["slow"] = h2Server(t, func(f *framer) {
+		id := f.request()
+		b := http2.AppendBlock(nil, id, nil, f.block(":status", "200"), true)
+		ping := []byte{0, 0, 8, byte(xhttp2.FramePing), 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8}
+		_, _ = f.conn.Write(append(ping, b[:4]...)) // its end is noticed by who reads
+		for {
+			frame, err := f.ReadFrame()
+			if err != nil {
+				return
+			}
+			if p, ok := frame.(*xhttp2.PingFrame); ok && p.IsAck() {
+				break
+			}
+		}
+		close(begun)
+		<-stuck
+		_, _ = f.conn.Write(b[4:5])
+		<-waited
+		_, _ = f.conn.Write(b[5:])
+		for f.request() != 0 {
+		}
+	})
+	r.rules.set(func(c flow.Context) (flow.Decision, error) { return endpoint(c.Path[1:]), nil })
+	f := r.framer(xhttp2.Setting{ID: xhttp2.SettingInitialWindowSize, Val: 1 << 30})
+	must(t, f.WriteWindowUpdate(0, 1<<30))
+	f.open(1, true, f.get("/slow"))
+	<-begun
+	f.open(3, true, f.get("/flood"))
+	eventually(t, func() error {
+		if n := r.held.Load(); n <= highWater {
+			return fmt.Errorf("%d bytes wait for the client", n)
+		}
+		return nil
+	})
+	close(stuck)
+	<-time.After(head + head/4)
+	close(waited)
+	f.answer(1, "200")
 }
