@@ -13,6 +13,8 @@ import (
 	"slices"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"forefend.dev/forefend/netns/enter"
 	"forefend.dev/forefend/netns/link"
 	"forefend.dev/forefend/netns/marks"
@@ -177,7 +179,8 @@ func (s *Space) attachLocked(n, index int, p link.Plan) (*Way, error) {
 	return w, nil
 }
 
-// Detach takes a way away: first what leads there, then the device. What still has its mark goes nowhere.
+// Detach takes a way away: first the connections by it, both ends of which learn that, then what leads there, then the device. What still
+// has its mark goes nowhere.
 func (s *Space) Detach(w *Way) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -189,9 +192,15 @@ func (s *Space) Detach(w *Way) error {
 
 func (s *Space) detachLocked(w *Way) error {
 	n, _ := marks.Index(w.Mark) // it is one
-	err := s.ns.Do(func() error {
+	var err error
+	if w.Index != 0 {
+		if _, err = owner.CutBound(s.ns, w.Index); errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) {
+			err = nil // of a kernel that cannot, connections end by themselves
+		}
+	}
+	err = errors.Join(err, s.ns.Do(func() error {
 		return errors.Join(route.Detach(n), nft.Detach(nft.Tunnel{Mark: w.Mark, Device: w.Device}))
-	})
+	}))
 	if w.wire != nil {
 		err = errors.Join(err, w.wire.Close())
 	}

@@ -2,6 +2,7 @@ package owner
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"syscall"
@@ -108,12 +109,32 @@ func TestRootBound(t *testing.T) {
 			t.Errorf("quiet for %s, where it is %s to %s", got.Quiet, least, most)
 		}
 	}
+
+	// Both ends of each learn that it has ended, and nobody else.
+	other := dial(t, ns, "", "127.0.0.1:7777")
+	if n, err := CutBound(ns, loopback+1); n != 0 || err != nil {
+		t.Errorf("by another device %d ended, %v", n, err)
+	}
+	if n, err := CutBound(ns, loopback); n != many || err != nil {
+		t.Errorf("%d of %d ended, %v", n, many, err)
+	}
 	for _, c := range all {
-		_ = c.Close()
+		if n, err := c.Read(b); err == nil || errors.Is(err, io.EOF) {
+			t.Errorf("%d bytes of a connection that was ended, %v", n, err)
+		}
+	}
+	if _, err := other.Write(b); err != nil {
+		t.Error(err)
+	}
+	if _, err := io.ReadFull(other, b); err != nil {
+		t.Errorf("another connection: %v", err)
+	}
+	if n, err := CutBound(ns, loopback); n != 0 || err != nil {
+		t.Errorf("once more %d ended, %v", n, err)
 	}
 	for end := time.Now().Add(time.Minute); look().Connections > 0; time.Sleep(tick) {
 		if time.Now().After(end) {
-			t.Fatalf("%+v are left, and all were closed", look())
+			t.Fatalf("%+v are left, and all were ended", look())
 		}
 	}
 }

@@ -47,3 +47,53 @@ func verdict(b []byte) error {
 
 // Gone tells that an error of Cut says that there is no such connection.
 func Gone(err error) bool { return errors.Is(err, unix.ENOENT) }
+
+// CutBound ends the TCP connections of a network namespace that are bound to a device, by its index, as Cut does, and says how many.
+func CutBound(ns *enter.Namespace, device int) (ended int, err error) {
+	err = ns.Do(func() error {
+		var all [][]byte
+		for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+			err := each(census(family, device), func(body []byte) error {
+				if len(body) < sizeMessage {
+					return errStrange
+				}
+				all = append(all, sentenceOf(body))
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+		for _, one := range all {
+			b, err := ask(one)
+			if err == nil {
+				err = verdict(b)
+			}
+			switch {
+			case err == nil:
+				ended++
+			case !Gone(err): // it ended by itself
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return ended, fmt.Errorf("end connections by device %d: %w", device, err)
+	}
+	return ended, nil
+}
+
+// sentenceOf asks for the end of a connection that the kernel told of.
+func sentenceOf(body []byte) []byte {
+	order := binary.NativeEndian
+	b := make([]byte, unix.SizeofNlMsghdr+sizeRequest)
+	order.PutUint32(b, uint32(len(b)))
+	order.PutUint16(b[4:], destroy)
+	order.PutUint16(b[6:], unix.NLM_F_REQUEST|unix.NLM_F_ACK)
+	r := b[unix.SizeofNlMsghdr:]
+	r[0], r[1] = body[0], unix.IPPROTO_TCP
+	order.PutUint32(r[4:], ^uint32(0)) // all states
+	copy(r[8:], body[4:52])            // its identity
+	return b
+}

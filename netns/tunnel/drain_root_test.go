@@ -79,14 +79,13 @@ func (r *drainRig) has(want int, after time.Duration) {
 }
 
 // opening is a connection by a way that waits for its first answer.
-func (r *drainRig) opening(way api.Attached) (end func()) {
+func (r *drainRig) opening(way api.Attached) (fd int) {
 	r.t.Helper()
 	ns, err := enter.Process(r.c.pid)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	defer ns.Close()
-	fd := -1
 	if err := ns.Do(func() (err error) {
 		if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0); err != nil {
 			return err
@@ -99,7 +98,7 @@ func (r *drainRig) opening(way api.Attached) (end func()) {
 	}); !errors.Is(err, unix.EINPROGRESS) {
 		r.t.Fatal(err)
 	}
-	return func() { _ = unix.Close(fd) }
+	return fd
 }
 
 // TestRootDrain: who holds a tunnel that is drained is led to another one; the device of the drained one goes with the last connection by it.
@@ -109,10 +108,12 @@ func TestRootDrain(t *testing.T) {
 	r.drain("a", true)
 	r.leads("b")
 	r.has(2, 0) // by what was answered before, there are still new connections
-	end := r.opening(old)
+	fd := r.opening(old)
 	r.has(2, unaskedDrained+time.Second)
 	r.has(2, time.Minute)
-	end()
+	if err := unix.Close(fd); err != nil {
+		t.Error(err)
+	}
 	r.has(1, lookEveryDrained)
 	if all := r.pool.List(); !all[0].Draining || len(all[0].Leases) != 0 || len(all[1].Leases) != 1 {
 		t.Errorf("%+v", all)
@@ -130,6 +131,23 @@ func TestRootDrain(t *testing.T) {
 
 	// Nobody asks for either any more.
 	r.has(0, unasked)
+}
+
+// TestRootRestIsCut: a connection that holds its device no more learns that it has ended, where it would wait for an answer in vain.
+func TestRootRestIsCut(t *testing.T) {
+	r := newDrainRig(t)
+	r.load = func(*space, *use) (owner.Load, error) { return owner.Load{Connections: 1, Quiet: restDrained}, nil }
+	fd := r.opening(r.leads("a"))
+	defer func() { _ = unix.Close(fd) }()
+	r.drain("a", true)
+	r.has(1, 0)
+	if err, failed := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); err != 0 || failed != nil {
+		t.Errorf("under its device a connection has %v, %v", unix.Errno(err), failed)
+	}
+	r.has(0, unaskedDrained)
+	if err, failed := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); unix.Errno(err) != unix.ECONNABORTED || failed != nil {
+		t.Errorf("without its device a connection has %v, %v", unix.Errno(err), failed)
+	}
 }
 
 // TestRootBusy: a tunnel that nobody asks for stays as long as a connection goes by it, up to a bound where nothing passes.
