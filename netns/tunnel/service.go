@@ -101,6 +101,7 @@ type use struct {
 	ahead     bool      // it was attached before it was asked for
 	asks      uint64    // how often it was asked for
 	silent    time.Time // since when what was sent has had no answer; zero: it had
+	mute      uint64    // bytes that had been sent by then
 	moving    bool      // its next endpoint is looked for
 }
 

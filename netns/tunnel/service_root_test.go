@@ -413,6 +413,34 @@ func TestRootEndpointByName(t *testing.T) {
 	})
 }
 
+// TestRootKeepalive: a tunnel that only keeps itself alive is not down: nobody answers that. It begins anew now and then, and has an answer.
+func TestRootKeepalive(t *testing.T) {
+	root.Test(t)
+	ctx := t.Context()
+	s, _ := serve(t, t.TempDir(), newGateway(t).tunnel(t, "one", 1))
+	guarded, err := s.Guard(ctx, newContainer(t).guard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Attach(ctx, api.AttachRequest{Namespace: guarded.Namespace, Profile: flow.Profile{Encryption: flow.Standard}}); err != nil {
+		t.Fatal(err)
+	}
+	shaken := make(map[time.Time]bool)
+	eventually(t, "four handshakes", func() bool {
+		list, err := s.Tunnels(ctx)
+		if err != nil || len(list.Tunnels[0].Uses) != 1 {
+			t.Fatalf("%+v, %v", list, err)
+		}
+		if list.Tunnels[0].Health == string(Down) {
+			t.Fatalf("after %d handshakes it is down: %s", len(shaken), list.Tunnels[0].Reason)
+		}
+		if at := list.Tunnels[0].Uses[0].Handshake; !at.IsZero() {
+			shaken[at] = true
+		}
+		return len(shaken) == 4
+	})
+}
+
 // TestRootRecovery: a gateway that has nothing to say but the answer to a handshake, as long as the last one's, is not down for that.
 func TestRootRecovery(t *testing.T) {
 	root.Test(t)

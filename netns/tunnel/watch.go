@@ -89,7 +89,11 @@ func (s *Service) check(ctx context.Context, sp *space, u *use) error {
 		return errors.Join(errors.New(stats.Fault), s.drop(sp, u))
 	}
 	// One that begins anew counts from nothing, and its gateway may say no more than it did the last time: the answer to a handshake.
-	sends, hears := stats.Sent > u.sent, stats.Received > u.got || stats.Handshake.After(u.shaken)
+	before, sends := u.sent, stats.Sent > u.sent
+	if stats.Sent < u.sent {
+		before, sends = 0, stats.Sent > 0
+	}
+	hears := stats.Received > u.got || stats.Handshake.After(u.shaken)
 	u.sent, u.got = stats.Sent, stats.Received
 	if stats.Handshake.After(u.shaken) {
 		u.shaken = stats.Handshake
@@ -106,11 +110,23 @@ func (s *Service) check(ctx context.Context, sp *space, u *use) error {
 		u.silent, u.tried = time.Time{}, 0
 		s.found(u.lease.Tunnel, Up, "")
 	case sends && u.silent.IsZero():
-		u.silent = s.now()
+		u.silent, u.mute = s.now(), before
+	case sends && s.now().Sub(u.silent) > u.tunnel.DeadAfter && u.keepsAlive(s.now()):
+		u.silent = time.Time{}
+		s.begin(ctx, sp, u) // with a handshake, which has an answer
 	case sends && s.now().Sub(u.silent) > u.tunnel.DeadAfter:
 		return s.unanswered(ctx, sp, u)
 	}
 	return s.settle(sp, u)
+}
+
+// keepalive is what WireGuard sends where there is nothing to send, in bytes. There is no answer to it.
+const keepalive = 32
+
+// keepsAlive tells whether nothing else was sent since the gateway was heard the last time.
+func (u *use) keepsAlive(now time.Time) bool {
+	every := u.tunnel.Keepalive
+	return u.tunnel.Kind == WireGuard && every > 0 && u.sent-u.mute <= keepalive*uint64((now.Sub(u.silent)+tick)/every+1)
 }
 
 // settle takes a tunnel away that nobody asks for and no connection goes by. sp.mu is held.
@@ -156,9 +172,7 @@ func (s *Service) unanswered(ctx context.Context, sp *space, u *use) error {
 	u.silent = time.Time{}
 	if (u.tunnel.Kind == WireGuard || len(u.tunnel.Endpoints) > 1) && !u.moving {
 		u.endpoint = (u.endpoint + 1) % len(u.tunnel.Endpoints)
-		u.moving = true
-		endpoint := u.tunnel.Endpoints[u.endpoint]
-		s.moving.Go(func() { s.move(ctx, sp, u, endpoint) })
+		s.begin(ctx, sp, u)
 	}
 	if u.tried++; u.tried < len(u.tunnel.Endpoints) {
 		return nil
@@ -166,6 +180,16 @@ func (s *Service) unanswered(ctx context.Context, sp *space, u *use) error {
 	u.tried = 0
 	s.found(u.lease.Tunnel, Down, fmt.Sprintf("nothing has come back for %s", u.tunnel.DeadAfter))
 	return fmt.Errorf("its gateway does not answer: %w", errdefs.ErrUnavailable)
+}
+
+// begin has a tunnel begin anew with its endpoint. sp.mu is held.
+func (s *Service) begin(ctx context.Context, sp *space, u *use) {
+	if u.moving {
+		return
+	}
+	u.moving = true
+	endpoint := u.tunnel.Endpoints[u.endpoint]
+	s.moving.Go(func() { s.move(ctx, sp, u, endpoint) })
 }
 
 // moveDeadline bounds how long an endpoint's name is looked up beside everything else.
