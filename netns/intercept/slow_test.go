@@ -119,13 +119,17 @@ func TestSlowClientIsNoSlowServer(t *testing.T) {
 	const head = 5 * time.Second // in which a busy machine has filled the way to a client
 	begun, stuck, waited := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	r := newRig(t, "192.0.2.1:80", Limits{Head: head})
-	r.dialer.to["flood"] = h2cServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	flood := h2cServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		for b := make([]byte, 64<<10); ; {
 			if _, err := w.Write(b); err != nil {
 				return
 			}
 		}
 	}))
+	floods := []string{"one", "two", "three"} // each fills the window of a connection, which together are more than is kept for a client
+	for _, name := range floods {
+		r.dialer.to[name] = flood
+	}
 	r.dialer.to["slow"] = h2Server(t, func(f *framer) {
 		id := f.request()
 		b := http2.AppendBlock(nil, id, nil, f.block(":status", "200"), true)
@@ -153,10 +157,18 @@ func TestSlowClientIsNoSlowServer(t *testing.T) {
 	must(t, f.WriteWindowUpdate(0, 1<<30))
 	f.open(1, true, f.get("/slow"))
 	<-begun
-	f.open(3, true, f.get("/flood"))
-	eventually(t, func() error {
-		if n := r.held.Load(); n <= highWater {
-			return fmt.Errorf("%d bytes wait for the client", n)
+	for i, name := range floods {
+		f.open(uint32(3+2*i), true, f.get("/"+name))
+	}
+	m, full := r.flows.all()[0].carries(), 0
+	eventually(t, func() error { // and stays so
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if full++; len(m.client.out) <= highWater {
+			full = 0
+		}
+		if full < 20 {
+			return fmt.Errorf("%d bytes wait for the client", len(m.client.out))
 		}
 		return nil
 	})
