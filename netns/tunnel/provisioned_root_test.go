@@ -82,6 +82,8 @@ func benchTime() string {
 const (
 	nodeAt, gatewayAt = "203.0.113.2", "203.0.113.1"
 	uplinkAt, worldAt = "198.51.100.2", "198.51.100.1"
+	uplink6At         = "2001:db8:64::2"
+	world6At          = "2001:db8:64::1"
 	serverAt          = worldAt + ":7777"
 )
 
@@ -104,13 +106,14 @@ func newDistance(t testing.TB, change func(*away.Config)) *distance {
 	defer node.Close()
 	err = errors.Join(
 		network.Join(network.End{In: node, Name: "node0", Addresses: []string{nodeAt + "/24"}}, network.End{In: d.at, Name: "down0", Addresses: []string{gatewayAt + "/24"}}),
-		network.Join(network.End{In: d.at, Name: "up0", Addresses: []string{uplinkAt + "/24"}}, network.End{In: d.behind, Name: "world0", Addresses: []string{worldAt + "/24"}}))
+		network.Join(network.End{In: d.at, Name: "up0", Addresses: []string{uplinkAt + "/24", uplink6At + "/64"}},
+			network.End{In: d.behind, Name: "world0", Addresses: []string{worldAt + "/24", world6At + "/64"}}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	d.config = away.Config{
 		Private: newPrivate(), Port: 51820, Endpoints: []string{gatewayAt + ":51820"}, Pool4: netip.MustParsePrefix("10.8.0.0/20"),
-		Uplink: "up0", MTU: 1420, Term: time.Minute, Leases: 4000, State: t.TempDir(), Clients: []away.Client{{Name: "node-1", Leases: 4000}},
+		Pool6: netip.MustParsePrefix("fd08::/64"), Uplink: "up0", MTU: 1420, Term: time.Minute, Leases: 4000, State: t.TempDir(), Clients: []away.Client{{Name: "node-1", Leases: 4000}},
 	}
 	if change != nil {
 		change(&d.config)
@@ -222,11 +225,17 @@ func (c guarded) ask() api.AttachRequest {
 // dial connects to the server by a tunnel, as an interceptor does, and reads as whom.
 func (c guarded) dial(t testing.TB, by intercept.Way) (conn net.Conn, r *bufio.Reader, as string, err error) {
 	t.Helper()
+	return c.dialTo(t, by, serverAt)
+}
+
+// dialTo connects to a server of any family, as dial does.
+func (c guarded) dialTo(t testing.TB, by intercept.Way, server string) (conn net.Conn, r *bufio.Reader, as string, err error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var up intercept.Upstream
 	err = c.ns.Do(func() (err error) {
-		up, err = intercept.Marked{Ways: only(by)}.Dial(ctx, flow.Context{Destination: netip.MustParseAddrPort(serverAt)}, flow.Decision{})
+		up, err = intercept.Marked{Ways: only(by)}.Dial(ctx, flow.Context{Destination: netip.MustParseAddrPort(server)}, flow.Decision{})
 		return err
 	})
 	if err != nil {

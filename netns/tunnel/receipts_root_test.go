@@ -28,10 +28,18 @@ import (
 	"forefend.dev/forefend/test/liar"
 )
 
+// families are those of connections inside of a tunnel: where the world is, on which loopback an application's connection is taken, and a server
+// that is elsewhere.
+var families = []struct{ name, world, loopback, other string }{
+	{"IPv4", worldAt, "127.0.0.1", "192.0.2.7:443"},
+	{"IPv6", world6At, "::1", "[2001:db8:7::7]:443"},
+}
+
 // audited is a guarded container with a real interceptor in this process, whose only way is a gateway's tunnel.
 type audited struct {
 	guarded
 	s      *Service
+	world  string // the address of the server that connect connects to
 	way    intercept.Way
 	engine *intercept.Engine
 	began  time.Time
@@ -39,9 +47,9 @@ type audited struct {
 	astray atomic.Bool // connections go by another way than they say
 }
 
-func newAudited(t testing.TB, s *Service) *audited {
+func newAudited(t testing.TB, s *Service, world string) *audited {
 	t.Helper()
-	a := &audited{guarded: newGuarded(t, s), s: s, began: time.Now()}
+	a := &audited{guarded: newGuarded(t, s), s: s, world: world, began: time.Now()}
 	got, err := s.Attach(t.Context(), a.ask())
 	if err != nil || !got.Receipts {
 		t.Fatalf("%+v, %v", got, err)
@@ -169,7 +177,7 @@ func (d *distance) pages(t testing.TB) {
 	t.Helper()
 	var l net.Listener
 	err := d.behind.Do(func() (err error) {
-		l, err = net.Listen("tcp", worldAt+":80")
+		l, err = net.Listen("tcp", ":80")
 		return err
 	})
 	if err != nil {
@@ -187,7 +195,7 @@ func (d *distance) pages(t testing.TB) {
 
 // get asks for so many bytes on a connection, and sends as many.
 func get(conn net.Conn, r *bufio.Reader, n int64) error {
-	q, err := http.NewRequest(http.MethodPost, fmt.Sprintf("http://%s/%d", worldAt, n), io.LimitReader(zeroes{}, n))
+	q, err := http.NewRequest(http.MethodPost, fmt.Sprintf("http://world.example/%d", n), io.LimitReader(zeroes{}, n))
 	if err != nil {
 		return err
 	}
@@ -213,7 +221,7 @@ func (d *distance) lossy(t testing.TB, one uint32) (heal func()) {
 		if err != nil {
 			return err
 		}
-		table := c.AddTable(&nftables.Table{Name: "lossy", Family: nftables.TableFamilyIPv4})
+		table := c.AddTable(&nftables.Table{Name: "lossy", Family: nftables.TableFamilyINet})
 		for name, at := range map[string]*nftables.ChainPriority{"before": nftables.ChainPriorityRaw, "after": nftables.ChainPriorityMangle} {
 			chain := c.AddChain(&nftables.Chain{Name: name, Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: at})
 			for _, device := range []string{"up0", "ffgw"} {
@@ -237,7 +245,7 @@ func (d *distance) lossy(t testing.TB, one uint32) (heal func()) {
 			if err != nil {
 				return err
 			}
-			c.DelTable(&nftables.Table{Name: "lossy", Family: nftables.TableFamilyIPv4})
+			c.DelTable(&nftables.Table{Name: "lossy", Family: nftables.TableFamilyINet})
 			return c.Flush()
 		}); err != nil {
 			t.Fatal(err)
@@ -245,7 +253,7 @@ func (d *distance) lossy(t testing.TB, one uint32) (heal func()) {
 	}
 }
 
-// TestRootReceipts has all kinds of honest connections agree with the gateway: also while they go on, over a path that loses packets, and
+// TestRootReceipts has all kinds of honest connections, of either family, agree with the gateway: also while they go on, over a path that loses packets, and
 // when either side is started anew.
 func TestRootReceipts(t *testing.T) {
 	if !onNode(t) {
@@ -253,10 +261,16 @@ func TestRootReceipts(t *testing.T) {
 	}
 	d := newDistance(t, nil)
 	d.pages(t)
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) { honest(t, d, f.world) })
+	}
+}
+
+func honest(t *testing.T, d *distance, world string) {
 	dir, one := t.TempDir(), d.tunnel(t, "far")
 	s, stop := serve(t, dir, one)
 	defer func() { stop() }()
-	a := newAudited(t, s)
+	a := newAudited(t, s, world)
 	many(t, a, 40)
 	a.agrees(t, 41)
 	transfer(t, a, 16<<20)
@@ -267,7 +281,7 @@ func TestRootReceipts(t *testing.T) {
 	a.agrees(t, 48)
 	heal()
 
-	open := a.connect(t, worldAt+":80")
+	open := a.connect(t, net.JoinHostPort(a.world, "80"))
 	r := bufio.NewReader(open)
 	if err := get(open, r, 1000); err != nil {
 		t.Fatal(err)
@@ -296,10 +310,10 @@ func TestRootReceipts(t *testing.T) {
 // many makes a connection with many requests, and as many short ones.
 func many(t testing.TB, a *audited, n int) {
 	t.Helper()
-	kept := a.connect(t, worldAt+":80")
+	kept := a.connect(t, net.JoinHostPort(a.world, "80"))
 	in := bufio.NewReader(kept)
 	for i := range n {
-		short := a.connect(t, worldAt+":80")
+		short := a.connect(t, net.JoinHostPort(a.world, "80"))
 		if err := errors.Join(get(kept, in, int64(i*100)), get(short, bufio.NewReader(short), int64(i*1000))); err != nil {
 			t.Fatal(err)
 		}
@@ -311,7 +325,7 @@ func many(t testing.TB, a *audited, n int) {
 // transfer sends bytes there and back, with rounds all the while.
 func transfer(t testing.TB, a *audited, n int64) {
 	t.Helper()
-	conn := a.connect(t, worldAt+":80")
+	conn := a.connect(t, net.JoinHostPort(a.world, "80"))
 	done := make(chan error, 1)
 	go func() { done <- get(conn, bufio.NewReader(conn), n) }()
 	for rounds := 0; ; rounds++ {
@@ -350,6 +364,13 @@ func TestRootReceiptsLie(t *testing.T) {
 	}
 	d := newDistance(t, nil)
 	d.pages(t)
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) { lies(t, d, f.world, f.other) })
+	}
+}
+
+// lies has each lie told of connections to the world; other is a server that they do not go to.
+func lies(t *testing.T, d *distance, world, other string) {
 	falsified := func(change func(*receipt.Receipt)) func(*receipt.Signed) {
 		return liar.Falsified(t, d.config.State, change)
 	}
@@ -362,7 +383,7 @@ func TestRootReceiptsLie(t *testing.T) {
 		"less was sent":     {falsified(func(r *receipt.Receipt) { r.Up.Bytes /= 2 }), flow.Differs},
 		"less came back":    {falsified(func(r *receipt.Receipt) { r.Down.Bytes /= 2 }), flow.Differs},
 		"more came back":    {falsified(func(r *receipt.Receipt) { r.Down.Bytes += 1 << 20 }), flow.Differs},
-		"another server":    {falsified(func(r *receipt.Receipt) { r.Server = netip.MustParseAddrPort("192.0.2.7:443") }), flow.Astray},
+		"another server":    {falsified(func(r *receipt.Receipt) { r.Server = netip.MustParseAddrPort(other) }), flow.Astray},
 		"without signature": {func(g *receipt.Signed) { g.Signature[3]++ }, flow.Forged},
 		"changed": {func(g *receipt.Signed) {
 			g.Sheet = bytes.Clone(g.Sheet)
@@ -387,8 +408,8 @@ func TestRootReceiptsLie(t *testing.T) {
 			door, one.Gateway.Address = d.lying(t)
 			s, stop := serve(t, t.TempDir(), one)
 			defer stop()
-			a := newAudited(t, s)
-			conn := a.connect(t, worldAt+":80")
+			a := newAudited(t, s, world)
+			conn := a.connect(t, net.JoinHostPort(a.world, "80"))
 			r := bufio.NewReader(conn)
 			if err := get(conn, r, 50_000); err != nil {
 				t.Fatal(err)
@@ -419,11 +440,17 @@ func TestRootReceiptsAstray(t *testing.T) {
 	}
 	d := newDistance(t, nil)
 	d.pages(t)
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) { strays(t, d, f.world, f.loopback) })
+	}
+}
+
+func strays(t *testing.T, d *distance, world, loopback string) {
 	s, stop := serve(t, t.TempDir(), d.tunnel(t, "far"))
 	defer stop()
-	a := newAudited(t, s)
+	a := newAudited(t, s, world)
 	time.Sleep(3500 * time.Millisecond) // what began with the node's records is excused
-	elsewhere, err := net.Listen("tcp", "127.0.0.1:0")
+	elsewhere, err := net.Listen("tcp", net.JoinHostPort(loopback, "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -446,13 +473,14 @@ func TestRootReceiptsAstray(t *testing.T) {
 	if v := a.wrong(t, flow.Astray); v.Remote.String() != elsewhere.Addr().String() || v.Receipt != nil {
 		t.Errorf("told as %s", inWords([]flow.Verdict{v}))
 	}
-	conn, r, _, err := a.dial(t, a.way)
+	server := net.JoinHostPort(world, "7777")
+	conn, r, _, err := a.dialTo(t, a.way, server)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
 	echoes(t, conn, r, 5000)
-	if v := a.wrong(t, flow.Unclaimed); v.Remote.String() != serverAt || !v.Cut || v.Receipt == nil {
+	if v := a.wrong(t, flow.Unclaimed); v.Remote.String() != server || !v.Cut || v.Receipt == nil {
 		t.Errorf("told as %s", inWords([]flow.Verdict{v}))
 	}
 	if _, err := io.CopyN(conn, zeroes{}, 1); err == nil {
