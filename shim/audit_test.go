@@ -111,6 +111,10 @@ func TestAccuse(t *testing.T) {
 			t.Errorf("%q lacks %q", text, part)
 		}
 	}
+	six := flow.Verdict{Local: netip.MustParseAddrPort("[fd08::2]:4000"), Remote: netip.MustParseAddrPort("[2001:db8::1]:443"), Tunnel: "far", Standing: flow.Differs}
+	if got := accusation(&six); !strings.Contains(got, "[fd08::2]:4000 to [2001:db8::1]:443") || evidenceOf(&six)["remote"] != "[2001:db8::1]:443" {
+		t.Errorf("over IPv6: %q, %v", got, evidenceOf(&six))
+	}
 	forged := flow.Verdict{Tunnel: "far", Standing: flow.Forged, Why: "tunnel far: forged"}
 	if got := accusation(&forged); got != forged.Why {
 		t.Errorf("told as %q", got)

@@ -28,8 +28,7 @@ import (
 	"forefend.dev/forefend/test/liar"
 )
 
-// families are those of connections inside of a tunnel: where the world is, on which loopback an application's connection is taken, and a server
-// that is elsewhere.
+// families are those of connections inside of a tunnel: the world's address, that of loopback, and a server that is neither.
 var families = []struct{ name, world, loopback, other string }{
 	{"IPv4", worldAt, "127.0.0.1", "192.0.2.7:443"},
 	{"IPv6", world6At, "::1", "[2001:db8:7::7]:443"},
@@ -253,8 +252,8 @@ func (d *distance) lossy(t testing.TB, one uint32) (heal func()) {
 	}
 }
 
-// TestRootReceipts has all kinds of honest connections, of either family, agree with the gateway: also while they go on, over a path that loses packets, and
-// when either side is started anew.
+// TestRootReceipts has all kinds of honest connections, of either family, agree with the gateway: also while they go on, over a path that
+// loses packets, and when either side is started anew.
 func TestRootReceipts(t *testing.T) {
 	if !onNode(t) {
 		return
