@@ -192,12 +192,7 @@ func (s *Space) Detach(w *Way) error {
 
 func (s *Space) detachLocked(w *Way) error {
 	n, _ := marks.Index(w.Mark) // it is one
-	var err error
-	if w.Index != 0 {
-		if _, err = owner.CutBound(s.ns, w.Index); errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) {
-			err = nil // of a kernel that cannot, connections end by themselves
-		}
-	}
+	err := s.Strand(w.Index)
 	err = errors.Join(err, s.ns.Do(func() error {
 		return errors.Join(route.Detach(n), nft.Detach(nft.Tunnel{Mark: w.Mark, Device: w.Device}))
 	}))
@@ -209,6 +204,22 @@ func (s *Space) detachLocked(w *Way) error {
 		return fmt.Errorf("detach a tunnel: %w", err)
 	}
 	return nil
+}
+
+// Strand ends the TCP connections that are bound to a device by its index, of an earlier process too, but for those from an address that the
+// device has again. Index 0 is one that none is bound to.
+func (s *Space) Strand(index int, again ...netip.Prefix) error {
+	if index == 0 {
+		return nil
+	}
+	var kept []netip.Addr
+	for _, a := range again {
+		kept = append(kept, a.Addr())
+	}
+	if _, err := owner.CutBound(s.ns, index, kept...); err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	return nil // of a kernel that cannot, connections end by themselves
 }
 
 // Cut ends the TCP connection with these ends that goes by a way. Whether there was one is told.

@@ -19,7 +19,7 @@ func connectVPN(t testing.TB, name string, n int) (*far.Server, []*openvpn.Proce
 	behind := network.Of(t)
 	a := far.NewAuthority(t, "authority")
 	id := a.Issue(t, "gateway", true)
-	s := far.Serve(t, behind, a, id, nil, []string{server4})
+	s := far.Serve(t, behind, a, id, nil, []string{server4}, "duplicate-cn")
 	serve(t, behind, name)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()

@@ -45,7 +45,7 @@ func newSite(t testing.TB) *site {
 	root.Test(t)
 	s := &site{authority: far.NewAuthority(t, "authority"), crypt: far.StaticKey(), behind: network.Of(t)}
 	s.gateway = s.authority.Issue(t, "gateway", true)
-	s.server = far.Serve(t, s.behind, s.authority, s.gateway, s.crypt, nil)
+	s.server = far.Serve(t, s.behind, s.authority, s.gateway, s.crypt, nil, "duplicate-cn")
 	return s
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"syscall"
 	"testing"
 	"time"
@@ -115,8 +116,14 @@ func TestRootBound(t *testing.T) {
 	if n, err := CutBound(ns, loopback+1); n != 0 || err != nil {
 		t.Errorf("by another device %d ended, %v", n, err)
 	}
-	if n, err := CutBound(ns, loopback); n != many || err != nil {
-		t.Errorf("%d of %d ended, %v", n, many, err)
+	if n, err := CutBound(ns, loopback, netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()); n != 0 || err != nil {
+		t.Errorf("%d from addresses that are kept ended, %v", n, err)
+	}
+	if n, err := CutBound(ns, loopback, netip.IPv6Loopback()); n != many/2 || err != nil {
+		t.Errorf("%d of %d over IPv4 ended, %v", n, many/2, err)
+	}
+	if n, err := CutBound(ns, loopback); n != many/2 || err != nil {
+		t.Errorf("%d of the other %d ended, %v", n, many/2, err)
 	}
 	for _, c := range all {
 		if n, err := c.Read(b); err == nil || errors.Is(err, io.EOF) {

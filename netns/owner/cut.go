@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -48,8 +50,9 @@ func verdict(b []byte) error {
 // Gone tells that an error of Cut says that there is no such connection.
 func Gone(err error) bool { return errors.Is(err, unix.ENOENT) }
 
-// CutBound ends the TCP connections of a network namespace that are bound to a device, by its index, as Cut does, and says how many.
-func CutBound(ns *enter.Namespace, device int) (ended int, err error) {
+// CutBound ends the TCP connections of a network namespace that are bound to a device, by its index, as Cut does, and says how many. Those
+// from an address that is kept go on.
+func CutBound(ns *enter.Namespace, device int, kept ...netip.Addr) (ended int, err error) {
 	err = ns.Do(func() error {
 		var all [][]byte
 		for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
@@ -57,7 +60,9 @@ func CutBound(ns *enter.Namespace, device int) (ended int, err error) {
 				if len(body) < sizeMessage {
 					return errStrange
 				}
-				all = append(all, sentenceOf(body))
+				if !slices.Contains(kept, localOf(body)) {
+					all = append(all, sentenceOf(body))
+				}
 				return nil
 			})
 			if err != nil {
@@ -82,6 +87,14 @@ func CutBound(ns *enter.Namespace, device int) (ended int, err error) {
 		return ended, fmt.Errorf("end connections by device %d: %w", device, err)
 	}
 	return ended, nil
+}
+
+// localOf is the local address of a connection that the kernel told of.
+func localOf(body []byte) netip.Addr {
+	if body[0] == unix.AF_INET {
+		return netip.AddrFrom4([4]byte(body[8:]))
+	}
+	return netip.AddrFrom16([16]byte(body[8:])).Unmap()
 }
 
 // sentenceOf asks for the end of a connection that the kernel told of.

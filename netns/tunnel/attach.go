@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 
 	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/netns/link"
@@ -145,9 +146,11 @@ func (s *Service) connect(ctx context.Context, sp *space, u *use) error {
 	switch {
 	case u.tunnel.Kind == Direct:
 	case again:
-		if old.Made != u.made {
-			old.Index = 0 // nothing that was decided for another configuration may go on
+		if old.Made != u.made { // nothing that was decided for another configuration may go on
+			sp.strand(ctx, old.Index)
+			old.Index = 0
 		}
+		sp.strand(ctx, old.Index, p.Addresses...)
 		u.asks = 1 // the earlier process has counted it
 		u.way, err = sp.AttachAs(old.Mark, old.Index, p)
 	default:
@@ -159,6 +162,14 @@ func (s *Service) connect(ctx context.Context, sp *space, u *use) error {
 	delete(sp.before, u.lease)
 	sp.uses = append(sp.uses, u)
 	return s.save(sp)
+}
+
+// strand ends connections of an earlier process by a device that cannot go on: from an address that this one's has not, they would hang
+// for as long as TCP sends again.
+func (sp *space) strand(ctx context.Context, index int, again ...netip.Prefix) {
+	if err := sp.Strand(index, again...); err != nil {
+		log.G(ctx).WithError(err).WithField("container", sp.saved.Container).Warn("forefend tunneld: connections of before that cannot go on are not ended")
+	}
 }
 
 // keptLocked are the marks of devices that are about to be where they were before. mu is held.

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"forefend.dev/forefend/netns/enter"
 	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/netns/openvpn"
 	"forefend.dev/forefend/runtime/orchestrator/api"
@@ -19,19 +20,21 @@ import (
 	"forefend.dev/forefend/test/root"
 )
 
-// vpn is an OpenVPN gateway with nothing behind it.
+// vpn is an OpenVPN gateway. Behind it is nothing but what a test puts there.
 type vpn struct {
+	behind    *enter.Namespace
 	authority *far.Authority
 	identity  far.Identity
 	server    *far.Server
 }
 
-func newVPN(t testing.TB) *vpn {
+// newVPN makes one, with further lines of its configuration.
+func newVPN(t testing.TB, more ...string) *vpn {
 	t.Helper()
 	root.Test(t)
-	v := &vpn{authority: far.NewAuthority(t, "authority")}
+	v := &vpn{authority: far.NewAuthority(t, "authority"), behind: network.Of(t)}
 	v.identity = v.authority.Issue(t, "gateway", true)
-	v.server = far.Serve(t, network.Of(t), v.authority, v.identity, nil, nil)
+	v.server = far.Serve(t, v.behind, v.authority, v.identity, nil, nil, more...)
 	return v
 }
 
@@ -60,7 +63,13 @@ func (v *vpn) tunnel(t testing.TB, name string, slots, ready int) Tunnel {
 }
 
 // processes are the openvpns that are this process's, but for servers.
-func processes(t testing.TB) (pids []int) {
+func processes(t testing.TB) []int {
+	t.Helper()
+	return processesOf(t, os.Getpid())
+}
+
+// processesOf are a tunneld's openvpns.
+func processesOf(t testing.TB, tunneld int) (pids []int) {
 	t.Helper()
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -76,7 +85,7 @@ func processes(t testing.TB) (pids []int) {
 		if _, rest, ok := strings.Cut(string(status), "\nPPid:"); ok {
 			_, _ = fmt.Sscan(rest, &parent)
 		}
-		if strings.TrimSpace(string(name)) == openvpn.Binary && parent == os.Getpid() && strings.Contains(string(status), "NoNewPrivs:\t1") {
+		if strings.TrimSpace(string(name)) == openvpn.Binary && parent == tunneld && strings.Contains(string(status), "NoNewPrivs:\t1") {
 			pids = append(pids, pid)
 		}
 	}

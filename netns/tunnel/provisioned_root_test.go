@@ -201,17 +201,26 @@ type guarded struct {
 
 func newGuarded(t testing.TB, s *Service) guarded {
 	t.Helper()
-	c := guarded{container: newContainer(t)}
-	r := c.guard()
-	if _, err := fmt.Sscan(os.Getenv(nodeMode), &r.Cgroup); err != nil {
-		t.Fatal(err)
-	}
+	of := newContainer(t)
+	r := of.guard()
+	c := intercepted(t, of, &r)
 	answer, err := s.Guard(t.Context(), r)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.namespace = answer.Namespace
-	if c.ns, err = enter.Process(c.pid); err != nil {
+	return c
+}
+
+// intercepted is a container that is to be guarded as r says: the interceptor is whoever is in this process's cgroup.
+func intercepted(t testing.TB, of container, r *api.GuardRequest) guarded {
+	t.Helper()
+	_, err := fmt.Sscan(os.Getenv(nodeMode), &r.Cgroup)
+	c := guarded{container: of}
+	if err == nil {
+		c.ns, err = enter.Process(of.pid)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.ns.Close() })

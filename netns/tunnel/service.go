@@ -156,6 +156,9 @@ func (s *Service) resume(ctx context.Context, old saved) error {
 				s.provisioned.forgo(l.Tunnel, l.Slot, l.Provision)
 				s.pool.Release(l.Lease)
 				sp.mu.Lock()
+				if _, still := sp.before[l.Lease]; still && !sp.over {
+					sp.strand(ctx, l.Index)
+				}
 				delete(sp.before, l.Lease)
 				sp.mu.Unlock()
 				log.G(ctx).WithError(err).WithField("container", old.Container).Warn("forefend tunneld: a tunnel of before is not attached again")

@@ -23,7 +23,7 @@ func newVPN(t testing.TB, w *harness.World, name string) (server *far.Server, co
 	t.Helper()
 	authority := far.NewAuthority(t, "authority")
 	id, slot := authority.Issue(t, "gateway", true), authority.Issue(t, "slot", false)
-	server = far.Serve(t, w.Namespace(), authority, id, nil, nil)
+	server = far.Serve(t, w.Namespace(), authority, id, nil, nil, "duplicate-cn")
 	keys := t.TempDir()
 	for file, body := range map[string][]byte{"ca": authority.PEM, "crt": slot.Cert, "key": slot.Key} {
 		if err := os.WriteFile(filepath.Join(keys, file), body, 0o600); err != nil {

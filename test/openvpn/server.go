@@ -70,7 +70,7 @@ func Serve(t testing.TB, in *enter.Namespace, a *Authority, id Identity, crypt [
 		"mode server", "tls-server", "proto udp", "local 127.0.0.1", fmt.Sprintf("port %d", s.At.Port()), "dev-type tun", "dev " + s.device, "topology subnet",
 		"ifconfig 10.9.0.1 255.255.255.0", "ifconfig-pool 10.9.0.2 10.9.0.60 255.255.255.0", `push "topology subnet"`, `push "route-gateway 10.9.0.1"`,
 		`push "redirect-gateway def1"`, `push "dhcp-option DNS 10.9.0.1"`, // which no client of ours takes
-		"keepalive 1 10", "dh none", "ifconfig-noexec", "route-noexec", "disable-dco", "mssfix 0", "duplicate-cn", "verb 3", "suppress-timestamps",
+		"keepalive 1 10", "dh none", "ifconfig-noexec", "route-noexec", "disable-dco", "mssfix 0", "verb 3", "suppress-timestamps",
 		fmt.Sprintf("<ca>\n%s</ca>\n<cert>\n%s</cert>\n<key>\n%s</key>", a.PEM, id.Cert, id.Key),
 	}, more...)
 	if crypt != nil {
