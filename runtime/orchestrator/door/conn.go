@@ -47,6 +47,7 @@ type conn struct {
 	since   time.Time         // of the last message either way; guarded by mu
 	open    map[uint32]func() // calls without an answer, by stream, and what ends each; guarded by mu
 	writing time.Time         // since when a write goes on; zero: none does; guarded by mu
+	unread  time.Time         // when that was first found to take long; guarded by mu
 	closed  bool              // guarded by mu
 	room    chan struct{}     // there may be room for another call
 }
@@ -180,7 +181,7 @@ func (c *conn) touch() {
 func (c *conn) Write(p []byte) (int, error) {
 	now := time.Now()
 	c.mu.Lock()
-	c.writing, c.since = now, now
+	c.writing, c.unread, c.since = now, time.Time{}, now
 	c.mu.Unlock()
 	if err := c.SetWriteDeadline(now.Add(c.door.limits.AnswerTime)); err != nil {
 		return 0, err
@@ -248,11 +249,20 @@ func (c *conn) idle() (since time.Time, busy bool) {
 	return c.since, len(c.open) > 0
 }
 
-// unread reports whether an answer has been waiting for the peer for a while.
-func (c *conn) unread() bool {
+// stalls reports whether an answer has been waiting for the peer at two looks, some time apart: at one look it may be this process that
+// did not run meanwhile, on a machine that was paused or has too much to do.
+func (c *conn) stalls() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !c.writing.IsZero() && time.Since(c.writing) > stalled
+	switch now := time.Now(); {
+	case c.writing.IsZero() || now.Sub(c.writing) <= stalled:
+		return false
+	case c.unread.IsZero():
+		c.unread = now
+		return false
+	default:
+		return now.Sub(c.unread) > stalled
+	}
 }
 
 // frame follows messages through a stream of bytes.

@@ -33,7 +33,7 @@ type Class struct {
 }
 
 // stalled is how long a peer may leave an answer lying while others wait for
-// what it holds.
+// what it holds, and how long again after that was seen.
 const stalled = 250 * time.Millisecond
 
 // turns has room for as many values as calls may be under way.
@@ -191,7 +191,7 @@ func (d *Door) refuseStalled() {
 	d.mu.Lock()
 	var lazy []*conn
 	for c := range d.conns {
-		if c.unread() {
+		if c.stalls() {
 			lazy = append(lazy, c)
 		}
 	}
