@@ -78,10 +78,10 @@ func (c *Conn) Read(p []byte) (int, error) {
 		}
 		if err := c.receive(); err != nil {
 			c.rerr = err
-			_ = c.stream.Close() // nothing that follows could be trusted
 			if fault := (*Fault)(nil); errors.As(err, &fault) && c.cfg.OnFault != nil {
-				c.cfg.OnFault(fault)
+				c.cfg.OnFault(fault) // before the peer can learn of it, and end
 			}
+			_ = c.stream.Close() // nothing that follows could be trusted
 		}
 	}
 	n := copy(p, c.payload)

@@ -129,46 +129,57 @@ func (a *Agent) follow(ctx context.Context, s *session) (reason string, fault ch
 			r, err := call[api.EventsRequest, api.EventsResponse](ctx, s, "Events", api.EventsRequest{After: after, Wait: pollWait})
 			answers <- answer{r, err}
 		}()
+		var got answer
 		select {
+		case got = <-answers:
 		case <-s.process.gone:
-			s.close()
-			<-answers
-			return "it ended", ""
-		case got := <-answers:
-			switch {
-			case ctx.Err() != nil:
-				return "it is no longer needed", ""
-			case got.err != nil:
-				return a.why(s, got.err)
+			select {
+			case got = <-answers:
+			case <-time.After(drainTime): // somebody else holds its end of the channel
+				s.close()
+				got = <-answers
 			}
-			if after = got.events.Next; len(got.events.Events) > api.MaxEvents {
-				return "it sent more events than it may", ""
+		}
+		switch {
+		case ctx.Err() != nil:
+			return "it is no longer needed", ""
+		case got.err != nil:
+			return a.why(s, got.err)
+		}
+		if after = got.events.Next; len(got.events.Events) > api.MaxEvents {
+			return "it sent more events than it may", ""
+		}
+		if a.target.Event != nil {
+			for _, e := range got.events.Events {
+				a.target.Event(e)
 			}
-			if a.target.Event != nil {
-				for _, e := range got.events.Events {
-					a.target.Event(e)
-				}
-			}
-			if time.Since(asked) < pace { // whatever it does, it costs us little
-				pause(ctx, pace)
-			}
+		}
+		if time.Since(asked) < pace { // whatever it does, it costs us little
+			pause(ctx, pace)
 		}
 	}
 }
 
-// why tells a channel's fault from an end that is being reported.
+// why tells a channel's fault from an end that is being reported. Whoever breaks the rules and ends at once has broken them; that the last
+// record of a process that ended is not whole breaks none.
 func (a *Agent) why(s *session, err error) (reason string, fault channel.Kind) {
-	select {
-	case f := <-s.fault:
-		return f.Error(), f.Kind
-	default:
-	}
+	ended := false
 	select {
 	case <-s.process.gone:
-		return "it ended", ""
+		ended = true
 	default:
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
+	select {
+	case f := <-s.fault:
+		if !ended || f.Kind != channel.Truncated {
+			return f.Error(), f.Kind
+		}
+	default:
+	}
+	switch {
+	case ended:
+		return "it ended", ""
+	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Sprintf("it did not answer within %s", pollWait+grace), ""
 	}
 	return err.Error(), ""

@@ -67,6 +67,8 @@ const (
 	// askDeadline is how long an answer to an agent may take: a tunnel may have to be attached for it.
 	askDeadline = 10 * time.Second
 	grace       = 3 * time.Second
+	// drainTime is how long the end of what a process that has ended had sent is waited for.
+	drainTime = 20 * time.Millisecond
 	// pace is the least time from one call for events to the next.
 	pace = 20 * time.Millisecond
 	// dyingDeadline is how long a killed process may take to be gone.

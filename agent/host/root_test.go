@@ -88,6 +88,13 @@ func hostile(how string) {
 	case "deep":
 		methods["Events"] = func(context.Context, []byte) ([]byte, error) { return bytes.Repeat([]byte("["), 500_000), nil }
 		both(raw, key, hello, methods)
+	case "hit-and-run":
+		methods["Events"] = func(context.Context, []byte) ([]byte, error) {
+			_, _ = raw.Write(bytes.Repeat([]byte("garbage "), 100))
+			os.Exit(0)
+			return nil, nil
+		}
+		both(raw, key, hello, methods)
 	case "busy": // each answer at once, without an event: it must not keep the shim busy
 		both(raw, key, hello, methods)
 	case "deaf":
@@ -414,6 +421,21 @@ func TestRootHostile(t *testing.T) {
 			}
 		})
 	}
+	t.Run("hit-and-run", func(t *testing.T) { // its end hides no fault
+		f := fake(t, "hit-and-run")
+		f.inject(t)
+		ends := func() (all []Change) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return slices.DeleteFunc(slices.Clone(f.changes), func(c Change) bool { return c.PID != 0 })
+		}
+		eventually(t, "its ends", func() bool { return len(ends()) >= 4 })
+		for _, c := range ends() {
+			if c.Fault != string(channel.WrongVersion) {
+				t.Errorf("%+v", c)
+			}
+		}
+	})
 	t.Run("busy", func(t *testing.T) {
 		fake(t, "busy").inject(t)
 		before := cpu(t)

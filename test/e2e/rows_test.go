@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -201,7 +202,10 @@ func TestAgentFault(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the fault as an attack pattern", func() bool { return h.saw(t, id, "threat", "T1562.001") })
+	if !within(time.Minute, func() bool { return h.saw(t, id, "threat", "T1562.001") }) {
+		h.ask(t, &shown, "explain", id)
+		t.Fatalf("the fault is no attack pattern; agent %+v, events %+v", shown.Agent, h.events(t, id))
+	}
 	eventually(t, "another agent", func() bool { pids := h.agents(id); return len(pids) == 1 && pids[0] != pid })
 	eventually(t, "what explain shows of it", func() bool {
 		shown.Agent = nil
