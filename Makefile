@@ -135,18 +135,21 @@ test: ## Set everything up, then every test, root parts and a smoke test in the 
 	@$(MAKE) --no-print-directory setup-test vm-setup build images
 	@$(MAKE) --no-print-directory lint cover fuzz-ci test-root test-vm-smoke
 
-# Packages with tests that change the machine, by what these import: one after the other; the rest side by side. All have leave to
-# run what needs root, so a test that this overlooks is not skipped. Never from go's cache: it does not see that a binary in ./bin changed.
+# Packages with tests that change the machine, by what these import: one after the other; the rest side by side, and beside the soak, which
+# mostly waits. All have leave to run what needs root, so a test that this overlooks is not skipped. Never from go's cache: it does not see
+# that a binary in ./bin changed.
 ROOT_TESTS := '$$0 ~ /forefend\/test\/(root|network|e2e\/harness)( |$$)/'
 
 .PHONY: test-root
 test-root: ## The tests that need root, containerd and the images, and whole what check runs short (after: setup-test build images)
 	@export FOREFEND_ROOT_TESTS=1 SOAK='$(SOAK)' SOAK_CONTAINERS='$(SOAK_CONTAINERS)'; status=0; \
 	 tests=$$($(GO) list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./...); \
+	 $(GO) test -count=1 -timeout 45m ./test/soak >.cache/soak.log 2>&1 & soak=$$!; \
 	 echo '== tests that change nothing'; \
 	 $(GO) test -count=1 -timeout 20m $$(awk '!('$(ROOT_TESTS)') {print $$1}' <<<"$$tests") || status=$$?; \
+	 wait $$soak || status=$$?; cat .cache/soak.log; \
 	 echo '== tests that need root'; \
-	 $(GO) test -p 1 -count=1 -timeout 45m $$(awk $(ROOT_TESTS)' {print $$1}' <<<"$$tests") || status=$$?; \
+	 $(GO) test -p 1 -count=1 -timeout 45m $$(awk $(ROOT_TESTS)' && $$1 !~ /test\/soak$$/ {print $$1}' <<<"$$tests") || status=$$?; \
 	 exit $$status
 
 .PHONY: test-apps

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -174,13 +175,17 @@ func networkOffFromTheStart(t *testing.T, h *host) {
 // want checks that exactly some of the world's addresses are reached.
 func (h *host) wantReached(t *testing.T, id string, reached ...string) {
 	t.Helper()
+	var all sync.WaitGroup
+	defer all.Wait()
 	for _, a := range harness.WorldAddresses {
-		switch should := slices.Contains(reached, a); {
-		case should && !h.reached(id, a):
-			t.Errorf("%s is not reached, %v should be", a, reached)
-		case !should && h.reach(id, a):
-			t.Errorf("%s is reached, only %v should be", a, reached)
-		}
+		all.Go(func() {
+			switch should := slices.Contains(reached, a); {
+			case should && !h.reached(id, a):
+				t.Errorf("%s is not reached, %v should be", a, reached)
+			case !should && h.reach(id, a):
+				t.Errorf("%s is reached, only %v should be", a, reached)
+			}
+		})
 	}
 }
 
