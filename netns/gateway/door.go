@@ -108,14 +108,7 @@ func (d *Door) account(c *x509.Certificate) (string, error) {
 }
 
 func tellRefusal(r reception.Refusal) {
-	l := log.L.WithError(r.Why).WithField("from", r.From.String())
-	if r.Name != "" {
-		l = l.WithField("client", r.Name)
-	}
-	if r.Left > 0 {
-		l = l.WithField("before", r.Left)
-	}
-	l.Warn("forefend gateway: a node was not let in")
+	r.Log("client").Warn("forefend gateway: a node was not let in")
 }
 
 // NodeName is whom a certificate names.

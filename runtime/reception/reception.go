@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/log"
 	"golang.org/x/time/rate"
 )
 
@@ -40,6 +41,18 @@ type Refusal struct {
 	From net.Addr // whose it was
 	Name string   // "": it has proved none
 	Left uint64   // refusals of the kind before it that nobody was told of
+}
+
+// Log is the line of it for the log, but for who says it. caller is the field that has the name.
+func (r Refusal) Log(caller string) *log.Entry {
+	l := log.L.WithError(r.Why).WithField("from", r.From.String())
+	if r.Name != "" {
+		l = l.WithField(caller, r.Name)
+	}
+	if r.Left > 0 {
+		l = l.WithField("before", r.Left)
+	}
+	return l
 }
 
 // ErrCrowded says that a name, or all together, have as many connections as they may.

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 	"golang.org/x/time/rate"
 
@@ -85,14 +84,7 @@ func allowed(patterns []string) func(*x509.Certificate) (string, error) {
 }
 
 func tellRefusal(r reception.Refusal) {
-	l := log.L.WithError(r.Why).WithField("from", r.From.String())
-	if r.Name != "" {
-		l = l.WithField("node", r.Name)
-	}
-	if r.Left > 0 {
-		l = l.WithField("before", r.Left)
-	}
-	l.Warn("forefend daemon: a node was not let in")
+	r.Log("node").Warn("forefend daemon: a node was not let in")
 }
 
 // greeted lets everybody in: who comes so far has proved who it is.
