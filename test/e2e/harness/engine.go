@@ -126,27 +126,9 @@ func (e *Env) binary(name string) string {
 // unless WithContainerd chose another version.
 func (e *Env) EngineDir() string { return filepath.Join(e.BinDir, e.engine.dir) }
 
-// ociDir holds, under the name runc, the OCI runtime that WithOCI chose.
-func (e *Env) ociDir() string { return filepath.Join(e.Dir, "oci") }
-
-// linkOCI makes shims find the chosen OCI runtime where they look for runc.
-func (e *Env) linkOCI() error {
-	if e.options.oci == "" {
-		return nil
-	}
-	if err := os.Mkdir(e.ociDir(), 0o700); err != nil {
-		return err
-	}
-	return os.Symlink(e.options.oci, filepath.Join(e.ociDir(), "runc"))
-}
-
 // path is where programs of this environment are looked up.
 func (e *Env) path() string {
-	dirs := []string{e.EngineDir(), e.BinDir, os.Getenv("PATH")}
-	if e.options.oci != "" {
-		dirs = append([]string{e.ociDir()}, dirs...)
-	}
-	return strings.Join(dirs, string(os.PathListSeparator))
+	return strings.Join([]string{e.EngineDir(), e.BinDir, os.Getenv("PATH")}, string(os.PathListSeparator))
 }
 
 func exists(path string) bool {

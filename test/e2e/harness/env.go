@@ -23,8 +23,8 @@ type Env struct {
 	Dir string
 	// Address is containerd's gRPC socket.
 	Address string
-	// Namespace is the containerd namespace that Ctr and Context use. It is the base name of Dir unless
-	// WithNamespace named another.
+	// Namespace is the containerd namespace that Ctr and Context use. It is the base name of Dir, or
+	// with WithCRI the plugin's own.
 	Namespace string
 	// ConfigPath is the Forefend configuration, the value of FOREFEND_CONFIG for everything that runs here.
 	ConfigPath string
@@ -82,7 +82,7 @@ func Start(ctx context.Context, opts ...Option) (*Env, error) {
 }
 
 func (e *Env) start(ctx context.Context) error {
-	if err := errors.Join(e.writeConfigs(), e.linkOCI()); err != nil {
+	if err := e.writeConfigs(); err != nil {
 		return err
 	}
 	if e.options.cri {
@@ -120,9 +120,6 @@ func (e *Env) require() error {
 		if _, err := os.Stat(path); err != nil {
 			missing = append(missing, fmt.Errorf("%w (run make %s)", err, target))
 		}
-	}
-	if e.options.oci != "" && !exists(e.options.oci) {
-		missing = append(missing, fmt.Errorf("no OCI runtime %s", e.options.oci))
 	}
 	for _, name := range e.options.images {
 		if _, err := os.Stat(e.archive(name)); err != nil {

@@ -12,7 +12,6 @@ type options struct {
 	cri        bool
 	restarts   bool
 	version    string
-	oci        string
 }
 
 // WithImages imports images that `make images` built, by their short names ("redis").
@@ -28,12 +27,6 @@ func WithConfig(toml string) Option {
 // WithContainerdConfig appends TOML to containerd's configuration.
 func WithContainerdConfig(toml string) Option {
 	return func(o *options) { o.containerd += "\n" + toml }
-}
-
-// WithNamespace runs containers in a containerd namespace other than the environment's own. Leftovers are then told
-// apart from other people's by container id only.
-func WithNamespace(name string) Option {
-	return func(o *options) { o.namespace = name }
 }
 
 // WithEnv adds variables ("K=V") to the environment of containerd, and thereby of shims.
@@ -61,9 +54,4 @@ func WithRestarts() Option {
 // Version 1.6 brings the runc of its time too.
 func WithContainerd(version string) Option {
 	return func(o *options) { o.version = version }
-}
-
-// WithOCI makes the program at path what shims find as runc, where no runtime option names another.
-func WithOCI(path string) Option {
-	return func(o *options) { o.oci = path }
 }
