@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -54,23 +53,7 @@ func servedEgress(t *testing.T, dir string) (*egress, *api.Client) {
 			return orchestrator.Subject{Workload: "web", Image: "nginx:1", Risk: 7, Label: "confidential"}, id == web
 		},
 	}
-	server, err := ttrpc.NewServer()
-	if err != nil {
-		t.Fatal(err)
-	}
-	api.RegisterDecisions(server, e)
-	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	served := make(chan struct{})
-	go func() { _ = server.Serve(context.Background(), listener); close(served) }()
-	c, err := api.Dial(t.Context(), listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.Close(); _ = server.Close(); <-served })
-	return e, c
+	return e, dialServed(t, func(server *ttrpc.Server) { api.RegisterDecisions(server, e) })
 }
 
 // TestEgressDecides: whose request it is the daemon knows itself, whatever the agent says.

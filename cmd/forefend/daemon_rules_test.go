@@ -27,14 +27,22 @@ import (
 // servedRules serves rules behind the daemon's door, and decisions by them.
 func servedRules(t *testing.T, b api.RuleBucket, e *egress) *api.Client {
 	t.Helper()
-	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(newDoor()))
+	return dialServed(t, func(server *ttrpc.Server) {
+		api.RegisterRules(server, b)
+		if e != nil {
+			api.RegisterDecisions(server, e)
+		}
+	}, ttrpc.WithServerHandshaker(newDoor()))
+}
+
+// dialServed serves what register registers, and returns a client of it.
+func dialServed(t *testing.T, register func(*ttrpc.Server), options ...ttrpc.ServerOpt) *api.Client {
+	t.Helper()
+	server, err := ttrpc.NewServer(options...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	api.RegisterRules(server, b)
-	if e != nil {
-		api.RegisterDecisions(server, e)
-	}
+	register(server)
 	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
 		t.Fatal(err)

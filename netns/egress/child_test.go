@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"forefend.dev/forefend/test/child"
+	"forefend.dev/forefend/test/network"
 	"golang.org/x/sys/unix"
 )
 
@@ -242,17 +243,10 @@ func hearWithin(c net.Conn, limit time.Duration) (string, error) {
 
 // answer tells everybody its name, and sends back what they say.
 func answer(l net.Listener, name string) {
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		go func() {
-			defer c.Close()
-			_, _ = fmt.Fprintln(c, name)
-			_, _ = io.Copy(c, c)
-		}()
-	}
+	network.Serve(l, func(c net.Conn) {
+		_, _ = fmt.Fprintln(c, name)
+		_, _ = io.Copy(c, c)
+	})
 }
 
 // bulks is bulk by several connections at once.

@@ -71,19 +71,25 @@ func TestRootWays(t *testing.T) {
 		w.workload.wants(t, "own", "tcp", at(own, "9000"))
 	}
 	for _, own := range []string{inside4, inside6} { // and who comes from outside gets an answer
-		network.In(t, w.outside, func() error {
-			c, err := dial("tcp", at(own, "9000"), nil)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			name, err := hear(c)
-			if name != "own" {
-				t.Errorf("from outside, %s is %q: %v", own, name, err)
-			}
-			return nil
-		})
+		w.comesIn(t, own)
 	}
+}
+
+// comesIn has somebody from outside ask what listens at the container's port 9000 of an address.
+func (w *world) comesIn(t *testing.T, own string) {
+	t.Helper()
+	network.In(t, w.outside, func() error {
+		c, err := dial("tcp", at(own, "9000"), nil)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		name, err := hear(c)
+		if name != "own" {
+			t.Errorf("from outside, %s is %q: %v", own, name, err)
+		}
+		return nil
+	})
 }
 
 // TestRootNeighbours: whoever has forgotten where the container is, or never knew, asks for it and has an answer, as the router does of a container that
@@ -94,18 +100,7 @@ func TestRootNeighbours(t *testing.T) {
 	for range 2 { // also under rules that were put in force once more
 		for _, own := range []string{inside4, inside6} {
 			forget(t, w.outside)
-			network.In(t, w.outside, func() error {
-				c, err := dial("tcp", at(own, "9000"), nil)
-				if err != nil {
-					return err
-				}
-				defer c.Close()
-				name, err := hear(c)
-				if name != "own" {
-					t.Errorf("from outside, %s is %q: %v", own, name, err)
-				}
-				return nil
-			})
+			w.comesIn(t, own)
 		}
 		w.agent.wants(t, "direct", "tcp", at(server4, port), mark(marks.Direct)) // so that it knows its router
 		forget(t, w.outside)

@@ -189,25 +189,12 @@ func echoes(t testing.TB, c net.Conn, n int64) {
 	bounce(t, c, r, n)
 }
 
-// bounce sends n bytes, and wants them back.
+// bounce is network.Bounce, within a minute.
 func bounce(t testing.TB, c net.Conn, r io.Reader, n int64) int {
 	t.Helper()
 	_ = c.SetDeadline(time.Now().Add(time.Minute))
-	sent := make(chan error, 1)
-	go func() {
-		_, err := io.CopyN(c, zeroes{}, n)
-		sent <- err
-	}()
-	got, err := io.CopyN(io.Discard, r, n)
-	if err = errors.Join(err, <-sent); err != nil {
-		t.Errorf("%d of %d bytes came back: %v", got, n, err)
-	}
-	return int(got)
+	return network.Bounce(t, c, r, n)
 }
-
-type zeroes struct{}
-
-func (zeroes) Read(b []byte) (int, error) { return len(b), nil }
 
 // TestRootRestart has a gateway come back with 100 leases: all work, none is lost or doubled, and connections go on.
 func TestRootRestart(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"forefend.dev/forefend/netns/flow"
+	"forefend.dev/forefend/test/network"
 )
 
 // pattern is a body that shows where bytes were lost or moved.
@@ -68,21 +69,24 @@ func (w *world) web(l net.Listener, name string) {
 	w.t.Cleanup(func() { _ = s.Close() })
 }
 
+// byHost sends b.test by another way than the others, and denied.test nowhere.
+func byHost(c flow.Context) (flow.Decision, error) {
+	switch c.Host {
+	case "b.test":
+		return endpoint("b"), nil
+	case "denied.test":
+		return deny("not-there", "a test"), nil
+	}
+	return endpoint("a"), nil
+}
+
 // TestRealClients has the programs that people use speak through the engine, redirected by nft, and compares every body.
 func TestRealClients(t *testing.T) {
 	if !inside(t) {
 		return
 	}
 	w := newWorld(t)
-	w.rules.set(func(c flow.Context) (flow.Decision, error) {
-		switch c.Host {
-		case "b.test":
-			return endpoint("b"), nil
-		case "denied.test":
-			return deny("not-there", "a test"), nil
-		}
-		return endpoint("a"), nil
-	})
+	w.rules.set(byHost)
 	w.web(w.listen(80), "web")
 	dir := t.TempDir()
 	file := filepath.Join(dir, "body")
@@ -276,18 +280,7 @@ func smtp(l net.Listener) {
 }
 
 func accept(l net.Listener, serve func(*bufio.Reader, net.Conn)) {
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				serve(bufio.NewReader(c), c)
-			}()
-		}
-	}()
+	go network.Serve(l, func(c net.Conn) { serve(bufio.NewReader(c), c) })
 }
 
 // tls has curl come by name, in both versions, to one that is let through and one that is not.

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/netns/flow"
+	"forefend.dev/forefend/test/network"
 )
 
 // TestClientPrograms has programs speak through the engine whose protocols are their own: what they fetch has to be what was there,
@@ -303,19 +304,10 @@ func (w *world) ssh(t *testing.T, dir string) {
 func (w *world) mysql(t *testing.T) {
 	greeting := append([]byte{0x4a, 0, 0, 0, 10}, append([]byte("8.0.36-forefend\x00"), pattern(58)...)...)
 	l := w.listen(3306)
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				_, _ = c.Write(greeting)
-				_, _ = io.Copy(c, c)
-			}()
-		}
-	}()
+	go network.Serve(l, func(c net.Conn) {
+		_, _ = c.Write(greeting)
+		_, _ = io.Copy(c, c)
+	})
 	begun := time.Now()
 	c, err := net.Dial("tcp", server4+":3306")
 	must(t, err)

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"forefend.dev/forefend/netns/flow"
 )
 
 // TestRootStreamClients: real clients that speak HTTP/2 without TLS notice nothing but denials, in a namespace of their own.
@@ -20,15 +18,7 @@ func TestRootStreamClients(t *testing.T) {
 		return
 	}
 	w := newWorld(t)
-	w.rules.set(func(c flow.Context) (flow.Decision, error) {
-		switch c.Host {
-		case "b.test":
-			return endpoint("b"), nil
-		case "denied.test":
-			return deny("not-there", "a test"), nil
-		}
-		return endpoint("a"), nil
-	})
+	w.rules.set(byHost)
 	s := &http.Server{Handler: web("web"), Protocols: new(http.Protocols), ReadHeaderTimeout: time.Minute}
 	s.Protocols.SetUnencryptedHTTP2(true)
 	l := w.listen(80)

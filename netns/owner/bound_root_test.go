@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/netns/enter"
+	"forefend.dev/forefend/test/network"
 )
 
 // loopback is the index of lo in every namespace.
@@ -52,18 +53,7 @@ func TestRootBound(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c)
-			}()
-		}
-	}()
+	go network.Serve(l, func(c net.Conn) { _, _ = io.Copy(c, c) })
 	look := func() Load {
 		t.Helper()
 		load, err := Bound(ns, loopback)

@@ -17,6 +17,7 @@ import (
 
 	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/test/network"
 )
 
 // tunneldMode makes this test binary a tunneld that can be killed: it serves one container until its input ends.
@@ -123,7 +124,7 @@ func TestRootKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			echoes(t, conn, r, 1<<20)
+			network.Bounce(t, conn, r, 1<<20)
 			openvpns := processesOf(t, pid)
 			if len(openvpns) != 1 {
 				t.Fatalf("openvpns of tunneld: %v", openvpns)
@@ -138,11 +139,11 @@ func TestRootKilled(t *testing.T) {
 				t.Errorf("after the kill %+v, before %+v", again, first)
 			}
 			if c.goesOn {
-				echoes(t, conn, r, 1<<20)
+				network.Bounce(t, conn, r, 1<<20)
 				t.Logf("the connection went on %s after the kill", time.Since(began))
 			} else {
 				_ = conn.SetDeadline(time.Now().Add(patience)) // a connection of ours has deadlines
-				_, err := io.CopyN(conn, zeroes{}, 1)
+				_, err := io.CopyN(conn, network.Zeroes{}, 1)
 				if err == nil {
 					_, err = r.ReadByte()
 				}
@@ -156,7 +157,7 @@ func TestRootKilled(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer another.Close()
-			echoes(t, another, r2, 1<<20)
+			network.Bounce(t, another, r2, 1<<20)
 			t.Logf("a new one went through %s after the kill", time.Since(began))
 			if (now == as) != c.same {
 				t.Errorf("its address was %s and is %s", as, now)

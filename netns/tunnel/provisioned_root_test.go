@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -272,24 +271,6 @@ func wayOf(a api.Attached) intercept.Way {
 	return intercept.Way{Tunnel: a.Tunnel, Mark: a.Mark, Device: a.Device, Receipts: a.Receipts}
 }
 
-// echoes sends bytes and wants them back.
-func echoes(t testing.TB, conn net.Conn, r io.Reader, n int64) {
-	t.Helper()
-	sent := make(chan error, 1)
-	go func() {
-		_, err := io.CopyN(conn, zeroes{}, n)
-		sent <- err
-	}()
-	got, err := io.CopyN(io.Discard, r, n)
-	if err = errors.Join(err, <-sent); err != nil {
-		t.Errorf("%d of %d bytes came back: %v", got, n, err)
-	}
-}
-
-type zeroes struct{}
-
-func (zeroes) Read(b []byte) (int, error) { return len(b), nil }
-
 // described is a tunnel as the service tells of it.
 func described(t testing.TB, s *Service, name string) api.Tunnel {
 	t.Helper()
@@ -337,13 +318,13 @@ func TestRootProvisioned(t *testing.T) {
 	if again, err := s.Attach(t.Context(), c.ask()); err != nil || again != way {
 		t.Errorf("after a restart of tunneld: %+v, %v", again, err)
 	}
-	echoes(t, conn, r, 1<<20)
+	network.Bounce(t, conn, r, 1<<20)
 
 	// The gateway is started anew, elsewhere and with another key.
 	d.stop()
 	d.config.Private, d.config.Port, d.config.Endpoints = newPrivate(), 51821, []string{gatewayAt + ":51821"}
 	d.start(t)
-	echoes(t, conn, r, 1<<20)
+	network.Bounce(t, conn, r, 1<<20)
 	if used := described(t, s, "far").Uses; len(used) != 1 || used[0].Handshake.IsZero() {
 		t.Errorf("used: %+v", used)
 	}
@@ -394,7 +375,7 @@ func TestRootProvisionedChanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer before.Close()
-	echoes(t, before, r, 1000)
+	network.Bounce(t, before, r, 1000)
 	stop()
 	one.Keepalive = 25 * time.Second
 	s, stop = serve(t, dir, one)
@@ -440,7 +421,7 @@ func TestRootProvisionedRekey(t *testing.T) {
 		t.Fatal(err)
 	}
 	for begun := time.Now(); len(keys) < 4; {
-		echoes(t, conn, r, 4<<20)
+		network.Bounce(t, conn, r, 4<<20)
 		f.mu.Lock()
 		for _, one := range f.peers {
 			one.mu.Lock()

@@ -26,6 +26,7 @@ import (
 	"forefend.dev/forefend/netns/receipt"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/test/liar"
+	"forefend.dev/forefend/test/network"
 )
 
 // families are those of connections inside of a tunnel: the world's address, that of loopback, and a server that is neither.
@@ -186,7 +187,7 @@ func (d *distance) pages(t testing.TB) {
 		var n int64
 		_, _ = fmt.Sscanf(r.URL.Path, "/%d", &n)
 		_, _ = io.Copy(io.Discard, r.Body)
-		_, _ = io.CopyN(w, zeroes{}, n)
+		_, _ = io.CopyN(w, network.Zeroes{}, n)
 	})}
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(func() { _ = s.Close() })
@@ -194,7 +195,7 @@ func (d *distance) pages(t testing.TB) {
 
 // get asks for so many bytes on a connection, and sends as many.
 func get(conn net.Conn, r *bufio.Reader, n int64) error {
-	q, err := http.NewRequest(http.MethodPost, fmt.Sprintf("http://world.example/%d", n), io.LimitReader(zeroes{}, n))
+	q, err := http.NewRequest(http.MethodPost, fmt.Sprintf("http://world.example/%d", n), io.LimitReader(network.Zeroes{}, n))
 	if err != nil {
 		return err
 	}
@@ -459,15 +460,7 @@ func strays(t *testing.T, d *distance, world, loopback string) {
 		t.Fatal(err)
 	}
 	defer elsewhere.Close()
-	go func() {
-		for {
-			c, err := elsewhere.Accept()
-			if err != nil {
-				return
-			}
-			go func() { _, _ = io.Copy(io.Discard, c) }()
-		}
-	}()
+	go network.Serve(elsewhere, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
 	a.round(t)
 	a.astray.Store(true)
 	if _, err := a.connect(t, elsewhere.Addr().String()).Write([]byte("GET / HTTP/1.1\r\nHost: a\r\n\r\n")); err != nil {
@@ -483,11 +476,11 @@ func strays(t *testing.T, d *distance, world, loopback string) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	echoes(t, conn, r, 5000)
+	network.Bounce(t, conn, r, 5000)
 	if v := a.wrong(t, flow.Unclaimed); v.Remote.String() != server || !v.Cut || v.Receipt == nil {
 		t.Errorf("told as %s", inWords([]flow.Verdict{v}))
 	}
-	if _, err := io.CopyN(conn, zeroes{}, 1); err == nil {
+	if _, err := io.CopyN(conn, network.Zeroes{}, 1); err == nil {
 		if _, err = r.ReadByte(); err == nil {
 			t.Error("the connection that nobody claims goes on")
 		}

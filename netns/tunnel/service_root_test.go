@@ -420,18 +420,25 @@ func TestRootEndpointByName(t *testing.T) {
 	})
 }
 
+// attached is a service whose one tunnel a container has.
+func attached(t *testing.T) *Service {
+	t.Helper()
+	s, _ := serve(t, t.TempDir(), newGateway(t).tunnel(t, "one", 1))
+	guarded, err := s.Guard(t.Context(), newContainer(t).guard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Attach(t.Context(), api.AttachRequest{Namespace: guarded.Namespace, Profile: flow.Profile{Encryption: flow.Standard}}); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 // TestRootKeepalive: a tunnel that only keeps itself alive is not down: nobody answers that. It begins anew now and then, and has an answer.
 func TestRootKeepalive(t *testing.T) {
 	root.Test(t)
 	ctx := t.Context()
-	s, _ := serve(t, t.TempDir(), newGateway(t).tunnel(t, "one", 1))
-	guarded, err := s.Guard(ctx, newContainer(t).guard())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Attach(ctx, api.AttachRequest{Namespace: guarded.Namespace, Profile: flow.Profile{Encryption: flow.Standard}}); err != nil {
-		t.Fatal(err)
-	}
+	s := attached(t)
 	shaken := make(map[time.Time]bool)
 	eventually(t, "four handshakes", func() bool {
 		list, err := s.Tunnels(ctx)
@@ -452,14 +459,7 @@ func TestRootKeepalive(t *testing.T) {
 func TestRootRecovery(t *testing.T) {
 	root.Test(t)
 	ctx := t.Context()
-	s, _ := serve(t, t.TempDir(), newGateway(t).tunnel(t, "one", 1))
-	guarded, err := s.Guard(ctx, newContainer(t).guard())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Attach(ctx, api.AttachRequest{Namespace: guarded.Namespace, Profile: flow.Profile{Encryption: flow.Standard}}); err != nil {
-		t.Fatal(err)
-	}
+	s := attached(t)
 	isUp := func() bool { return s.pool.List()[0].Health == Up }
 	eventually(t, "up", isUp)
 	for range 3 {

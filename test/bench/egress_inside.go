@@ -278,6 +278,20 @@ http {
 %s
 `
 
+// startHaproxy starts haproxy, where it is installed, and notes it. The caller is locked to its thread, see spawn.
+func startHaproxy(proxies map[string]int, dir, config string) error {
+	haproxy, err := exec.LookPath("haproxy")
+	if err != nil {
+		return nil //nolint:nilerr // its figures are left out, and say so
+	}
+	file := filepath.Join(dir, "haproxy.cfg")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		return err
+	}
+	proxies["haproxy"], err = spawn(nil, haproxy, "-db", "-f", file)
+	return err
+}
+
 // egressStart starts the proxies that are installed.
 func egressStart(dir string) (map[string]int, error) {
 	runtime.LockOSThread() // see spawn; the caller stays on this thread to the end
@@ -286,14 +300,8 @@ func egressStart(dir string) (map[string]int, error) {
 	if proxies[egressOurs], err = spawn([]string{"GOMAXPROCS=1"}, selfPath(), insideCommand, "egress", "proxy"); err != nil {
 		return nil, err
 	}
-	if haproxy, err := exec.LookPath("haproxy"); err == nil {
-		file := filepath.Join(dir, "haproxy.cfg")
-		if err := os.WriteFile(file, []byte(haproxyConfig), 0o600); err != nil {
-			return nil, err
-		}
-		if proxies["haproxy"], err = spawn(nil, haproxy, "-db", "-f", file); err != nil {
-			return nil, err
-		}
+	if err := startHaproxy(proxies, dir, haproxyConfig); err != nil {
+		return nil, err
 	}
 	if nginx, err := exec.LookPath("nginx"); err == nil {
 		module, stream := filepath.Join(filepath.Dir(nginx), "../lib/nginx/modules/ngx_stream_module.so"), ""

@@ -143,14 +143,8 @@ func streamWorld(dir, server string) (map[string]int, error) {
 			return nil, err
 		}
 	}
-	if haproxy, err := exec.LookPath("haproxy"); err == nil {
-		file := filepath.Join(dir, "haproxy.cfg")
-		if err := os.WriteFile(file, []byte(streamHaproxy), 0o600); err != nil {
-			return nil, err
-		}
-		if proxies["haproxy"], err = spawn(nil, haproxy, "-db", "-f", file); err != nil {
-			return nil, err
-		}
+	if err := startHaproxy(proxies, dir, streamHaproxy); err != nil {
+		return nil, err
 	}
 	for _, p := range streamProxies {
 		if proxies[p.name] != 0 {

@@ -43,7 +43,7 @@ func (c *centralDaemon) changed(r harness.Result) (v api.RuleChange) {
 func TestEgressBucket(t *testing.T) {
 	central := newCentral(t)
 	central.source = "store"
-	h := newHost(t, harness.WithConfig(central.node("node-1.test")+"[[tunnel]]\nname = \"uplink\"\nkind = \"direct\"\n"))
+	h := newHost(t, harness.WithConfig(central.node("node-1.test")+directUplink))
 	central.h = h
 	o := newOutside(t)
 	web(t, o.World, "direct")

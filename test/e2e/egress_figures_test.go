@@ -97,7 +97,7 @@ func changeRules(t *testing.T, when string, begin func(int) string) {
 		}
 	}
 	write("[[rule]]\nname = \"all\"\nwhen = 'true'\ntunnel = { encryption = \"none\" }\n")
-	h := newHost(t, harness.WithConfig(fmt.Sprintf("[egress]\nrules = %q\ndecide_within = \"2s\"\n[[tunnel]]\nname = \"uplink\"\nkind = \"direct\"\n", rules)))
+	h := newHost(t, harness.WithConfig(egressBy(rules)))
 	o := newOutside(t)
 	served := web(t, o.World, "direct")
 	id, err := h.linked(t, o, sh("sleep 1000"))
@@ -215,7 +215,7 @@ func TestEgressSwitch(t *testing.T) {
 		t.Fatal(err)
 	}
 	strong, standard := newGateway(t, "strong-1", "strong"), newGateway(t, "standard-1", "standard")
-	h := newHost(t, harness.WithConfig(fmt.Sprintf("[egress]\nrules = %q\ndecide_within = \"2s\"\n[[tunnel]]\nname = \"uplink\"\nkind = \"direct\"\n", rules)+strong.Config+standard.Config))
+	h := newHost(t, harness.WithConfig(egressBy(rules)+strong.Config+standard.Config))
 	id, err := h.linked(t, newOutside(t), sh("sleep 1000"))
 	if err != nil {
 		t.Fatal(err)
@@ -307,7 +307,7 @@ func TestEgressAhead(t *testing.T) {
 		t.Fatal(err)
 	}
 	strong, standard := newGateway(t, "strong-1", "strong"), newGateway(t, "standard-1", "standard")
-	h := newHost(t, harness.WithConfig(fmt.Sprintf("[egress]\nrules = %q\ndecide_within = \"2s\"\n[[tunnel]]\nname = \"uplink\"\nkind = \"direct\"\n", rules)+strong.Config+standard.Config))
+	h := newHost(t, harness.WithConfig(egressBy(rules)+strong.Config+standard.Config))
 	o := newOutside(t)
 	var start, first [2][]time.Duration // of workloads that nothing is known of, and of one that is
 	run := func(kind int, command string) api.Agent {
@@ -387,7 +387,7 @@ func TestEgressTunneldKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	strong := newGateway(t, "strong-1", "strong")
-	h := newHost(t, harness.WithConfig(fmt.Sprintf("[egress]\nrules = %q\ndecide_within = \"2s\"\n[[tunnel]]\nname = \"uplink\"\nkind = \"direct\"\n", rules)+strong.Config))
+	h := newHost(t, harness.WithConfig(egressBy(rules)+strong.Config))
 	o := newOutside(t)
 	direct := web(t, o.World, "direct")
 	id, err := h.linked(t, o, sh("sleep 1000"))

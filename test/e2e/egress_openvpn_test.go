@@ -43,7 +43,7 @@ func TestEgressOpenVPN(t *testing.T) {
 	o, behind := newOutside(t), newOutside(t)
 	direct, tunnelled := web(t, o.World, "direct"), web(t, behind.World, "vpn-1")
 	server, config := newVPN(t, behind.World, "vpn-1")
-	h := newHost(t, harness.WithConfig(fmt.Sprintf("[egress]\nrules = %q\ndecide_within = \"2s\"\n[[tunnel]]\nname = \"uplink\"\nkind = \"direct\"\n", rules)+config))
+	h := newHost(t, harness.WithConfig(egressBy(rules)+config))
 	id, err := h.linked(t, o, sh("sleep 1000"))
 	if err != nil {
 		t.Fatal(err)

@@ -127,7 +127,7 @@ tunnel = { encryption = "none" }
 func TestEgressRemote(t *testing.T) {
 	central := newCentral(t)
 	central.rules(publicReads)
-	h := newHost(t, harness.WithConfig(central.node("node-1.test")+"[[tunnel]]\nname = \"uplink\"\nkind = \"direct\"\n"))
+	h := newHost(t, harness.WithConfig(central.node("node-1.test")+directUplink))
 	central.h = h
 	o := newOutside(t)
 	reached := web(t, o.World, "direct")

@@ -20,6 +20,14 @@ import (
 	"forefend.dev/forefend/test/e2e/harness"
 )
 
+// directUplink is the configuration of the one tunnel that is none.
+const directUplink = "[[tunnel]]\nname = \"uplink\"\nkind = \"direct\"\n"
+
+// egressBy is the configuration of a node whose rules are in a directory, and that has that tunnel.
+func egressBy(rules string) string {
+	return fmt.Sprintf("[egress]\nrules = %q\ndecide_within = \"2s\"\n", rules) + directUplink
+}
+
 // linked starts a container whose network namespace has its link to the world before its first process, as CNI would have it.
 func (h *host) linked(t *testing.T, o *outside, c container) (id string, err error) {
 	t.Helper()
@@ -66,7 +74,7 @@ func (h *host) tunnels(t testing.TB) api.TunnelsResponse {
 
 // TestEgress runs containers on a node with tunnels.
 func TestEgress(t *testing.T) {
-	h := newHost(t, harness.WithConfig("[[tunnel]]\nname = \"uplink\"\nkind = \"direct\"\n"))
+	h := newHost(t, harness.WithConfig(directUplink))
 	o := newOutside(t)
 	reached := web(t, o.World, "direct")
 	t.Run("closed", func(t *testing.T) {
@@ -129,7 +137,7 @@ func TestEgressRoutes(t *testing.T) {
 		t.Fatal(err)
 	}
 	strong, standard := newGateway(t, "strong-1", "strong"), newGateway(t, "standard-1", "standard")
-	h := newHost(t, harness.WithConfig(fmt.Sprintf("[egress]\nrules = %q\ndecide_within = \"2s\"\n[[tunnel]]\nname = \"uplink\"\nkind = \"direct\"\n", rules)+strong.Config+standard.Config))
+	h := newHost(t, harness.WithConfig(egressBy(rules)+strong.Config+standard.Config))
 	o := newOutside(t)
 	direct := web(t, o.World, "direct")
 	id, err := h.linked(t, o, sh("sleep 1000"))
@@ -280,7 +288,7 @@ deny = true
 `), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h := newHost(t, harness.WithConfig(fmt.Sprintf("[egress]\nrules = %q\ndecide_within = \"2s\"\n[[tunnel]]\nname = \"uplink\"\nkind = \"direct\"\n", rules)))
+	h := newHost(t, harness.WithConfig(egressBy(rules)))
 	o := newOutside(t)
 	web(t, o.World, "direct")
 	id, err := h.linked(t, o, sh("cp /bin/busybox /tmp/busybox-2; sleep 1000"))
