@@ -39,7 +39,11 @@ export CGO_ENABLED := 0
 .PHONY: help
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z-]+:.*##/ {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	  /^[a-z-]+:.*##/ {line = sprintf("  make %-15s", $$1); n = split($$2, words, " "); \
+	    for (i = 1; i <= n; i++) { \
+	      if (length(line) + length(words[i]) >= 100) {print line; line = sprintf("%22s", "")} \
+	      line = line " " words[i]} \
+	    print line}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build Forefend's binaries into ./bin
@@ -142,7 +146,7 @@ ROOT_TESTS := '$$0 ~ /forefend\/test\/(root|network|e2e\/harness)( |$$)/'
 
 .PHONY: test-root
 test-root: ## The tests that need root, containerd and the images, and whole what check runs short (after: setup-test build images)
-	@export FOREFEND_ROOT_TESTS=1 SOAK='$(SOAK)' SOAK_CONTAINERS='$(SOAK_CONTAINERS)'; status=0; \
+	@mkdir -p .cache; export FOREFEND_ROOT_TESTS=1 SOAK='$(SOAK)' SOAK_CONTAINERS='$(SOAK_CONTAINERS)'; status=0; \
 	 tests=$$($(GO) list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./...); \
 	 $(GO) test -count=1 -timeout 45m ./test/soak >.cache/soak.log 2>&1 & soak=$$!; \
 	 echo '== tests that change nothing'; \
