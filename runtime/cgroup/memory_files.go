@@ -176,8 +176,12 @@ func (f *MemoryFiles) put(fd int32, n int64, buf *MemoryBuffer) syscall.Errno {
 			}
 		}
 	}
-	_, _, errno := syscall.RawSyscall6(unix.SYS_PWRITE64, uintptr(fd), uintptr(unsafe.Pointer(&buf[at])), uintptr(len(buf)-at), 0, 0, 0)
-	return errno
+	for {
+		_, _, errno := syscall.RawSyscall6(unix.SYS_PWRITE64, uintptr(fd), uintptr(unsafe.Pointer(&buf[at])), uintptr(len(buf)-at), 0, 0, 0)
+		if errno != unix.EINTR { // v1 moves no limit while a signal waits (mem_cgroup_resize_max), and Go preempts by signals
+			return errno
+		}
+	}
 }
 
 //go:nosplit

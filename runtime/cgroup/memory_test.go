@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -99,15 +100,21 @@ func TestMemoryOfFiles(t *testing.T) {
 	}
 }
 
-// rings waits for a bell.
+// rings waits for a bell. poll(2) ends early whatever a signal's handler says (signal(7)), and Go preempts by signals.
 func rings(t *testing.T, m *Memory, within time.Duration) bool {
 	t.Helper()
 	fd, events := m.Bell()
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: int16(events)}}, int(within/time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
+	for end := time.Now().Add(within); ; {
+		left := max(0, time.Until(end))
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: int16(events)}}, int(left/time.Millisecond))
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n > 0
 	}
-	return n > 0
 }
 
 func watched(t *testing.T, g Group, limit int64, marks ...int64) *Memory {
@@ -166,6 +173,38 @@ func TestRootBellOfGrowth(t *testing.T) {
 	}
 	if _, err := m.State(); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("state of a group that is gone: %v", err)
+	}
+}
+
+// cgroup v1 moves no limit while a signal waits for the thread that asks.
+func TestRootLimitUnderSignals(t *testing.T) {
+	root.Test(t)
+	name, g := newGroup(t)
+	start(t, name, "idle")
+	m, err := g.Memory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	thread, end, ended := unix.Gettid(), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-end:
+				return
+			default:
+				_ = unix.Tgkill(os.Getpid(), thread, unix.SIGURG) // what Go preempts by
+			}
+		}
+	}()
+	defer func() { close(end); <-ended }()
+	for i := range int64(100_000) {
+		if err := m.SetLimit((64 + i%2) << 20); err != nil {
+			t.Fatalf("change %d: %v", i, err)
+		}
 	}
 }
 
