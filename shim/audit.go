@@ -177,11 +177,15 @@ func (a *seat) accuse(r *api.Reconciled) {
 // accusation says what is wrong with a connection, with both counts.
 func accusation(v *flow.Verdict) string {
 	text := v.Why
-	if v.Local.IsValid() {
-		text = fmt.Sprintf("connection %s to %s by tunnel %s: %s", v.Local, v.Remote, v.Tunnel, v.Why)
+	if subject := v.Subject(); subject != "" {
+		text = fmt.Sprintf("%s by tunnel %s: %s", subject, v.Tunnel, v.Why)
 	}
-	if c := v.Account; c != nil {
+	switch c := v.Account; {
+	case c == nil:
+	case v.Connected():
 		text += fmt.Sprintf("; the agent counts %d bytes sent, %d of them acknowledged, and %d received", c.Sent, c.Acked, c.Received)
+	default:
+		text += fmt.Sprintf("; the agent counts %d bytes sent and %d received", c.Sent, c.Received)
 	}
 	if c := v.Receipt; c != nil {
 		text += fmt.Sprintf("; receipt %d of the gateway counts %d bytes in %d packets, and %d in %d back", c.Serial, c.Bytes, c.Packets, c.BytesBack, c.PacketsBack)
@@ -194,8 +198,11 @@ func accusation(v *flow.Verdict) string {
 
 func evidenceOf(v *flow.Verdict) map[string]string {
 	f := map[string]string{"standing": string(v.Standing), "tunnel": v.Tunnel}
+	if v.Remote.IsValid() {
+		f["remote"], f["cut"] = v.Remote.String(), strconv.FormatBool(v.Cut)
+	}
 	if v.Local.IsValid() {
-		f["local"], f["remote"], f["cut"] = v.Local.String(), v.Remote.String(), strconv.FormatBool(v.Cut)
+		f["local"] = v.Local.String()
 	}
 	return f
 }

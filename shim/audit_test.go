@@ -119,6 +119,17 @@ func TestAccuse(t *testing.T) {
 	if got := accusation(&forged); got != forged.Why {
 		t.Errorf("told as %q", got)
 	}
+	queries := flow.Verdict{Protocol: 17, Remote: netip.MustParseAddrPort("192.0.2.53:53"), Tunnel: "far", Standing: flow.Differs, Why: "less", Account: &flow.Account{Sent: 30, Received: 90}}
+	if got := accusation(&queries); got != "datagrams to 192.0.2.53:53 by tunnel far: less; the agent counts 30 bytes sent and 90 received" {
+		t.Errorf("told as %q", got)
+	}
+	if f := evidenceOf(&queries); f["remote"] != "192.0.2.53:53" || f["local"] != "" {
+		t.Errorf("%v", f)
+	}
+	strange := flow.Verdict{Protocol: 1, Local: netip.MustParseAddrPort("10.8.0.2:0"), Remote: netip.MustParseAddrPort("192.0.2.1:0"), Tunnel: "far", Standing: flow.Unclaimed, Why: "more"}
+	if got := accusation(&strange); got != "packets of IP protocol 1 to 192.0.2.1 by tunnel far: more" {
+		t.Errorf("told as %q", got)
+	}
 	a := newAudited(nil, nil)
 	many := api.Reconciled{Left: 3}
 	for range maxTold + 5 {

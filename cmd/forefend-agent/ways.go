@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"net"
 	"time"
 
 	api "forefend.dev/forefend/agent/api/v1"
@@ -139,7 +138,7 @@ func (a again) Dial(ctx context.Context, c flow.Context, d flow.Decision) (inter
 }
 
 // DialPacket implements intercept.Packets.
-func (a again) DialPacket(ctx context.Context, c flow.Context, d flow.Decision) (*net.UDPConn, error) {
+func (a again) DialPacket(ctx context.Context, c flow.Context, d flow.Decision) (intercept.Socket, error) {
 	return dialAgain(ctx, a.i, c, d, a.Marked.DialPacket)
 }
 

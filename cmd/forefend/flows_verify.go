@@ -45,7 +45,10 @@ func (a *app) printReceipts(r *api.Reconciled, flows []intercept.Flow) error {
 	for _, v := range r.Verdicts {
 		age, agent, gateway, serial := "-", "-", "-", "-"
 		if c := v.Account; c != nil {
-			age, agent = output.Age(time.Since(c.Began)), output.Bytes(int64(c.Sent))+" / "+output.Bytes(int64(c.Received))
+			agent = output.Bytes(int64(c.Sent)) + " / " + output.Bytes(int64(c.Received))
+		}
+		if c := v.Account; c != nil && !c.Began.IsZero() {
+			age = output.Age(time.Since(c.Began))
 		}
 		if c := v.Receipt; c != nil {
 			gateway, serial = output.Bytes(int64(c.Bytes))+" / "+output.Bytes(int64(c.BytesBack)), short(c)
@@ -75,6 +78,9 @@ func (a *app) printReceipts(r *api.Reconciled, flows []intercept.Flow) error {
 
 // connectionOf is what a connection is for, where it is open, else where it leads.
 func connectionOf(v flow.Verdict, flows []intercept.Flow) string {
+	if !v.Connected() {
+		return v.Subject()
+	}
 	i := slices.IndexFunc(flows, func(f intercept.Flow) bool { return f.Local == v.Local && f.Context.Destination == v.Remote })
 	if i < 0 {
 		return v.Remote.String()
@@ -83,10 +89,7 @@ func connectionOf(v flow.Verdict, flows []intercept.Flow) string {
 }
 
 func whichOf(v flow.Verdict) string {
-	if !v.Local.IsValid() {
-		return "tunnel " + v.Tunnel
-	}
-	return v.Local.String() + " to " + v.Remote.String()
+	return cmp.Or(v.Subject(), "tunnel "+v.Tunnel)
 }
 
 // short is a receipt's serial, with how many starts of the gateway it comes after, and its age.

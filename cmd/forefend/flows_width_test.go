@@ -34,6 +34,7 @@ func TestFlowsWidth(t *testing.T) {
 		Verdicts: []flow.Verdict{
 			{Local: local, Remote: remote, Tunnel: long, Standing: flow.Unclaimed, Why: "the gateway has counted " + long, Ended: true, Cut: true, Account: account, Receipt: receipt},
 			{Local: remote, Remote: local, Tunnel: "eu", Standing: flow.Agrees, Account: account, Receipt: &flow.Receipt{Serial: serial, Final: true}},
+			{Protocol: 17, Remote: remote, Tunnel: long, Standing: flow.Differs, Why: long, Account: &flow.Account{Sent: math.MaxInt64, Received: math.MaxInt64}, Receipt: receipt},
 		},
 		Faults:  []flow.Verdict{{Tunnel: long, Standing: flow.Forged, Why: "the signature is another's: " + long}},
 		Without: []string{long, long}, Left: math.MaxInt32, Trouble: []string{"tunnel " + long + ": gateway https://" + long + ":7443 cannot be asked"},
@@ -52,7 +53,7 @@ func TestFlowsWidth(t *testing.T) {
 		"flows":      {func(a *app) error { return a.printFlows(flows) }, []string{"PROPFIND", "8E / 8E", "All by version e3b0c44298fc of the rules."}},
 		"of one":     {func(a *app) error { return a.printFlows(others[:1]) }, []string{"RULES"}},
 		"of several": {func(a *app) error { return a.printFlows(others) }, []string{"VERSION", "e3b0c44298fc"}},
-		"--verify":   {func(a *app) error { return a.printReceipts(reconciled, flows) }, []string{"unclaimed", "agrees", "Wrong", "Not compared", "Left out", "Trouble"}},
+		"--verify":   {func(a *app) error { return a.printReceipts(reconciled, flows) }, []string{"unclaimed", "agrees", "datagrams to", "Wrong", "Not compared", "Left out", "Trouble"}},
 		"--counters": {func(a *app) error { return a.printCounters(counters) }, []string{"Connections", "Requests", "Names"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -222,9 +222,9 @@ func (s *Space) Strand(index int, again ...netip.Prefix) error {
 	return nil // of a kernel that cannot, connections end by themselves
 }
 
-// Cut ends the TCP connection with these ends that goes by a way. Whether there was one is told.
-func (s *Space) Cut(w *Way, local, remote netip.AddrPort) (ended bool, err error) {
-	err = owner.Cut(s.ns, owner.Connection{Local: local, Remote: remote}, w.Index)
+// Cut ends the connection with these ends that goes by a way, or the connected socket of UDP. Whether there was one is told.
+func (s *Space) Cut(w *Way, protocol uint8, local, remote netip.AddrPort) (ended bool, err error) {
+	err = owner.Cut(s.ns, protocol, owner.Connection{Local: local, Remote: remote}, w.Index)
 	if owner.Gone(err) {
 		return false, nil
 	}

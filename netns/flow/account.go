@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 )
@@ -22,6 +23,15 @@ type Account struct {
 	Window   uint64         `json:"window,omitempty"`   // how much more the server may have sent when it ended
 }
 
+// Datagrams is what an interceptor has exchanged with one server by one tunnel without a connection, since it began: queries for names. Bytes are
+// those of UDP's payload.
+type Datagrams struct {
+	Remote   netip.AddrPort `json:"remote"`
+	Tunnel   string         `json:"tunnel"`
+	Sent     uint64         `json:"sent"` // counted before they leave
+	Received uint64         `json:"received"`
+}
+
 // Accounts are those of one interceptor: what lives, and what ended since it was last asked.
 type Accounts struct {
 	Since time.Time `json:"since"`          // when the interceptor began, knowing of nothing before
@@ -30,6 +40,8 @@ type Accounts struct {
 	Next  uint64    `json:"next"`           // what to ask with next: how many have ended
 	Live  uint64    `json:"live,omitempty"` // the ID after which those that live go on
 	More  bool      `json:"more,omitempty"` // the list is not all; ask again at once
+	// Datagrams are with the last of the list, read after it; nil are those of an interceptor that does not count them.
+	Datagrams []Datagrams `json:"datagrams"`
 	// Lost is when the last one ended that was dropped before anybody asked, and Left how many were.
 	Lost time.Time `json:"lost,omitzero"`
 	Left uint64    `json:"left,omitempty"`
@@ -53,8 +65,10 @@ const (
 // Fault tells whether something is wrong.
 func (s Standing) Fault() bool { return s == Astray || s == Differs || s == Unclaimed || s == Forged }
 
-// Verdict is about one connection. Of a forged sheet it is about all of the tunnel's.
+// Verdict is about one connection, or all datagrams to one server by one tunnel, which have a protocol and mostly no one end. Of a forged sheet
+// it is about all of the tunnel's.
 type Verdict struct {
+	Protocol uint8          `json:"protocol,omitempty"` // of IP
 	Local    netip.AddrPort `json:"local"`
 	Remote   netip.AddrPort `json:"remote"`
 	Tunnel   string         `json:"tunnel"`
@@ -64,6 +78,30 @@ type Verdict struct {
 	Cut      bool           `json:"cut,omitempty"` // it was ended for it
 	Account  *Account       `json:"account,omitempty"`
 	Receipt  *Receipt       `json:"receipt,omitempty"`
+}
+
+// Numbers of protocols, of IP.
+const (
+	protocolTCP = 6
+	protocolUDP = 17
+)
+
+// Subject is what the verdict is about; "": all that goes by the tunnel.
+func (v *Verdict) Subject() string {
+	switch {
+	case !v.Remote.IsValid():
+		return ""
+	case v.Connected():
+		return fmt.Sprintf("connection %s to %s", v.Local, v.Remote)
+	case v.Protocol == protocolUDP:
+		return fmt.Sprintf("datagrams to %s", v.Remote)
+	}
+	return fmt.Sprintf("packets of IP protocol %d to %s", v.Protocol, v.Remote.Addr())
+}
+
+// Connected tells whether the verdict is about a TCP connection, as all are of releases that do not name the protocol.
+func (v *Verdict) Connected() bool {
+	return v.Local.IsValid() && (v.Protocol == protocolTCP || v.Protocol == 0)
 }
 
 // Receipt is the gateway's count of a connection, by IP: headers are included.

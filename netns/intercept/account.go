@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -12,8 +13,12 @@ import (
 	"forefend.dev/forefend/netns/flow"
 )
 
-// maxEnded is how many accounts of connections that ended are kept until somebody asks.
-const maxEnded = 2048
+const (
+	// maxEnded is how many accounts of connections that ended are kept until somebody asks.
+	maxEnded = 2048
+	// maxServers is with how many servers and tunnels datagrams are counted.
+	maxServers = 256
+)
 
 // accounts are kept of the connections to servers whose gateways count, too: from before their first byte until somebody has asked
 // after their end.
@@ -26,6 +31,48 @@ type accounts struct {
 	count uint64             // how many have ended
 	lost  time.Time          // when the last one ended that was dropped
 	left  uint64             // how many were
+
+	datagrams map[counterpart]*tally // guarded by mu
+}
+
+// counterpart is who datagrams are exchanged with, and by which tunnel.
+type counterpart struct {
+	remote netip.AddrPort
+	tunnel string
+}
+
+// tally is how many bytes of payload were.
+type tally struct{ sent, received atomic.Uint64 }
+
+// with is what counts datagrams to and from a server. Beyond maxServers it counts for nobody, which is noted.
+func (a *accounts) with(server netip.AddrPort, tunnel string) *tally {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	at := counterpart{netip.AddrPortFrom(server.Addr().Unmap(), server.Port()), tunnel}
+	one := a.datagrams[at]
+	switch {
+	case one != nil:
+	case len(a.datagrams) < maxServers:
+		one = new(tally)
+		if a.datagrams == nil {
+			a.datagrams = make(map[counterpart]*tally)
+		}
+		a.datagrams[at] = one
+	default:
+		a.lost = time.Now()
+		a.left++
+		one = new(tally)
+	}
+	return one
+}
+
+// talliesLocked are those of all.
+func (a *accounts) talliesLocked() []flow.Datagrams {
+	all := make([]flow.Datagrams, 0, len(a.datagrams))
+	for at, n := range a.datagrams {
+		all = append(all, flow.Datagrams{Remote: at.remote, Tunnel: at.tunnel, Sent: n.sent.Load(), Received: n.received.Load()})
+	}
+	return all
 }
 
 // account is one that lives.
@@ -120,6 +167,9 @@ func (e *Engine) Accounts(after, live uint64, most int) flow.Accounts {
 		if out.More {
 			out.Live = id
 		}
+	}
+	if !out.More {
+		out.Datagrams = a.talliesLocked()
 	}
 	return out
 }

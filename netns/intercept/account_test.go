@@ -1,7 +1,9 @@
 package intercept
 
 import (
+	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -109,6 +111,60 @@ func TestAccountsBounds(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// answering is a Packets whose sockets lead to a server that answers nothing and something in turn, by a tunnel.
+type answering struct {
+	to       netip.AddrPort
+	receipts bool
+}
+
+func (a answering) DialPacket(context.Context, flow.Context, flow.Decision) (Socket, error) {
+	s, err := socketTo(a.to)
+	s.Tunnel, s.Receipts = "far", a.receipts
+	return s, err
+}
+
+// TestAccountsOfQueries has bytes of datagrams counted for each server, before they leave and whatever comes back.
+func TestAccountsOfQueries(t *testing.T) {
+	r := newRig(t, "192.0.2.1:80", Limits{FirstByte: patience})
+	by, _ := packets(t)
+	server, at := packets(t)
+	_, from := packets(t)
+	ask := func(receipts bool) {
+		q := datagram{e: r.Engine, by: by, over: answering{at, receipts}, from: from, to: netip.MustParseAddrPort("192.0.2.53:53"), b: question(t)}
+		done := make(chan struct{})
+		go func() { defer close(done); q.serve() }()
+		b := make([]byte, 512)
+		n, whose, err := server.ReadFromUDPAddrPort(b)
+		must(t, err)
+		if counted := r.Accounts(0, 0, 10).Datagrams; receipts && (len(counted) != 1 || counted[0].Sent == 0) {
+			t.Errorf("when it has left: %+v", counted)
+		}
+		b[2] |= 0x80 // an answer
+		for _, answer := range [][]byte{[]byte("forged"), b[:n]} {
+			_, err = server.WriteToUDPAddrPort(answer, whose)
+			must(t, err)
+		}
+		<-done
+	}
+	ask(false)
+	if counted := r.Accounts(0, 0, 10).Datagrams; counted == nil || len(counted) > 0 {
+		t.Errorf("by a tunnel without receipts: %+v", counted)
+	}
+	ask(true)
+	ask(true)
+	n := uint64(len(question(t)))
+	dialled := netip.MustParseAddrPort("192.0.2.53:53")
+	if counted := r.Accounts(0, 0, 10).Datagrams; len(counted) != 1 || counted[0] != (flow.Datagrams{Remote: dialled, Tunnel: "far", Sent: 2 * n, Received: 2 * (n + 6)}) {
+		t.Errorf("%+v", counted)
+	}
+	for i := range maxServers + 4 {
+		r.accounts.with(netip.AddrPortFrom(dialled.Addr(), uint16(i)), "far").sent.Add(1)
+	}
+	if got := r.Accounts(0, 0, 10); len(got.Datagrams) != maxServers || got.Left != 4 || got.Lost.IsZero() { // one port was counted before
+		t.Errorf("%d servers, %d are left out since %s", len(got.Datagrams), got.Left, got.Lost)
+	}
 }
 
 // TestNoAccounts is about connections whose far end gives no receipts.

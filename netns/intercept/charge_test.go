@@ -135,14 +135,20 @@ type changed struct {
 	was  *time.Duration // what was owed before
 }
 
-func (c changed) DialPacket(context.Context, flow.Context, flow.Decision) (*net.UDPConn, error) {
+func (c changed) DialPacket(context.Context, flow.Context, flow.Decision) (Socket, error) {
 	if *c.was < 0 {
 		c.rates.get(seldom, "", 'r', 1).Take(time.Now(), 5) // others have their turns after it
 		*c.was = c.owed()
 		c.rules.set(c.then)
 		c.Redecide()
 	}
-	return net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(c.to))
+	return socketTo(c.to)
+}
+
+// socketTo is one of this process' own, by no tunnel.
+func socketTo(to netip.AddrPort) (Socket, error) {
+	c, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(to))
+	return Socket{UDPConn: c}, err
 }
 
 // TestQueryChargedOnce: so does a query by a datagram, which is not late for the turn that it has.

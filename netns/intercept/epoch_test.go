@@ -93,10 +93,10 @@ type changing struct {
 	to netip.AddrPort
 }
 
-func (c changing) DialPacket(context.Context, flow.Context, flow.Decision) (*net.UDPConn, error) {
+func (c changing) DialPacket(context.Context, flow.Context, flow.Decision) (Socket, error) {
 	c.rules.set(denyNow)
 	c.Redecide()
-	return net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(c.to))
+	return socketTo(c.to)
 }
 
 // TestRulesChangeBeforeAQuery: so is a query by a datagram.

@@ -16,7 +16,14 @@ import (
 // Packets sends datagrams by tunnels.
 type Packets interface {
 	// DialPacket makes a socket that is connected to c.Destination by a tunnel that fits the decision's profile, from a port of its own.
-	DialPacket(ctx context.Context, c flow.Context, d flow.Decision) (*net.UDPConn, error)
+	DialPacket(ctx context.Context, c flow.Context, d flow.Decision) (Socket, error)
+}
+
+// Socket sends datagrams to one server.
+type Socket struct {
+	*net.UDPConn
+	Tunnel   string
+	Receipts bool // the tunnel's gateway counts them, too
 }
 
 // domain is the port on which queries for names are looked for.

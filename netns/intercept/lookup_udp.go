@@ -184,23 +184,29 @@ func (q *datagram) pass(query names.Query) (again bool) {
 
 // relay asks a server, from a port of its own and by a number of its own, which nobody can guess who sees neither. An error says that nobody is
 // there. A server that is silent is no error: clients ask again, as they would without us.
-func (q *datagram) relay(conn *net.UDPConn, query names.Query, server netip.AddrPort) error {
+func (q *datagram) relay(conn Socket, query names.Query, server netip.AddrPort) error {
 	stop := context.AfterFunc(q.e.ctx, func() { _ = conn.Close() })
 	defer stop()
+	counts := new(tally) // nobody's
+	if conn.Receipts {
+		counts = q.e.accounts.with(server, conn.Tunnel)
+	}
 	client := renumber(q.b)
 	defer func() { binary.BigEndian.PutUint16(q.b, client) }()
+	counts.sent.Add(uint64(len(q.b)))
 	if _, err := conn.Write(q.b); err != nil {
 		return err
 	}
 	_ = conn.SetReadDeadline(time.Now().Add(answerWait))
 	for {
-		b, err := receive(conn)
+		b, err := receive(conn.UDPConn)
 		if err != nil {
 			if isTimeout(err) || q.e.ctx.Err() != nil {
 				return nil
 			}
 			return err
 		}
+		counts.received.Add(uint64(len(*b)))
 		if query.Answers(q.b, *b) {
 			answer := q.e.heard(q.settings(), *b, server) // it answers a query, so there is one
 			binary.BigEndian.PutUint16(answer, client)

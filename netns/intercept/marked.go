@@ -41,12 +41,12 @@ func (m Marked) Dial(ctx context.Context, c flow.Context, d flow.Decision) (Upst
 }
 
 // DialPacket implements Packets.
-func (m Marked) DialPacket(ctx context.Context, c flow.Context, d flow.Decision) (*net.UDPConn, error) {
-	conn, _, err := m.dial(ctx, "udp", c, d)
+func (m Marked) DialPacket(ctx context.Context, c flow.Context, d flow.Decision) (Socket, error) {
+	conn, way, err := m.dial(ctx, "udp", c, d)
 	if err != nil {
-		return nil, err
+		return Socket{}, err
 	}
-	return conn.(*net.UDPConn), nil
+	return Socket{UDPConn: conn.(*net.UDPConn), Tunnel: way.Tunnel, Receipts: way.Receipts}, nil
 }
 
 func (m Marked) dial(ctx context.Context, network string, c flow.Context, d flow.Decision) (net.Conn, Way, error) {

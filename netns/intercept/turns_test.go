@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -50,8 +49,8 @@ func TestTurnsGivenBack(t *testing.T) {
 // noPackets sends no datagrams.
 type noPackets struct{}
 
-func (noPackets) DialPacket(context.Context, flow.Context, flow.Decision) (*net.UDPConn, error) {
-	return nil, errors.New("nobody is asked")
+func (noPackets) DialPacket(context.Context, flow.Context, flow.Decision) (Socket, error) {
+	return Socket{}, errors.New("nobody is asked")
 }
 
 // TestLateQueries: a query whose turn would come when its client has long asked again is dropped and takes no turn.

@@ -13,10 +13,11 @@ import (
 )
 
 // Cut ends a connection of a network namespace, whoever has it: both ends learn that it was reset. device is the index of the one
-// that its socket is bound to, 0 for none. The error wraps unix.ENOENT where there is no such connection.
-func Cut(ns *enter.Namespace, c Connection, device int) error {
+// that its socket is bound to, 0 for none. Of UDP, it ends a socket that is connected, whose owner learns of it (ECONNABORTED). The error wraps
+// unix.ENOENT where there is no such connection.
+func Cut(ns *enter.Namespace, protocol uint8, c Connection, device int) error {
 	return ns.Do(func() error {
-		b, err := ask(sentence(c, device))
+		b, err := ask(sentence(protocol, c, device))
 		if err != nil {
 			return err
 		}
@@ -28,8 +29,9 @@ func Cut(ns *enter.Namespace, c Connection, device int) error {
 }
 
 // sentence asks for the end of a connection (SOCK_DESTROY).
-func sentence(c Connection, device int) []byte {
+func sentence(protocol uint8, c Connection, device int) []byte {
 	b := question(c)
+	b[unix.SizeofNlMsghdr+1] = protocol
 	binary.NativeEndian.PutUint16(b[4:], destroy)
 	binary.NativeEndian.PutUint16(b[6:], unix.NLM_F_REQUEST|unix.NLM_F_ACK)
 	binary.NativeEndian.PutUint32(b[unix.SizeofNlMsghdr+44:], uint32(device))

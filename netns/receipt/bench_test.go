@@ -62,7 +62,7 @@ func BenchmarkRound(b *testing.B) {
 		for i := range signed {
 			s, err := signed[i].Open(public, Question{After: sheets[i].After})
 			if err == nil {
-				err = l.Receive(s, now)
+				err = l.Receive("far", s, now)
 			}
 			if err != nil {
 				b.Fatal(err)

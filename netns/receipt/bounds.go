@@ -76,7 +76,7 @@ func tooMuch(a *flow.Account, s Sum) bool {
 // sum is what the receipts of an entry come to, and which they are.
 func (o *line) sum(i int) (s Sum, parts []part) {
 	for _, p := range o.parts {
-		if p.Protocol != tcp || o.of(p) != i {
+		if o.of(p) != i {
 			continue
 		}
 		parts = append(parts, p)

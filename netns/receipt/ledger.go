@@ -12,13 +12,14 @@ import (
 
 // Bounds of a Ledger.
 const (
-	maxLines = 16384            // connections
-	maxSame  = 16               // of them, and receipts, with the same ends
-	maxName  = 128              // bytes, of a tunnel
-	settled  = 30 * time.Second // after a connection has ended, with its last receipt
-	kept     = 15 * time.Minute // and without: the kernel goes on sending what was written to it
-	skew     = 3 * time.Second  // by which a moment of the gateway's, on the node's clock, may be wrong
-	dialling = 15 * time.Second
+	maxLines     = 16384            // connections
+	maxSame      = 16               // of them, and receipts, with the same ends
+	maxExchanges = 1024             // servers, protocols and tunnels of datagrams
+	maxName      = 128              // bytes, of a tunnel
+	settled      = 30 * time.Second // after a connection has ended, with its last receipt
+	kept         = 15 * time.Minute // and without: the kernel goes on sending what was written to it
+	skew         = 3 * time.Second  // by which a moment of the gateway's, on the node's clock, may be wrong
+	dialling     = 15 * time.Second
 )
 
 // looks is how many answers a connection must be missing from to be astray.
@@ -38,6 +39,11 @@ type Ledger struct {
 	left   uint64    // how many are not, of this interceptor
 	missed uint64    // of earlier ones, and beyond the bounds
 	count  int       // entries that there are
+
+	exchanges map[counterpart]*exchange
+	open      int                  // parts of exchanges
+	serials   map[[16]byte]uint64  // of leases, the last of receipts without connection
+	gateways  map[string]time.Time // since when a tunnel's has missed nothing, by its clock
 }
 
 type ends struct{ local, remote netip.AddrPort }
@@ -70,7 +76,8 @@ type part struct {
 
 // NewLedger makes an empty one. Connections of before are none that somebody should have claimed.
 func NewLedger(now time.Time) *Ledger {
-	return &Ledger{begun: now, leases: make(map[[16]byte]string), lines: make(map[ends]*line)}
+	return &Ledger{begun: now, leases: make(map[[16]byte]string), lines: make(map[ends]*line), exchanges: make(map[counterpart]*exchange),
+		serials: make(map[[16]byte]uint64), gateways: make(map[string]time.Time)}
 }
 
 // Hold notes that a lease is the namespace's, also after it has ended.
@@ -87,6 +94,7 @@ func (l *Ledger) Claim(a *flow.Accounts, now time.Time) []flow.Verdict {
 	if !a.Since.Equal(l.since) { // another interceptor: of the old one's connections nothing more is told
 		l.missed += l.left
 		l.since, l.left = a.Since, 0
+		l.another()
 	}
 	if l.at.IsZero() {
 		l.at = a.At
@@ -121,7 +129,7 @@ func (l *Ledger) Claim(a *flow.Accounts, now time.Time) []flow.Verdict {
 		l.forget(at, of, now)
 		l.count += len(of.entries)
 	}
-	return faults
+	return append(faults, l.claimDatagrams(a.Datagrams, read, now)...)
 }
 
 func latest(a, b time.Time) time.Time {
@@ -191,11 +199,11 @@ func (l *Ledger) unclaimed(at ends, of *line, read time.Time) (faults []flow.Ver
 	}
 	for _, p := range of.parts {
 		known := latest(latest(l.since, l.lost), l.begun)
-		if p.Protocol != tcp || !p.read.Before(read) || atLeast(p.Up, bare(at)) == 0 || !p.began.After(known.Add(skew)) {
+		if !p.read.Before(read) || atLeast(p.Up, bare(at)) == 0 || !p.began.After(known.Add(skew)) {
 			continue
 		}
 		of.told = true
-		return []flow.Verdict{{Local: at.local, Remote: at.remote, Tunnel: p.tunnel, Standing: flow.Unclaimed, Ended: p.Final,
+		return []flow.Verdict{{Protocol: tcp, Local: at.local, Remote: at.remote, Tunnel: p.tunnel, Standing: flow.Unclaimed, Ended: p.Final,
 			Why: "the gateway counts a connection that the container's interceptor does not know", Receipt: p.told(p.read)}}
 	}
 	return nil
@@ -225,9 +233,10 @@ func (l *Ledger) forget(at ends, of *line, now time.Time) {
 	}
 }
 
-// Receive takes receipts that were asked for after the last Claim; now is when they came. An error is about receipts that take back
+// Receive takes receipts that a tunnel's gateway was asked for after the last Claim; now is when they came. An error is about receipts that take back
 // what others said, and wraps ErrForged.
-func (l *Ledger) Receive(s *Sheet, now time.Time) error {
+func (l *Ledger) Receive(tunnel string, s *Sheet, now time.Time) error {
+	l.restarted(tunnel, s.Since, now)
 	for i := range s.Receipts {
 		r := &s.Receipts[i]
 		tunnel, ours := l.leases[r.Lease]
@@ -236,6 +245,12 @@ func (l *Ledger) Receive(s *Sheet, now time.Time) error {
 		}
 		at := ends{r.Peer, r.Server}
 		began := now.Add(-s.At.Sub(r.Began))
+		if r.Protocol != tcp {
+			if err := l.datagrams(part{*r, tunnel, began, now}, now); err != nil {
+				return err
+			}
+			continue
+		}
 		if l.lines[at] == nil && r.Final && now.Sub(began) > kept {
 			continue // the last word of one that was dealt with long ago, whose peer vanished
 		}
@@ -258,7 +273,7 @@ var errFull = errors.New("no room")
 
 // take notes a receipt, which replaces an older one of the same connection.
 func (o *line) take(p part) error {
-	i := slices.IndexFunc(o.parts, func(old part) bool { return old.Began.Equal(p.Began) && old.Protocol == p.Protocol })
+	i := slices.IndexFunc(o.parts, func(old part) bool { return old.Began.Equal(p.Began) })
 	if i < 0 && len(o.parts) >= maxSame {
 		return errFull
 	}
@@ -313,7 +328,7 @@ func (l *Ledger) Settle(tunnel string, since, now time.Time) (faults []flow.Verd
 			}
 		}
 	}
-	return faults
+	return append(faults, l.settleDatagrams(tunnel, now)...)
 }
 
 // absent is for a connection that has no receipt.
@@ -350,7 +365,7 @@ func (l *Ledger) Break(tunnel, why string, now time.Time) (faults []flow.Verdict
 			faults = e.found(faults, at, flow.Forged, why, sum, parts, now)
 		}
 	}
-	return faults
+	return append(faults, l.breakDatagrams(tunnel, why, now)...)
 }
 
 // Verdicts are about all connections that are known, the oldest first.
@@ -362,11 +377,14 @@ func (l *Ledger) Verdicts(now time.Time) (all []flow.Verdict) {
 		}
 		if of.told {
 			for _, p := range of.parts {
-				all = append(all, flow.Verdict{Local: at.local, Remote: at.remote, Tunnel: p.tunnel, Standing: flow.Unclaimed, Ended: p.Final, Receipt: p.told(now)})
+				all = append(all, flow.Verdict{Protocol: tcp, Local: at.local, Remote: at.remote, Tunnel: p.tunnel, Standing: flow.Unclaimed, Ended: p.Final, Receipt: p.told(now)})
 			}
 		}
 	}
-	slices.SortFunc(all, func(a, b flow.Verdict) int { return cmp.Or(began(&a).Compare(began(&b)), a.Local.Compare(b.Local)) })
+	all = append(all, l.datagramVerdicts(now)...)
+	slices.SortFunc(all, func(a, b flow.Verdict) int {
+		return cmp.Or(began(&a).Compare(began(&b)), a.Local.Compare(b.Local), a.Remote.Compare(b.Remote))
+	})
 	return all
 }
 
@@ -382,7 +400,7 @@ func (l *Ledger) Left() uint64 { return l.missed + l.left }
 
 func (e *entry) verdict(at ends, sum Sum, parts []part, now time.Time) flow.Verdict {
 	a := e.account
-	v := flow.Verdict{Local: at.local, Remote: at.remote, Tunnel: a.Tunnel, Standing: e.is, Why: e.why, Ended: !a.Ended.IsZero(), Account: &a}
+	v := flow.Verdict{Protocol: tcp, Local: at.local, Remote: at.remote, Tunnel: a.Tunnel, Standing: e.is, Why: e.why, Ended: !a.Ended.IsZero(), Account: &a}
 	if len(parts) > 0 {
 		last := parts[len(parts)-1]
 		v.Receipt = last.told(now)

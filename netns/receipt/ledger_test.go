@@ -65,7 +65,7 @@ func (b *bench) receipt(up, down Count) Receipt {
 
 func (b *bench) receive(list ...Receipt) ([]flow.Verdict, error) {
 	b.pass(time.Second)
-	if err := b.l.Receive(&Sheet{At: b.now.Add(ahead), Since: b.since.Add(ahead), Receipts: list}, b.now); err != nil {
+	if err := b.l.Receive("far", &Sheet{At: b.now.Add(ahead), Since: b.since.Add(ahead), Receipts: list}, b.now); err != nil {
 		return nil, err
 	}
 	return b.l.Settle("far", b.since, b.now), nil
@@ -224,7 +224,6 @@ func TestExcused(t *testing.T) {
 		"of before the ledger":            func(b *bench, r *Receipt) { r.Began = b.l.begun.Add(ahead - time.Minute) },
 		"of which the account was lost":   func(b *bench, _ *Receipt) { b.left, b.lost = 1, b.now },
 		"which ended long ago":            func(b *bench, r *Receipt) { r.Final = true; b.pass(time.Hour) },
-		"that is a query for a name":      func(_ *bench, r *Receipt) { r.Protocol = 17 },
 		"read after the accounts":         func(b *bench, _ *Receipt) { b.pass(-10 * time.Second) },
 		"that the account comes for late": func(*bench, *Receipt) {},
 	} {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/netns/receipt"
@@ -49,7 +50,7 @@ func (l *ledger) hold(id, tunnel string) {
 func (l *ledger) take(s *receipt.Sheet, tunnel string, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := l.of.Receive(s, now); err != nil {
+	if err := l.of.Receive(tunnel, s, now); err != nil {
 		l.breakLocked(tunnel, err, now)
 	}
 }
@@ -221,7 +222,7 @@ func (sp *space) without() (names []string) {
 
 // punish ends a connection with which something is wrong.
 func (sp *space) punish(ctx context.Context, v *flow.Verdict) {
-	if !v.Local.IsValid() {
+	if !v.Local.IsValid() || v.Protocol != unix.IPPROTO_TCP && v.Protocol != unix.IPPROTO_UDP {
 		return
 	}
 	sp.mu.Lock()
@@ -230,7 +231,7 @@ func (sp *space) punish(ctx context.Context, v *flow.Verdict) {
 		if u.way == nil || u.tunnel.Name != v.Tunnel {
 			continue
 		}
-		ended, err := sp.Cut(u.way, v.Local, v.Remote)
+		ended, err := sp.Cut(u.way, v.Protocol, v.Local, v.Remote)
 		if err != nil {
 			log.G(ctx).WithError(err).WithField("container", sp.saved.Container).Error("forefend tunneld: a connection whose receipts are wrong goes on")
 		}

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/netns/receipt"
 	"forefend.dev/forefend/runtime/orchestrator/api"
@@ -55,12 +57,13 @@ func talk(t *testing.T, c net.Conn) (says func(line string)) {
 	}
 }
 
-// TestReceipts: a container's connections agree with the receipts of a real gateway. Once that counts more than the agent has sent, an event
-// says so, the connection is ended, the container's risk is higher, and forefend flows --verify fails.
+// TestReceipts: a container's connections and queries for names agree with the receipts of a real gateway. Once that counts more than the agent
+// has sent, an event says so, the connection is ended, the container's risk is higher, and forefend flows --verify fails.
 func TestReceipts(t *testing.T) {
 	p := newProvider(t)
 	door := p.lying()
 	web(t, p.behind.World, "eu-1")
+	p.behind.names(t, "--host-record=www.example,198.51.100.1")
 	rules := t.TempDir()
 	write(t, filepath.Join(rules, "all.toml"), "[[rule]]\nname = \"all\"\nwhen = \"true\"\ntunnel = { encryption = \"strong\" }\n")
 	h := newHost(t, harness.WithConfig(fmt.Sprintf("mode = \"observe\"\n[scan]\nenabled = false\n[egress]\nrules = %q\ndecide_within = \"2s\"\nverify = \"1s\"\n", rules)+
@@ -72,6 +75,12 @@ func TestReceipts(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "a request by a tunnel that was allocated", func() bool { return h.fetch(id, "198.51.100.1") == "eu-1" })
+	if r := h.exec(id, "sh", "-c", "echo nameserver 198.51.100.1 > /etc/resolv.conf"); r.Check() != nil {
+		t.Fatal(r)
+	}
+	if got := h.fetch(id, "www.example"); got != "eu-1" {
+		t.Fatalf("by a name: %q", got)
+	}
 	c := dialIn(t, h.networkOf(t, id), "198.51.100.1:"+worldPort)
 	says := talk(t, c)
 	says(strings.Repeat("a", 32<<10))
@@ -79,16 +88,29 @@ func TestReceipts(t *testing.T) {
 	eventually(t, "receipts of all connections", func() bool {
 		var all api.Reconciled
 		h.ask(t, &all, "flows", id, "--verify") // which fails where one is wrong
-		return len(all.Verdicts) >= 2 && !slices.ContainsFunc(all.Verdicts, func(v flow.Verdict) bool { return v.Standing != flow.Agrees })
+		return len(all.Verdicts) >= 4 && !slices.ContainsFunc(all.Verdicts, func(v flow.Verdict) bool { return v.Standing != flow.Agrees }) &&
+			slices.ContainsFunc(all.Verdicts, func(v flow.Verdict) bool {
+				return v.Protocol == unix.IPPROTO_UDP && v.Account.Sent > 0 && v.Account.Received > 0
+			})
 	})
 	if wrong := h.said(t, id, "receipt"); len(wrong) > 0 {
 		t.Fatalf("of an honest gateway: %v", wrong)
 	}
 
+	door.Tells(liar.Falsified(t, filepath.Join(p.dir, "state"), func(r *receipt.Receipt) {
+		if r.Protocol == unix.IPPROTO_UDP {
+			r.Up.Bytes += 1 << 20
+		}
+	}))
+	eventually(t, "an event about datagrams", func() bool { h.fetch(id, "www.example"); return len(h.said(t, id, "receipt")) > 0 })
+	if wrong := h.said(t, id, "receipt")[0]; !strings.Contains(wrong, "datagrams to 198.51.100.1:53 by tunnel eu-1: the gateway counts more datagrams") {
+		t.Errorf("told as %q", wrong)
+	}
+	told := len(h.said(t, id, "receipt"))
 	door.Tells(liar.Falsified(t, filepath.Join(p.dir, "state"), func(r *receipt.Receipt) { r.Up.Bytes += 1 << 20 }))
 	says("b")
-	eventually(t, "an event about the gateway's count", func() bool { return len(h.said(t, id, "receipt")) > 0 })
-	if wrong := h.said(t, id, "receipt")[0]; !strings.Contains(wrong, "the gateway counts more than was sent") || !strings.Contains(wrong, "198.51.100.1:") {
+	eventually(t, "an event about the gateway's count", func() bool { return len(h.said(t, id, "receipt")) > told })
+	if wrong := h.said(t, id, "receipt")[told]; !strings.Contains(wrong, "the gateway counts more than was sent") || !strings.Contains(wrong, "198.51.100.1:") {
 		t.Errorf("told as %q", wrong)
 	}
 	if n, err := c.Read(make([]byte, 1)); err == nil {
