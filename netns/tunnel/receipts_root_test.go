@@ -20,6 +20,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/netns/intercept"
@@ -44,7 +45,8 @@ type audited struct {
 	engine *intercept.Engine
 	began  time.Time
 	next   uint64
-	astray atomic.Bool // connections go by another way than they say
+	asked  []flow.Datagrams // by ask
+	astray atomic.Bool      // connections go by another way than they say
 }
 
 func newAudited(t testing.TB, s *Service, world string) *audited {
@@ -118,6 +120,9 @@ func (a *audited) round(t testing.TB) api.Reconciled {
 	for live := uint64(0); ; {
 		got := a.engine.Accounts(a.next, live, 100)
 		got.At, got.Since = at, a.began
+		if !got.More {
+			got.Datagrams = append(got.Datagrams, a.asked...)
+		}
 		out, err := a.s.Reconcile(t.Context(), api.ReconcileRequest{Namespace: a.namespace, Accounts: got, All: true})
 		if err != nil {
 			t.Fatal(err)
@@ -145,6 +150,41 @@ func (a *audited) agrees(t testing.TB, atLeast int) {
 	}
 	if len(r.Faults) > 0 || len(r.Verdicts) < atLeast {
 		t.Errorf("%d connections compared, not %d: %s", len(r.Verdicts), atLeast, inWords(r.Faults))
+	}
+}
+
+// socket is one to a server by the tunnel, as the interceptor makes for each query.
+func (a *audited) socket(t testing.TB, server netip.AddrPort) (s intercept.Socket) {
+	t.Helper()
+	if err := a.ns.Do(func() (err error) {
+		s, err = intercept.Marked{Ways: a}.DialPacket(t.Context(), flow.Context{Destination: server}, flow.Decision{})
+		return err
+	}); err != nil || !s.Receipts {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+// query has a server bounce a datagram, each time from another port, and counts as the interceptor does.
+func (a *audited) query(t testing.TB, server netip.AddrPort, n int) {
+	t.Helper()
+	i := slices.IndexFunc(a.asked, func(d flow.Datagrams) bool { return d.Remote == server })
+	if i < 0 {
+		i = len(a.asked)
+		a.asked = append(a.asked, flow.Datagrams{Remote: server, Tunnel: a.way.Tunnel})
+	}
+	for size := range n {
+		s := a.socket(t, server)
+		a.asked[i].Sent += uint64(size)
+		if _, err := s.Write(make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+		_ = s.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // some are lost
+		if got, err := s.Read(make([]byte, 2000)); err == nil {
+			a.asked[i].Received += uint64(got)
+		}
+		_ = s.Close()
 	}
 }
 
@@ -483,6 +523,96 @@ func strays(t *testing.T, d *distance, world, loopback string) {
 	if _, err := io.CopyN(conn, network.Zeroes{}, 1); err == nil {
 		if _, err = r.ReadByte(); err == nil {
 			t.Error("the connection that nobody claims goes on")
+		}
+	}
+}
+
+// bounces has datagrams be sent back by a port of the world, twice as long.
+func (d *distance) bounces(t testing.TB, port int) {
+	t.Helper()
+	var c *net.UDPConn
+	if err := d.behind.Do(func() (err error) {
+		c, err = net.ListenUDP("udp", &net.UDPAddr{Port: port})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	go func() {
+		for b := make([]byte, 2000); ; {
+			n, from, err := c.ReadFromUDPAddrPort(b)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			_, _ = c.WriteToUDPAddrPort(make([]byte, 2*n), from)
+		}
+	}()
+}
+
+// TestRootReceiptsOfDatagrams has honest datagrams of either family agree with the gateway, also where some are lost and when either side is started
+// anew; one that nobody has counted is told, and its socket ended.
+func TestRootReceiptsOfDatagrams(t *testing.T) {
+	if !onNode(t) {
+		return
+	}
+	d := newDistance(t, nil)
+	d.bounces(t, 53)
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) { datagrams(t, d, netip.MustParseAddr(f.world)) })
+	}
+}
+
+func datagrams(t *testing.T, d *distance, world netip.Addr) {
+	dir, one := t.TempDir(), d.tunnel(t, "far")
+	s, stop := serve(t, dir, one)
+	defer func() { stop() }()
+	a := newAudited(t, s, world.String())
+	resolver := netip.AddrPortFrom(world, 53)
+	a.query(t, resolver, 50)
+	a.agrees(t, 1)
+	heal := d.lossy(t, 10)
+	for range 5 {
+		a.query(t, resolver, 10)
+		a.agrees(t, 1)
+	}
+	heal()
+	d.stop()
+	a.query(t, resolver, 3)
+	d.start(t)
+	a.query(t, resolver, 10)
+	a.agrees(t, 1)
+	stop()
+	s, stop = serve(t, dir, one)
+	a.s = s
+	if _, err := s.Attach(t.Context(), a.ask()); err != nil { // which waits for the gateway
+		t.Fatal(err)
+	}
+	a.query(t, resolver, 10)
+	a.agrees(t, 1)
+
+	a = newAudited(t, s, world.String())
+	a.query(t, resolver, 5)
+	a.agrees(t, 1)
+	a.asked[0].Received++
+	if v := a.wrong(t, flow.Differs); v.Remote != resolver || v.Protocol != unix.IPPROTO_UDP || v.Cut {
+		t.Errorf("an answer that came by another way is told as %s", inWords([]flow.Verdict{v}))
+	}
+	time.Sleep(3500 * time.Millisecond) // what began with the node's records is excused
+	hidden := a.socket(t, netip.AddrPortFrom(world, 54))
+	if _, err := hidden.Write([]byte("secret")); err != nil {
+		t.Fatal(err)
+	}
+	if v := a.wrong(t, flow.Unclaimed); v.Local.String() != hidden.LocalAddr().String() || !v.Cut || v.Receipt == nil {
+		t.Errorf("told as %s", inWords([]flow.Verdict{v}))
+	}
+	_ = hidden.SetReadDeadline(time.Now().Add(patience))
+	for end := time.Now().Add(patience); ; {
+		_, err := hidden.Read(make([]byte, 1))
+		if errors.Is(err, unix.ECONNABORTED) {
+			break
+		}
+		if time.Now().After(end) || !errors.Is(err, unix.ECONNREFUSED) { // nobody is on that port
+			t.Fatalf("the socket that nobody counts goes on: %v", err)
 		}
 	}
 }
