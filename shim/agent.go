@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"strings"
 	"sync"
@@ -98,14 +97,13 @@ type seat struct {
 	ctx    context.Context // of injections; ends with close
 
 	mu     sync.Mutex
-	begun  bool              // guarded by mu
-	agent  Agent             // guarded by mu
-	failed error             // why there is no agent; guarded by mu
-	proc   *record.Agent     // for the record on disk; guarded by mu
-	timer  *time.Timer       // of an injection that waits; guarded by mu
-	closed bool              // guarded by mu
-	status string            // of the application, by its own word; guarded by mu
-	faults map[string]uint64 // of the channel, by kind; guarded by mu
+	begun  bool          // guarded by mu
+	agent  Agent         // guarded by mu
+	failed error         // why there is no agent; guarded by mu
+	proc   *record.Agent // for the record on disk; guarded by mu
+	timer  *time.Timer   // of an injection that waits; guarded by mu
+	closed bool          // guarded by mu
+	status string        // of the application, by its own word; guarded by mu
 
 	paths     paths
 	audit     audit
@@ -349,7 +347,6 @@ func (a *seat) describe(o *workload.Observation) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o.Faults = maps.Clone(a.faults)
 	a.paths.describe(o)
 }
 

@@ -28,7 +28,7 @@ func (a *seat) changed(ch AgentChange) {
 		a.audit.start(time.Now())
 	}
 	if ch.Fault != "" && !closed {
-		a.faultLocked(ch.Fault)
+		a.c.faults.add(ch.Fault)
 	}
 	a.mu.Unlock()
 	if closed {
@@ -48,18 +48,13 @@ func (a *seat) changed(ch AgentChange) {
 	}
 }
 
-// faultLocked counts a fault of the channel, or of the accounts. mu is held.
-func (a *seat) faultLocked(kind string) {
-	if a.faults == nil {
-		a.faults = make(map[string]uint64)
-	}
-	a.faults[kind]++
+func (a *seat) report(kind, message string, fields map[string]string) {
+	a.reportOf(a.c, kind, message, fields)
 }
 
-func (a *seat) report(kind, message string, fields map[string]string) {
-	a.s.reporter.event(api.Event{
-		Time: time.Now(), ID: a.c.id, Run: a.c.current().Facts.Run, Kind: kind, Message: message, Fields: fields,
-	})
+// reportOf tells of one of the containers that share the agent.
+func (a *seat) reportOf(c *container, kind, message string, fields map[string]string) {
+	a.s.reporter.event(api.Event{Time: time.Now(), ID: c.id, Run: c.current().Facts.Run, Kind: kind, Message: message, Fields: fields})
 }
 
 // event takes what the agent claims. It is reported, and what an application asks for is asked of the daemon in the

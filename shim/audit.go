@@ -151,22 +151,25 @@ func (a *seat) reconcile(ctx context.Context, all bool) (out api.Reconciled, err
 	return out, nil
 }
 
-// accuse tells of faults. They count against the container. The round is held.
+// accuse tells of faults. In a pod they count against the container whose connection it is, by the agent's word, or against all where none is
+// named: one that nobody claims, what a gateway forged, datagrams. The round is held.
 func (a *seat) accuse(r *api.Reconciled) {
 	for i := range r.Faults {
 		v := &r.Faults[i]
-		a.mu.Lock()
-		a.faultLocked(workload.ReceiptFault + string(v.Standing))
-		a.mu.Unlock()
-		if i < maxTold {
-			a.report(api.EventReceipt, accusation(v), evidenceOf(v))
+		whose := ""
+		if v.Account != nil {
+			whose = v.Account.Container
+		}
+		for _, c := range a.asking(whose) {
+			c.faults.add(workload.ReceiptFault + string(v.Standing))
+			c.urgent.call()
+			if i < maxTold {
+				a.reportOf(c, api.EventReceipt, accusation(v), evidenceOf(v))
+			}
 		}
 	}
 	if n := len(r.Faults); n > maxTold {
 		a.report(api.EventReceipt, fmt.Sprintf("as much is wrong with %d more connections", n-maxTold), nil)
-	}
-	if len(r.Faults) > 0 {
-		a.c.urgent.call()
 	}
 	if r.Left > 0 && !a.audit.left {
 		a.audit.left = true

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -138,7 +139,7 @@ func TestAccuse(t *testing.T) {
 	a.c.decision = api.Decision{}
 	a.accuse(&many)
 	a.accuse(&api.Reconciled{Left: 4})
-	if n := a.faults[workload.ReceiptFault+"differs"]; n != maxTold+5 || len(a.s.reporter.events) != maxTold+2 {
+	if n := a.c.faults.counts()[workload.ReceiptFault+"differs"]; n != maxTold+5 || len(a.s.reporter.events) != maxTold+2 {
 		t.Errorf("%d faults, %d events", n, len(a.s.reporter.events))
 	}
 	select {
@@ -148,5 +149,38 @@ func TestAccuse(t *testing.T) {
 	}
 	if f := evidenceOf(&v); f["standing"] != "differs" || f["cut"] != "true" || f["local"] == "" || evidenceOf(&forged)["local"] != "" {
 		t.Errorf("%v, %v", f, evidenceOf(&forged))
+	}
+}
+
+// TestAccuseInAPod has a fault count against the container whose connection it is, or against all but the sandbox where nobody knows.
+func TestAccuseInAPod(t *testing.T) {
+	for name, c := range map[string]struct {
+		account *flow.Account
+		accused []string
+	}{
+		"of one":                   {&flow.Account{Container: "web"}, []string{"web"}},
+		"of one that is not of it": {&flow.Account{Container: "other"}, []string{"web", "log"}},
+		"nobody's":                 {nil, []string{"web", "log"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAudited(nil, nil)
+			a.pod = true
+			for _, id := range []string{"web", "log"} {
+				a.members = append(a.members, &container{id: workload.ID{Namespace: "ns", Container: id}, urgent: newUrgency()})
+			}
+			a.accuse(&api.Reconciled{Faults: []flow.Verdict{{Protocol: 6, Tunnel: "far", Standing: flow.Astray, Account: c.account}}})
+			var accused, told []string
+			for _, of := range a.sharing() {
+				if of.faults.counts()[workload.ReceiptFault+"astray"] == 1 && len(of.urgent) == 1 {
+					accused = append(accused, of.id.Container)
+				}
+			}
+			for _, e := range a.s.reporter.events {
+				told = append(told, e.ID.Container)
+			}
+			if !slices.Equal(accused, c.accused) || !slices.Equal(told, c.accused) {
+				t.Errorf("accused %v, told of %v, not %v", accused, told, c.accused)
+			}
+		})
 	}
 }

@@ -44,6 +44,7 @@ type container struct {
 	gateless   error              // why there is none
 	offline    bool               // it was created without a network, which no gate can give back
 	passages   passages
+	faults     faults
 
 	execs    map[string]*stdinEnd // standard inputs of execs that are watched, by exec id; guarded by mu
 	unlisted bool                 // no more of them are kept: the container is gone; guarded by mu

@@ -251,6 +251,7 @@ func (w *watch) observation() workload.Observation {
 		o.Programs, o.ProgramsLost, o.Trace = counts.Programs, counts.ProgramsLost, w.c.supervised.TakeTrace()
 	}
 	w.c.passages.describe(&o)
+	o.Faults = w.c.faults.counts()
 	w.c.agent.describe(&o)
 	if o.Final && w.c.upper != "" && w.walked == nil {
 		o.RootfsWrites, _ = rootfs.Wrote(w.before, w.c.upper) // unknown on error

@@ -9,18 +9,20 @@ import (
 // Account is what is known on a node of one TCP connection to a server that takes a gateway's tunnel, as the node's kernel counts
 // (tcp(7), TCP_INFO): bytes are those of the stream, without headers.
 type Account struct {
-	ID       uint64         `json:"id"`     // of the interceptor's, increasing
-	Local    netip.AddrPort `json:"local"`  // the peer's own address
-	Remote   netip.AddrPort `json:"remote"` // the server's
-	Tunnel   string         `json:"tunnel"`
-	Began    time.Time      `json:"began"` // when it was asked for: before its first packet
-	Ended    time.Time      `json:"ended,omitzero"`
-	Sent     uint64         `json:"sent"`               // retransmissions included
-	Acked    uint64         `json:"acked"`              // that the server has
-	Open     uint64         `json:"open,omitempty"`     // that it may not have yet, sent or not
-	Received uint64         `json:"received"`           // in order
-	Repeated uint64         `json:"repeated,omitempty"` // at most so much of what came was not new
-	Window   uint64         `json:"window,omitempty"`   // how much more the server may have sent when it ended
+	ID     uint64         `json:"id"`     // of the interceptor's, increasing
+	Local  netip.AddrPort `json:"local"`  // the peer's own address
+	Remote netip.AddrPort `json:"remote"` // the server's
+	Tunnel string         `json:"tunnel"`
+	// Container is whose of a pod's it is, by the agent's word; "": that is not known, or it is the only one's.
+	Container string    `json:"container,omitempty"`
+	Began     time.Time `json:"began"` // when it was asked for: before its first packet
+	Ended     time.Time `json:"ended,omitzero"`
+	Sent      uint64    `json:"sent"`               // retransmissions included
+	Acked     uint64    `json:"acked"`              // that the server has
+	Open      uint64    `json:"open,omitempty"`     // that it may not have yet, sent or not
+	Received  uint64    `json:"received"`           // in order
+	Repeated  uint64    `json:"repeated,omitempty"` // at most so much of what came was not new
+	Window    uint64    `json:"window,omitempty"`   // how much more the server may have sent when it ended
 }
 
 // Datagrams is what an interceptor has exchanged with one server by one tunnel without a connection, since it began: queries for names. Bytes are

@@ -82,8 +82,8 @@ type account struct {
 }
 
 // open begins one of a connection that was asked for at a moment. What it returns ends it, and comes before the connection is closed.
-func (a *accounts) open(s *side, tunnel string, began time.Time) (end func(reset bool)) {
-	one := &account{flow.Account{Local: localOf(s.tcp), Remote: addressOf(s.tcp.RemoteAddr()), Tunnel: tunnel, Began: began}, s}
+func (a *accounts) open(s *side, tunnel, container string, began time.Time) (end func(reset bool)) {
+	one := &account{flow.Account{Local: localOf(s.tcp), Remote: addressOf(s.tcp.RemoteAddr()), Tunnel: tunnel, Container: container, Began: began}, s}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	one.ID = a.live.add(one)

@@ -56,6 +56,7 @@ func (c *client) denied(request, why string) {
 // TestContainers: each connection of a pod is decided as its container's, and held to what that one may contact.
 func TestContainers(t *testing.T) {
 	r := newRig(t, echo(t, "s"), Limits{})
+	r.dialer.gates = true
 	a := &attributor{}
 	r.Attribute(a)
 	r.Set(two())
@@ -73,6 +74,9 @@ func TestContainers(t *testing.T) {
 	}
 	if a.asked != 1 {
 		t.Errorf("one connection was attributed %d times", a.asked)
+	}
+	if all := r.Accounts(0, 0, 10).List; len(all) != 1 || all[0].Container != "web" {
+		t.Errorf("its account: %+v", all)
 	}
 	a.set("batch", nil)
 	r.client().denied(request, "web-only")

@@ -335,7 +335,7 @@ func (s *session) connect(ctx context.Context, c *flow.Context, d *flow.Decision
 		return nil, err
 	}
 	if conn.Receipts { // before anything is sent
-		up.close = s.e.accounts.open(&up.side, conn.Tunnel, began)
+		up.close = s.e.accounts.open(&up.side, conn.Tunnel, c.Container, began)
 	}
 	if o != nil {
 		if err := up.originate(ctx, o, key.tls, protocol); err != nil {
