@@ -62,6 +62,7 @@ func factsOf(id workload.ID, spec *specs.Spec, r *taskv3.CreateTaskRequest, cont
 	f.HostNetwork = !hasNamespace(spec, specs.NetworkNamespace)
 	f.HostPID = !hasNamespace(spec, specs.PIDNamespace)
 	f.UserNS = hasNamespace(spec, specs.UserNamespace)
+	f.NameServers = nameServers(spec.Mounts)
 	return f
 }
 

@@ -2,6 +2,8 @@ package recommend
 
 import (
 	"fmt"
+	"net"
+	"slices"
 
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/workload"
@@ -31,10 +33,29 @@ func Egress(p workload.Prediction, in Input, listed func(destination string) boo
 	}
 	r := recommender{source: fmt.Sprintf("history %s, %s", p.Level, runs(p.Watched))}
 	r.claim(policy.KeyEgressDefault, policy.Tight, "enforce: %s", reached)
-	for _, name := range reachedBut(p.Destinations, listed) {
+	known := reachedBut(p.Destinations, listed)
+	for _, name := range known {
 		r.claim(policy.KeyEgress.Member(name), policy.Loose, "reached by earlier runs")
 	}
+	for _, name := range reachedBut(askedFor(p), listed) {
+		if !slices.Contains(known, name) {
+			r.claim(policy.KeyEgress.Member(name), policy.Loose, "its resolv.conf names it")
+		}
+	}
 	return r.claims, ""
+}
+
+// askedFor are the destinations of a run's queries for names.
+func askedFor(p workload.Prediction) (destinations []string) {
+	for _, server := range p.NameServers {
+		destinations = append(destinations, "udp/"+net.JoinHostPort(server, "53"))
+	}
+	return destinations
+}
+
+// needed are the members of egress that a run is known to need.
+func needed(p workload.Prediction) []string {
+	return reached(slices.Concat(p.Destinations, askedFor(p)))
 }
 
 // reachedBut are the members of egress that allow destinations but for the listed ones.

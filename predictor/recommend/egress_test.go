@@ -32,6 +32,15 @@ func TestEgressLearned(t *testing.T) {
 	if strings.Join(got, "\n") != strings.Join(want, "\n") || why != "" {
 		t.Errorf("%s\n%q\nwant %s", strings.Join(got, "\n"), why, strings.Join(want, "\n"))
 	}
+	settled.NameServers = []string{"192.0.2.1", "192.0.2.53", "2001:db8::53", "192.0.2.67"} // whom musl asks nobody sees
+	claims, _ = Egress(settled, enforce, func(d string) bool { return d == "udp/192.0.2.67:53" || listed(d) })
+	got = nil
+	for _, c := range claims[3:] {
+		got = append(got, fmt.Sprintf("%s %s: %s", c.Key, c.Key.Format(c.Value), c.Origin.Reason))
+	}
+	if want := "egress/192.0.2.53 allowed: its resolv.conf names it\negress/2001:db8::53 allowed: its resolv.conf names it"; strings.Join(got, "\n") != want {
+		t.Errorf("%s\nwant %s", strings.Join(got, "\n"), want)
+	}
 	for name, c := range map[string]struct {
 		change func(*workload.Prediction, *Input)
 		why    string

@@ -65,7 +65,7 @@ func TestNothingWithoutGrounds(t *testing.T) {
 }
 
 func TestProtect(t *testing.T) {
-	k := Known{Prediction: workload.Prediction{Runs: 1, Seen: map[string]int{"socket": 1, "read": 2, "futex": 1}, Hot: []string{"futex"}, Destinations: []string{"tcp/10.0.0.1:80"}}, Scan: &evidence.Scan{Syscalls: []string{"bind"}}}
+	k := Known{Prediction: workload.Prediction{Runs: 1, Seen: map[string]int{"socket": 1, "read": 2, "futex": 1}, Hot: []string{"futex"}, Destinations: []string{"tcp/10.0.0.1:80"}, NameServers: []string{"10.0.0.53"}}, Scan: &evidence.Scan{Syscalls: []string{"bind"}}}
 	var all Trade
 	for _, s := range evidence.Safeguards {
 		all.Options = append(all.Options, Option{Safeguard: s, Chosen: true})
@@ -74,7 +74,7 @@ func TestProtect(t *testing.T) {
 		policy.KeyPIDs: 1024, policy.KeyCPUShares: 256, policy.KeyNoNewPrivileges: policy.Tight, policy.KeyMode: policy.ModeEnforce,
 		policy.KeyReadonlyRoot: policy.Tight, policy.KeyNetwork: policy.Tight, policy.KeySyscalls.Member("chroot"): policy.SyscallDeny,
 		policy.KeySyscalls.Member("socket"): policy.SyscallWatch, policy.KeyEgressFeeds: policy.FeedsBlock, policy.KeyEgressDefault: policy.Tight,
-		policy.KeyEgress.Member("10.0.0.1"): policy.Loose,
+		policy.KeyEgress.Member("10.0.0.1"): policy.Loose, policy.KeyEgress.Member("10.0.0.53"): policy.Loose,
 	}
 	got := Protect(all, k, []string{"socket", "bind", "chroot", "execve"}, names("read"))
 	for _, c := range got {

@@ -51,7 +51,9 @@ type Facts struct {
 	Unconfined  string `json:"unconfined,omitempty"`
 	HostNetwork bool   `json:"host_network,omitempty"` // no network namespace of its own
 	HostPID     bool   `json:"host_pid,omitempty"`
-	UserNS      bool   `json:"user_ns,omitempty"`
+	// NameServers are the addresses that the container's own resolv.conf(5) names, where it is given one.
+	NameServers []string `json:"name_servers,omitempty"`
+	UserNS      bool     `json:"user_ns,omitempty"`
 
 	Annotations map[string]string `json:"annotations,omitempty"` // those Forefend reads, no others
 	Rootfs      []string          `json:"rootfs,omitempty"`      // directories, topmost layer first

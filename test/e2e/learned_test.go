@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -42,12 +43,21 @@ func TestEgressLearned(t *testing.T) {
 		}
 		h.remove(id)
 	}
-	id, d := run(enforce)
+	o.names(t, "--host-record=www.example,198.51.100.1")
+	conf := filepath.Join(t.TempDir(), "resolv.conf")
+	write(t, conf, "nameserver 192.0.2.1\n")
+	id, d := run(enforce, "--mount=type=bind,src="+conf+",dst=/etc/resolv.conf,options=rbind:ro")
 	if f := d.want(t, "egress.default", "closed", "prediction"); !strings.Contains(f.Reason, "destinations reached in 4 runs: 1") {
 		t.Errorf("why: %s", f.Reason)
 	}
 	if f, ok := d.find("egress/198.51.100.1"); !ok || f.Text != "allowed" || f.Author != "prediction" {
 		t.Errorf("the one that it reaches: %+v", f)
+	}
+	if f, ok := d.find("egress/192.0.2.1"); !ok || f.Text != "allowed" || f.Author != "prediction" || !strings.Contains(f.Reason, "resolv.conf") {
+		t.Errorf("its name server, of which no history tells where sockets are not connected: %+v", f)
+	}
+	if got := h.fetch(id, "www.example"); got != "direct" {
+		t.Errorf("by a name: %q", got)
 	}
 	before := reached.Load()
 	if got := h.fetch(id, "2001:db8::1"); got == "direct" || reached.Load() != before {
