@@ -36,16 +36,23 @@ func (a adapter) Adapt(ctx context.Context, req api.AdaptRequest) (api.AdaptResp
 	defer c.updating.Unlock()
 	defer a.s.changing(c)()
 	before := c.current()
-	if before.Facts.Run != req.Run || before.Revision != req.Before {
+	if before.Facts.Run != req.Run || before.Revision != req.Before || !req.Since.IsZero() && !req.Since.Equal(before.Changed()) {
 		return api.AdaptResponse{Stale: true, Decision: before}, nil
 	}
 	if before.Availability == api.ByNobody {
 		return api.AdaptResponse{}, fmt.Errorf("container %s runs without a policy (on_unavailable is \"open\"): %w", req.ID, errdefs.ErrFailedPrecondition)
 	}
 	ctx = namespaces.WithNamespace(ctx, c.id.Namespace)
-	after, results, err := a.s.adapt(ctx, c, before, req.After, manner{reclaim: req.Reclaim, table: req.After.Table})
+	wanted := req.After
+	if req.Brief {
+		wanted = admit.Unbrief(before, req.After, req.Only)
+	}
+	after, results, err := a.s.adapt(ctx, c, before, wanted, manner{reclaim: req.Reclaim, table: wanted.Table})
 	if err != nil {
 		log.G(ctx).WithError(err).WithField("id", c.id.Container).Info("forefend: a part of a change was not made")
+	}
+	if req.Brief && err == nil && after.Effective.Equal(wanted.Effective) {
+		return api.AdaptResponse{AsAsked: true, Results: results}, nil
 	}
 	return api.AdaptResponse{Decision: after, Results: results}, nil
 }

@@ -104,7 +104,7 @@ func (a *seat) ask(e AgentEvent) {
 	var resp api.AdjustResponse
 	err := a.s.link.call(a.ctx, askDeadline, func(ctx context.Context, client *api.Client) (err error) {
 		resp, err = client.Adjust(ctx, api.AdjustRequest{
-			Version: api.Version, ID: a.c.id, Set: e.Request, Author: policy.Request,
+			Version: api.Version, ID: a.c.id, Brief: true, Set: e.Request, Author: policy.Request,
 			Source: fmt.Sprintf("process %d of the application", e.PID), Reason: "FOREFEND_REQUEST over " + notifyVariable,
 		})
 		return err

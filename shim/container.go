@@ -126,7 +126,7 @@ func (c *container) record() record.Record {
 	r := record.Record{
 		Version: record.Version, ID: c.id, Run: c.decision.Facts.Run, Facts: c.decision.Facts, Bundle: c.bundle,
 		ShimPID: os.Getpid(), ShimStart: start, PID: c.pid, PIDStart: c.pidStart,
-		NotifySocket: c.notify, ShimSocket: c.socket, Resources: c.asked, Upper: c.upper, Cgroup: c.cgroup, Created: c.decision.Time, Started: c.started, Decision: &c.decision,
+		NotifySocket: c.notify, ShimSocket: c.socket, Brief: true, Resources: c.asked, Upper: c.upper, Cgroup: c.cgroup, Created: c.decision.Time, Started: c.started, Decision: &c.decision,
 		Agent: agent,
 	}
 	return r

@@ -122,7 +122,7 @@ func newRollbackCommand(a *app) *cobra.Command {
 // adjust sends a change and shows what became of it. A rollback without a revision is the operator's last change.
 func (a *app) adjust(ctx context.Context, name string, req api.AdjustRequest, f adjustFlags) error {
 	req.Version, req.Author, req.Source, req.Reason = api.Version, policy.Operator, sourceOf("set"), f.reason
-	req.DryRun, req.Reclaim = f.dryRun, f.reclaim
+	req.DryRun, req.Reclaim, req.Brief = f.dryRun, f.reclaim, !f.asJSON
 	return a.withDaemon(ctx, func(ctx context.Context, daemon api.Orchestrator) error {
 		id, err := findContainer(ctx, daemon, name)
 		if err != nil {

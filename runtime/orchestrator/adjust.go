@@ -29,6 +29,9 @@ func (s *Service) Adjust(ctx context.Context, req api.AdjustRequest) (resp api.A
 		if !req.DryRun {
 			s.decided(ctx, OperationAdjust, facts, resp.Decision, s.cfg.Now().Sub(arrived), err)
 		}
+		if d := &resp.Decision; req.Brief {
+			*d = api.Decision{Version: d.Version, Time: d.Time, Revision: d.Revision, Facts: workload.Facts{ID: d.Facts.ID, Run: d.Facts.Run}}
+		}
 	}()
 	if err := checkAdjust(req); err != nil {
 		return resp, err
@@ -36,14 +39,16 @@ func (s *Service) Adjust(ctx context.Context, req api.AdjustRequest) (resp api.A
 	if req.Action != "" {
 		return s.act(ctx, req)
 	}
-	leave, err := s.turn(ctx, req.ID)
+	turn, err := s.turn(ctx, req.ID)
 	if err != nil {
 		return resp, err
 	}
-	defer leave()
-	c, err := s.adjustable(req.ID)
-	if err != nil {
-		return resp, err
+	defer turn.leave()
+	c, known := turn.last, s.inForce(turn.last, req.ID)
+	if !known {
+		if c, err = s.adjustable(req.ID); err != nil {
+			return resp, err
+		}
 	}
 	facts = c.record.Facts
 	for before, try := *c.record.Decision, 0; try < adjustTries; try++ {
@@ -57,13 +62,20 @@ func (s *Service) Adjust(ctx context.Context, req api.AdjustRequest) (resp api.A
 		if req.DryRun || after.Revision == before.Revision {
 			return api.AdjustResponse{Decision: withoutCode(after), Results: planned(before, after)}, nil
 		}
-		adapted, err := adapt(ctx, c.record.ShimSocket, api.AdaptRequest{
-			Version: api.Version, ID: req.ID, Run: before.Facts.Run, Before: before.Revision, After: after, Reclaim: req.Reclaim,
-		})
+		adapted, err := s.adapt(ctx, c, before, after, req.Reclaim)
 		if err != nil {
 			return resp, fmt.Errorf("container %s: %w", req.ID, err)
 		}
+		if !adapted.Stale {
+			turn.keep(c, adapted.Decision)
+		}
 		switch {
+		case adapted.Stale && known: // by who asked nobody here: a client of containerd, say
+			if c, err = s.adjustable(req.ID); err != nil {
+				return resp, err
+			}
+			before, known = *c.record.Decision, false
+			continue
 		case adapted.Stale:
 		case adapted.Decision.Revision == before.Revision:
 			s.attempted(after, adapted)
@@ -99,12 +111,32 @@ func checkAdjust(req api.AdjustRequest) error {
 	return nil
 }
 
+// turn is had by one Adjust at a time.
+type turn struct {
+	taken chan struct{}
+	// last is what the one before left of its container, so that the next change of it need not read that again; nil: nothing. For who has the turn.
+	last *adjustable
+}
+
+func (t *turn) leave() { <-t.taken }
+
+// maxLast bounds what a turn keeps: the bytes of a request, and about those of a decision.
+const maxLast = 64 << 10
+
+// keep has the next turn begin with c, of which d is in force.
+func (t *turn) keep(c *adjustable, d api.Decision) {
+	if c.request.Size <= maxLast && sizeOf(d) <= maxLast {
+		last := *c
+		last.record.Decision, t.last = &d, &last
+	}
+}
+
 // turn waits until no other Adjust of the container is under way. A few containers share their turns.
-func (s *Service) turn(ctx context.Context, id workload.ID) (leave func(), err error) {
-	turn := s.adjusting[maphash.Comparable(s.seed, id)%uint64(len(s.adjusting))]
+func (s *Service) turn(ctx context.Context, id workload.ID) (*turn, error) {
+	turn := &s.adjusting[maphash.Comparable(s.seed, id)%uint64(len(s.adjusting))]
 	select {
-	case turn <- struct{}{}:
-		return func() { <-turn }, nil
+	case turn.taken <- struct{}{}:
+		return turn, nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("container %s: another change of it is under way: %w", id, ctx.Err())
 	}
@@ -114,6 +146,17 @@ func (s *Service) turn(ctx context.Context, id workload.ID) (leave func(), err e
 type adjustable struct {
 	record  record.Record
 	request record.Request
+}
+
+// inForce tells whether c is what is known of a running container. Its shim knows better, and will say so.
+func (s *Service) inForce(c *adjustable, id workload.ID) bool {
+	if c == nil || c.record.ID != id || !c.record.Alive() {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.running[id]
+	return r != nil && r.decision.Facts.Run == c.record.Run && r.decision.Revision == c.record.Decision.Revision
 }
 
 // runningRecord is the record of a container that runs.
@@ -128,20 +171,21 @@ func (s *Service) runningRecord(id workload.ID) (record.Record, error) {
 	return r, nil
 }
 
-func (s *Service) adjustable(id workload.ID) (c adjustable, err error) {
+func (s *Service) adjustable(id workload.ID) (c *adjustable, err error) {
+	c = new(adjustable)
 	c.record, err = s.runningRecord(id)
 	switch {
 	case err != nil:
-		return c, err
+		return nil, err
 	case c.record.Decision.Availability == api.ByNobody:
-		return c, fmt.Errorf("container %s runs without a policy: it was created while the daemon was away, and on_unavailable is \"open\": %w", id, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("container %s runs without a policy: it was created while the daemon was away, and on_unavailable is \"open\": %w", id, errdefs.ErrFailedPrecondition)
 	}
 	c.request, err = s.cfg.Containers.ReadRequest(id, c.record.Run)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && c.record.ShimSocket == "" {
-		return c, fmt.Errorf("container %s was created by a release of Forefend that could not change it later: create it anew: %w", id, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("container %s was created by a release of Forefend that could not change it later: create it anew: %w", id, errdefs.ErrFailedPrecondition)
 	}
 	if err != nil {
-		return c, fmt.Errorf("container %s: %w", id, err)
+		return nil, fmt.Errorf("container %s: %w", id, err)
 	}
 	if c.record.Resources != nil && c.request.Spec.Linux != nil {
 		c.request.Spec.Linux.Resources = c.record.Resources
@@ -149,7 +193,7 @@ func (s *Service) adjustable(id workload.ID) (c adjustable, err error) {
 	return c, nil
 }
 
-func (s *Service) adjustInput(c adjustable) admit.Input {
+func (s *Service) adjustInput(c *adjustable) admit.Input {
 	return admit.Input{
 		Request: api.AdmitRequest{
 			Version: api.Version, Spec: c.request.Spec, ListenerPath: c.record.NotifySocket, Kin: c.request.Kin, Own: c.request.Own, Airbag: c.request.Airbag,
@@ -157,6 +201,21 @@ func (s *Service) adjustInput(c adjustable) admit.Input {
 		Site: s.cfg.Site, Privileged: s.cfg.Privileged, Unified: s.cfg.Unified, NodeMemory: s.cfg.NodeMemory, Reserve: s.cfg.Reserve,
 		Now: s.cfg.Now(), Compiler: &s.compiler,
 	}
+}
+
+// adapt has a container's shim go from one decision to the next.
+func (s *Service) adapt(ctx context.Context, c *adjustable, before, after api.Decision, reclaim bool) (api.AdaptResponse, error) {
+	req := api.AdaptRequest{
+		Version: api.Version, ID: c.record.ID, Run: before.Facts.Run, Before: before.Revision, Since: before.Changed(), After: after, Reclaim: reclaim,
+	}
+	if req.Brief = c.record.Brief; req.Brief {
+		req.After, req.Only = admit.Brief(before, after)
+	}
+	adapted, err := adapt(ctx, c.record.ShimSocket, req)
+	if adapted.AsAsked {
+		adapted.Decision = admit.Settled(before, withoutCode(after), adapted.Results)
+	}
+	return adapted, err
 }
 
 // adapt asks a container's shim to put a decision in force.

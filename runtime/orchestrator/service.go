@@ -83,8 +83,8 @@ type Service struct {
 	seed      maphash.Seed
 	sealed    map[workload.Key]sealNote // sealPolicy alone uses it
 	meter     Meter
-	adjusting [64]chan struct{} // turns of Adjust, by container; see turn
-	auditing  sync.Mutex        // of audit and enter: one looks after what the journal lacks; locked before mu
+	adjusting [64]turn   // turns of Adjust, by container; see turn
+	auditing  sync.Mutex // of audit and enter: one looks after what the journal lacks; locked before mu
 
 	mu      sync.Mutex
 	running map[workload.ID]*running // guarded by mu; changed by keepLocked and dropLocked alone
@@ -126,7 +126,7 @@ func New(cfg Config, h History, j Journal, id Identifier, p Predictor, recent []
 		s.cfg.Collect = orphanLeave
 	}
 	for i := range s.adjusting {
-		s.adjusting[i] = make(chan struct{}, 1)
+		s.adjusting[i].taken = make(chan struct{}, 1)
 	}
 	s.adopt()
 	return s

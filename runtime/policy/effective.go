@@ -120,12 +120,8 @@ func (e Effective) Equal(other Effective) bool {
 
 // sortFields puts fields in the order explain prints them.
 func sortFields(fields []Field) {
-	rank := make(map[Key]int, len(keys))
-	for i, k := range keys {
-		rank[k.key] = i
-	}
 	slices.SortFunc(fields, func(a, b Field) int {
-		return cmp.Or(cmp.Compare(rank[a.Key], rank[b.Key]), cmp.Compare(a.Value, b.Value),
+		return cmp.Or(cmp.Compare(keyRank[a.Key], keyRank[b.Key]), cmp.Compare(a.Value, b.Value),
 			cmp.Compare(a.Author, b.Author), slices.Compare(a.Names, b.Names))
 	})
 }

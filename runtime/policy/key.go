@@ -111,6 +111,15 @@ var keyIndex = func() map[Key]*keyInfo {
 	return m
 }()
 
+// keyRank is where in the table a key is.
+var keyRank = func() map[Key]int {
+	m := make(map[Key]int, len(keys))
+	for i := range keys {
+		m[keys[i].key] = i
+	}
+	return m
+}()
+
 // Family returns the family a key belongs to ("syscalls" of
 // "syscalls/ptrace") and the member's name; the name is empty for a plain key.
 func (k Key) Family() (family Key, name string) {

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -409,6 +410,60 @@ func TestLawTotal(t *testing.T) {
 }
 
 // FuzzMerge searches for inputs that break a law where rapid only draws them.
+// Law: of two policies, what is to be replaced is as the newer has it and all else as the older, folded as Merge folds; and nothing but what has
+// another value is told of.
+func TestLawReplaceOnly(t *testing.T) { rapid.Check(t, lawReplaceOnly) }
+
+func lawReplaceOnly(t *rapid.T) {
+	older, newer := Merge(drawInput(t)), Merge(drawInput(t))
+	in := make(map[Key]bool)
+	for _, k := range rapid.SliceOf(rapid.SampledFrom(lawKeys)).Draw(t, "replaced") {
+		in[k] = true
+	}
+	got, was, is := older.ReplaceOnly(in, newer), memberFields(older), memberFields(newer)
+	want := make(map[Key]Field)
+	for _, k := range lawKeys {
+		f, ok := was[k]
+		if in[k] {
+			f, ok = is[k]
+		}
+		if ok {
+			want[k] = f
+		}
+	}
+	all := memberFields(got)
+	if len(all) != len(want) {
+		t.Fatalf("%d keys, not %d: %+v", len(all), len(want), got)
+	}
+	for k, f := range want {
+		if g := all[k]; !f.alike(&g) {
+			t.Fatalf("%s: %+v, not %+v", k, g, f)
+		}
+	}
+	for i := range got.Fields {
+		for j := range i {
+			if got.Fields[i].alike(&got.Fields[j]) {
+				t.Fatalf("not folded: %+v", got)
+			}
+		}
+	}
+	rest := older
+	for _, d := range older.Differing(got) {
+		rest = rest.Replace(d, got)
+	}
+	if !rest.Equal(got) {
+		t.Fatalf("%+v and\n%+v differ in more than %v", older, got, older.Differing(got))
+	}
+	told := older.Diff(got, func(Key) bool { return true })
+	for _, k := range slices.DeleteFunc(slices.Clone(lawKeys), func(k Key) bool { return !k.Known() }) {
+		a, decided := older.Lookup(k)
+		b, still := got.Lookup(k)
+		if (decided != still || a.Value != b.Value) != slices.ContainsFunc(told, func(line string) bool { return strings.HasPrefix(line, string(k)+" ") }) {
+			t.Fatalf("%s was %+v and is %+v, told is %q", k, a, b, told)
+		}
+	}
+}
+
 func FuzzMerge(f *testing.F) {
 	f.Fuzz(rapid.MakeFuzz(func(t *rapid.T) {
 		lawGuardrailsDominate(t)

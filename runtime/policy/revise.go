@@ -11,26 +11,31 @@ import (
 // parsed again. What was asked for by the running container does amend.
 func (e Effective) ClaimsBy(a Author) []Claim {
 	var out []Claim
+	var said []Claim // of one field
 	for _, f := range e.Fields {
-		names := f.Names
-		if names == nil {
-			names = []string{""}
+		said = said[:0]
+		add := func(v Value, o Origin) {
+			if o.Author == a {
+				said = append(said, Claim{Key: f.Key, Value: v, Origin: o, Amends: a == Request && o.Revision > 0})
+			}
 		}
-		for _, name := range names {
-			key := f.Key
-			if name != "" {
-				key = key.Member(name)
-			}
-			add := func(v Value, o Origin) {
-				if o.Author == a {
-					out = append(out, Claim{Key: key, Value: v, Origin: o, Amends: a == Request && o.Revision > 0})
-				}
-			}
-			if !f.NoValue {
-				add(f.Value, f.Origin)
-			}
-			for _, l := range f.Lost {
-				add(l.Value, l.Origin)
+		if !f.NoValue {
+			add(f.Value, f.Origin)
+		}
+		for _, l := range f.Lost {
+			add(l.Value, l.Origin)
+		}
+		if len(said) == 0 {
+			continue
+		}
+		if f.Names == nil {
+			out = append(out, said...)
+		}
+		for _, name := range f.Names {
+			key := f.Key.Member(name)
+			for _, c := range said {
+				c.Key = key
+				out = append(out, c)
 			}
 		}
 	}
@@ -41,6 +46,19 @@ func (e Effective) ClaimsBy(a Author) []Claim {
 // the memory of both.
 func (e Effective) Replace(d Dimension, newer Effective) Effective {
 	return e.ReplaceKeys(func(k Key) bool { return k.Dimension() == d }, newer)
+}
+
+// Of is what e says of one dimension. It shares e's memory.
+func (e Effective) Of(d Dimension) Effective { return Effective{}.Replace(d, e) }
+
+// Differing lists the dimensions of which e and other say something else, be it only who decided.
+func (e Effective) Differing(other Effective) (list []Dimension) {
+	for _, d := range Dimensions {
+		if !e.Of(d).Equal(other.Of(d)) {
+			list = append(list, d)
+		}
+	}
+	return list
 }
 
 // ReplaceKeys returns e with the fields of some plain keys and families taken from newer. It shares the memory of both.
@@ -55,15 +73,20 @@ func (e Effective) ReplaceKeys(in func(Key) bool, newer Effective) Effective {
 	return Effective{Version: EffectiveVersion, Fields: fields}
 }
 
-// ReplaceOnly returns e with what newer says of some plain keys and members of families, one by one.
-func (e Effective) ReplaceOnly(in func(Key) bool, newer Effective) Effective {
+// ReplaceOnly returns e with what newer says of some plain keys and members of families, one by one. It shares the memory of both.
+func (e Effective) ReplaceOnly(in map[Key]bool, newer Effective) Effective {
+	families := make(map[Key]bool, len(in))
+	for k := range in {
+		family, _ := k.Family()
+		families[family] = true
+	}
 	s := fields{alike: make(map[uint64]int)}
-	var unknown []Field // of a newer release: nobody here can have changed them
+	var others []Field // none of them is replaced, nor anything like them; also of a newer release
 	take := func(from Effective, in func(Key) bool) {
 		for _, f := range from.Fields {
 			info, names := keyIndex[f.Key], f.Names
-			if info == nil {
-				unknown = append(unknown, f)
+			if info == nil || !families[f.Key] {
+				others = append(others, f)
 				continue
 			}
 			f.Names = nil
@@ -77,11 +100,12 @@ func (e Effective) ReplaceOnly(in func(Key) bool, newer Effective) Effective {
 			}
 		}
 	}
-	take(newer, in)
-	unknown = nil
-	take(e, func(k Key) bool { return !in(k) })
+	take(newer, func(k Key) bool { return in[k] })
+	others = nil
+	take(e, func(k Key) bool { return !in[k] })
 	out := s.effective()
-	out.Fields = append(out.Fields, unknown...)
+	out.Fields = append(out.Fields, others...)
+	sortFields(out.Fields)
 	return out
 }
 
@@ -99,8 +123,14 @@ func (e Effective) Diff(after Effective, in func(Key) bool) []string {
 	before, now := decided(e), decided(after)
 	same := func(a, b Field) bool { return a.Key == b.Key && a.Value == b.Value && slices.Equal(a.Names, b.Names) }
 	if slices.EqualFunc(before, now, same) {
-		return nil // of a change most is so, and hundreds of calls have names
+		return nil
 	}
+	without := func(fields, others []Field) []Field { // of a change most is the same, and hundreds of calls have names
+		return slices.DeleteFunc(slices.Clone(fields), func(f Field) bool {
+			return slices.ContainsFunc(others, func(g Field) bool { return same(f, g) })
+		})
+	}
+	before, now = without(before, now), without(now, before)
 	values := func(fields []Field) map[Key]Value {
 		m := make(map[Key]Value)
 		for _, f := range fields {

@@ -118,14 +118,14 @@ func TestReplaceOnly(t *testing.T) {
 	before := merge(c(KeyMemory, 64), c(KeyPIDs, 5), c("syscalls/a", SyscallWatch), c("syscalls/b", SyscallWatch))
 	before.Fields = append(before.Fields, Field{Key: "of a newer release"})
 	newer := merge(c(KeyMemory, 128), c(KeyPIDs, 7), c(KeyCPUs, 9), c("syscalls/a", SyscallDeny), c("syscalls/b", SyscallDeny), c("syscalls/z", SyscallDeny))
-	got := before.ReplaceOnly(func(k Key) bool { return k == KeyMemory || k == "syscalls/b" }, newer)
+	got := before.ReplaceOnly(map[Key]bool{KeyMemory: true, "syscalls/b": true}, newer)
 	want := merge(c(KeyMemory, 128), c(KeyPIDs, 5), c("syscalls/a", SyscallWatch), c("syscalls/b", SyscallDeny))
 	want.Fields = append(want.Fields, Field{Key: "of a newer release"})
 	newer.Fields = append(newer.Fields, Field{Key: "of another"})
 	if d := want.Diff(got, func(Key) bool { return true }); len(d) > 0 {
 		t.Errorf("%q", d)
 	}
-	if same := before.ReplaceOnly(func(Key) bool { return false }, newer); len(before.Diff(same, func(Key) bool { return true })) > 0 {
+	if same := before.ReplaceOnly(nil, newer); len(before.Diff(same, func(Key) bool { return true })) > 0 {
 		t.Errorf("%+v", same)
 	}
 }

@@ -38,6 +38,7 @@ type Record struct {
 	Cgroup       map[string]string `json:"cgroup,omitempty"`        // cgroup.Group.Map
 	NotifySocket string            `json:"notify_socket,omitempty"` // where runc hands over the seccomp listener
 	ShimSocket   string            `json:"shim_socket,omitempty"`   // where the shim serves containerd and api.Adapter
+	Brief        bool              `json:"brief,omitempty"`         // its api.Adapter understands AdaptRequest.Brief
 	Upper        string            `json:"upper,omitempty"`         // writable layer of the root filesystem
 	Agent        *Agent            `json:"agent,omitempty"`         // nil: the container has none
 	Created      time.Time         `json:"created,omitzero"`

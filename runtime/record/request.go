@@ -21,6 +21,8 @@ type Request struct {
 	Kin    bool `json:"kin,omitempty"`
 	Airbag bool `json:"airbag,omitempty"`
 	Own    bool `json:"own,omitempty"`
+
+	Size int `json:"-"` // bytes on disk; ReadRequest fills it in
 }
 
 const requestName = "request.json"
@@ -63,5 +65,6 @@ func (d Dir) ReadRequest(id workload.ID, run string) (Request, error) {
 	if err != nil {
 		return Request{}, damaged(path, err)
 	}
+	r.Size = len(data)
 	return r, nil
 }

@@ -38,7 +38,7 @@ func measureNetwork(ctx context.Context, _ *bench) (figures []figure, err error)
 	defer func() { err = errors.Join(err, client.Close()) }()
 	change := func(key, value string) (ms, lever float64, err error) {
 		req := api.AdjustRequest{
-			Version: api.Version, ID: workload.ID{Namespace: n.Namespace, Container: id}, Set: map[string]string{key: value}, Author: policy.Operator, Source: "bench",
+			Version: api.Version, ID: workload.ID{Namespace: n.Namespace, Container: id}, Set: map[string]string{key: value}, Author: policy.Operator, Source: "bench", Brief: true,
 		}
 		start := time.Now()
 		resp, err := client.Adjust(ctx, req)

@@ -62,14 +62,21 @@ func Adjust(in Input, before api.Decision, ch Change) (api.Decision, error) {
 		in.Predicted = slices.DeleteFunc(in.Predicted, ch.owns)
 		in.Predicted = append(in.Predicted, next...)
 	}
+	whole := touched[policy.KeyMode] || touched[policy.KeySealed] || touched[policy.KeySeccomp] // on which others depend
+	if !whole {
+		in.only = maps.Clone(touched)
+		for _, k := range beside {
+			in.only[k] = true
+		}
+	}
 	fresh, plan, err := merge(in)
 	if err != nil {
 		return api.Decision{}, err
 	}
 	after := before
 	after.Effective = fresh.Effective
-	if !touched[policy.KeyMode] && !touched[policy.KeySealed] && !touched[policy.KeySeccomp] { // on which others depend
-		after.Effective = before.Effective.ReplaceOnly(func(k policy.Key) bool { return touched[k] }, fresh.Effective)
+	if !whole {
+		after.Effective = before.Effective.ReplaceOnly(touched, fresh.Effective)
 	}
 	if f, _ := after.Effective.Lookup(policy.KeyMemory); f.Author != policy.Prediction || before.Airbag == nil {
 		after.Airbag = fresh.Airbag
@@ -87,13 +94,17 @@ func Adjust(in Input, before api.Decision, ch Change) (api.Decision, error) {
 	after = changed(before, after, api.Change{
 		Time: in.Now, Author: ch.Author, Source: ch.Source, Reason: ch.Reason, Undo: undo(mine, touched),
 	})
-	calls := func(k policy.Key) bool { return k.Dimension() == policy.Syscalls }
-	if len(before.Effective.Diff(after.Effective, calls)) > 0 {
+	if len(before.Effective.Diff(after.Effective, aboutCalls)) > 0 {
 		err = plan.govern(&after, in)
 		after.Notes, after.Seccomp = before.Notes, nil // the kernel's filter stays
 	}
 	return after, err
 }
+
+// beside are keys that decide what claims of others come to, and those of the limit that an airbag follows.
+var beside = []policy.Key{policy.KeyMode, policy.KeyEgressDefault, policy.KeyEgressFeeds, policy.KeyMemory, policy.KeyMemorySwap}
+
+func aboutCalls(k policy.Key) bool { return k.Dimension() == policy.Syscalls }
 
 // recall completes in with what before was made from.
 func recall(in Input, before api.Decision) Input {
@@ -282,6 +293,35 @@ func forbidden(claims []policy.Claim, after api.Decision) error {
 		errs = append(errs, fmt.Errorf("%s: %s is not possible, %s holds it to %s (%s): %s", c.Key, wanted, f.Source, held, f.Reason, fix))
 	}
 	return errors.Join(errs...)
+}
+
+// Brief leaves out of after, which was adjusted from before, what is as in before. only are the dimensions that differ.
+func Brief(before, after api.Decision) (brief api.Decision, only []policy.Dimension) {
+	brief = api.Decision{
+		Version: after.Version, Revision: after.Revision, Airbag: after.Airbag, Seccomp: after.Seccomp, Table: after.Table,
+		Changes: after.Changes[len(after.Changes)-1:],
+	}
+	only = before.Effective.Differing(after.Effective)
+	for _, d := range only {
+		brief.Effective = brief.Effective.Replace(d, after.Effective)
+	}
+	return brief, only
+}
+
+// Unbrief is what Brief was made of.
+func Unbrief(before, brief api.Decision, only []policy.Dimension) api.Decision {
+	after := before
+	for _, d := range only {
+		after.Effective = after.Effective.Replace(d, brief.Effective)
+	}
+	after.Revision, after.Airbag, after.Seccomp, after.Table = brief.Revision, brief.Airbag, brief.Seccomp, brief.Table
+	after.Changes = remember(before.Changes, brief.Changes...)
+	return after
+}
+
+// remember adds to changes that a decision remembers.
+func remember(changes []api.Change, more ...api.Change) []api.Change {
+	return append(slices.Clone(changes[max(0, len(changes)+len(more)-maxChanges):]), more...)
 }
 
 // Settled is the decision in force once a shim has tried to get from before to after, with what became of each dimension:

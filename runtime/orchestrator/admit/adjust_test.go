@@ -224,6 +224,9 @@ func TestAdjustLaws(t *testing.T) {
 					rt.Fatalf("%v changed %s", ch.Set, line)
 				}
 			}
+			if after.Revision > before.Revision {
+				toldInBrief(rt, before, after)
+			}
 			guarded(rt, in.Site, after.Effective)
 			if in.Request.Spec.Linux.Seccomp != nil && len(after.Table) > 0 {
 				notWider(rt, in, after)
@@ -242,6 +245,78 @@ func TestAdjustLaws(t *testing.T) {
 			rt.Fatalf("rolled back to revision %d: %q", revision, diff)
 		}
 	})
+}
+
+// toldInBrief: what a shim makes of a brief decision is that decision.
+func toldInBrief(t *rapid.T, before, after api.Decision) {
+	brief, only := Brief(before, after)
+	told := Unbrief(before, brief, only)
+	same := told.Effective.Equal(after.Effective)
+	if told.Effective = after.Effective; !same || !reflect.DeepEqual(told, after) {
+		t.Fatalf("told in brief, of %v: %v, %+v, not %+v", only, same, told, after)
+	}
+}
+
+// What a change does not touch is not merged again, and what it touches comes to what a merge of everything would make of it.
+func TestMergeOfTouchedKeys(t *testing.T) {
+	base := asked(t, nil)
+	rapid.Check(t, func(rt *rapid.T) {
+		in := base
+		linux := *base.Request.Spec.Linux
+		in.Request.Spec.Linux = &linux
+		in = drawInput(rt, in)
+		in.Request.Airbag = true
+		in.Predicted = append(in.Predicted, predicts(policy.KeyMemory, 64<<20), predicts(policy.KeyEgressDefault, drawValue(rt)&1))
+		in.Live = drawClaims(rt, policy.Request)
+		in.Operator = append(in.Operator, drawClaims(rt, policy.Operator)...)
+		whole, _, err := merge(in)
+		if err != nil {
+			return
+		}
+		all := unfolded(whole.Effective)
+		in.only = make(map[policy.Key]bool)
+		for _, k := range append(beside, rapid.SliceOfN(rapid.SampledFrom(slices.Sorted(maps.Keys(all))), 1, 5).Draw(rt, "touched")...) {
+			in.only[k] = true
+		}
+		narrow, _, err := merge(in)
+		if err != nil || !reflect.DeepEqual(narrow.Airbag, whole.Airbag) {
+			rt.Fatalf("%v: airbag %+v, of everything %+v", err, narrow.Airbag, whole.Airbag)
+		}
+		some := unfolded(narrow.Effective)
+		for k := range in.only {
+			if !reflect.DeepEqual(some[k], all[k]) {
+				rt.Fatalf("%s: %+v, of everything %+v", k, some[k], all[k])
+			}
+		}
+	})
+}
+
+// drawClaims are claims of what settings change.
+func drawClaims(t *rapid.T, by policy.Author) (claims []policy.Claim) {
+	for _, s := range rapid.SliceOfN(rapid.SampledFrom(append(settings, "egress.default=closed", "egress.block=192.0.2.1", "egress.allow=192.0.2.1")), 0, 6).Draw(t, by.String()) {
+		name, value, _ := strings.Cut(s, "=")
+		parsed, err := policy.ParseSetting(name, value, policy.Origin{Author: by, Source: "test", Revision: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		claims = append(claims, parsed...)
+	}
+	return claims
+}
+
+// unfolded are the fields of single keys.
+func unfolded(e policy.Effective) map[policy.Key]policy.Field {
+	m := make(map[policy.Key]policy.Field)
+	for _, f := range e.Fields {
+		names := f.Names
+		if f.Names = nil; names == nil {
+			m[f.Key] = f
+		}
+		for _, name := range names {
+			m[f.Key.Member(name)] = f
+		}
+	}
+	return m
 }
 
 // concerned reports whether a change names a key, or a member of it.

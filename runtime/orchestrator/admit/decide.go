@@ -2,6 +2,7 @@ package admit
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -46,6 +47,8 @@ type Input struct {
 
 	// earlier are the request's claims to the decision in force: what the spec repeats is still theirs. See Adjust.
 	earlier []policy.Claim
+	// only are the keys that are decided, with those on which they depend; nil: all. See Adjust.
+	only map[policy.Key]bool
 }
 
 // Decide merges everything that was asked, predicted and ruled. The error is
@@ -105,13 +108,18 @@ func merge(in Input) (d api.Decision, plan callPlan, err error) {
 		claims = append(builtin(facts), claims[len(builtin(facts)):]...)
 		mode, unconfined = preview(in.Site, profile, claims)
 	}
-	plan = newCallPlan(in, mode, unconfined || asAsked, ruledBy(slices.Concat(in.Site.Guards, profile.Guards)))
+	if in.only == nil || slices.ContainsFunc(slices.Collect(maps.Keys(in.only)), aboutCalls) {
+		plan = newCallPlan(in, mode, unconfined || asAsked, ruledBy(slices.Concat(in.Site.Guards, profile.Guards)))
+	}
 	input := in.Site.Input(profile, append(claims, plan.claims...))
 	if asAsked {
 		input.Claims = onlyResources(input.Claims)
 	}
 	if unconfined && plan.profile == nil {
 		input.Claims = withoutPredictedCalls(input.Claims)
+	}
+	if in.only != nil {
+		input.Claims = slices.DeleteFunc(input.Claims, func(c policy.Claim) bool { return !in.only[c.Key] })
 	}
 	input.Guards = append(input.Guards, plan.guards...)
 	d.Effective = policy.Merge(input)

@@ -80,6 +80,6 @@ func attributed(claims, earlier []policy.Claim) []policy.Claim {
 func changed(before, after api.Decision, ch api.Change) api.Decision {
 	ch.Revision = after.Revision
 	ch.Changed = before.Effective.Diff(after.Effective, func(policy.Key) bool { return true })
-	after.Changes = append(slices.Clone(before.Changes[max(0, len(before.Changes)-maxChanges+1):]), ch)
+	after.Changes = remember(before.Changes, ch)
 	return after
 }

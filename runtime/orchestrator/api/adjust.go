@@ -32,6 +32,8 @@ type AdjustRequest struct {
 	Held *string `json:"held,omitempty"`
 	// DryRun decides and applies nothing.
 	DryRun bool `json:"dry_run,omitempty"`
+	// Brief asks for no more of the decision in force than its revision and whom it is about.
+	Brief bool `json:"brief,omitempty"`
 
 	// Action is done to the container instead of a change of its policy. A request has one of the two.
 	Action Action `json:"action,omitempty"`
@@ -50,9 +52,14 @@ type AdaptRequest struct {
 	Oldest  int         `json:"oldest,omitempty"` // see Understood; the client fills it in
 	ID      workload.ID `json:"id"`
 	Run     string      `json:"run"`
-	Before  int         `json:"before"` // the revision that After was made from
+	Before  int         `json:"before"`         // the revision that After was made from
+	Since   time.Time   `json:"since,omitzero"` // of the change that led to Before: two may have come to one number; zero: not looked at
 	After   Decision    `json:"after"`
 	Reclaim bool        `json:"reclaim,omitempty"`
+	// Brief says that After has no more than what differs from Before: of the policy the dimensions Only, with them the last of Changes,
+	// Revision, Airbag, Seccomp and Table. It is for shims that say in their records that they understand it.
+	Brief bool               `json:"brief,omitempty"`
+	Only  []policy.Dimension `json:"only,omitempty"`
 
 	// Action is done instead; Before and After are not looked at. Author, Source and Reason are those of the AdjustRequest.
 	Action Action        `json:"action,omitempty"`
@@ -65,8 +72,18 @@ type AdaptRequest struct {
 type AdaptResponse struct {
 	// Stale says that another revision than AdaptRequest.Before was in force: nothing was done, Decision is that one.
 	Stale    bool     `json:"stale,omitempty"`
-	Decision Decision `json:"decision"`
+	Decision Decision `json:"decision,omitzero"`
 	Results  []Result `json:"results,omitempty"`
+	// AsAsked answers a brief request of which all is in force that it wants: Decision is left out.
+	AsAsked bool `json:"as_asked,omitempty"`
+}
+
+// Changed is when the last change of the running container was made; zero: there was none.
+func (d *Decision) Changed() time.Time {
+	if n := len(d.Changes); n > 0 {
+		return d.Changes[n-1].Time
+	}
+	return time.Time{}
 }
 
 // What became of one dimension of a change.
