@@ -44,12 +44,8 @@ func (b *Baseline) Learn(w *Watch) {
 	w.stream = b.mix.Stream()
 }
 
-const (
-	// dull is the score below which a trace teaches nothing: it is as good as known.
-	dull = 0.2
-	// maxBaselineCalls bounds the calls whose order a baseline remembers. Each takes about 0.6 KiB of memory.
-	maxBaselineCalls = 1 << 15
-)
+// maxBaselineCalls bounds the calls whose order a baseline remembers. Each takes about 0.6 KiB of memory.
+const maxBaselineCalls = 1 << 15
 
 // learnCalls learns rows and traces. b.mu is held.
 func (b *Baseline) learnCalls(w *Watch, hours float64) {
@@ -58,7 +54,7 @@ func (b *Baseline) learnCalls(w *Watch, hours float64) {
 		b.scores.Add(hours, w.peaks...)
 	}
 	for _, t := range w.traces {
-		if b.sequence.Empty() || b.sequence.Score(t) >= dull {
+		if !b.sequence.dull(t) {
 			b.sequence.Learn(t)
 		}
 	}

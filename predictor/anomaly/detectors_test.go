@@ -65,6 +65,28 @@ func TestSequenceNarrowness(t *testing.T) {
 	}
 }
 
+// Of calls that were never seen a part is laid to a program that training lacks; of known ones in an order that was not, after a known passage, nothing is.
+func TestSequenceOfAnUnknownProgram(t *testing.T) {
+	s := NewSequence()
+	known := strings.Fields(strings.Repeat("accept read open fstat write close ", 40))
+	s.Learn(known)
+	var strange []string
+	for i := range 2 * sequenceWindow {
+		strange = append(strange, fmt.Sprint("call", i))
+	}
+	learned, adapted := s.surprise(s.resolve(strange))
+	want := learned[len(strange)-1] + slices.Min(windowMeans(adapted, sequenceWindow)) - strangeProgram
+	if got := s.Score(strange); math.Abs(got-want) > 1e-9 {
+		t.Errorf("nothing known: %v, want %v", got, want)
+	}
+	mixed := append(slices.Clone(known[:20]), strange[:sequenceWindow-20]...)
+	learned, adapted = s.surprise(s.resolve(mixed))
+	want = windowMeans(learned, len(mixed))[0] + windowMeans(adapted, len(mixed))[0]
+	if got := s.Score(mixed); math.Abs(got-want) > 0.1 {
+		t.Errorf("after a known passage: %v, want about %v", got, want)
+	}
+}
+
 func TestSequenceForgetsTheOldest(t *testing.T) {
 	s := NewSequence()
 	old, young := strings.Fields(strings.Repeat("a b ", 100)), strings.Fields(strings.Repeat("c d ", 100))

@@ -8,8 +8,10 @@ import (
 // Bounds of a Sequence.
 const (
 	sequenceOrder   = 20      // longest context and its successor, in calls
-	sequenceWindow  = 120     // calls that are judged together
-	narrowWeight    = 0.5     // how much it counts that a trace has few kinds of calls
+	sequenceWindow  = 160     // calls that are judged together
+	sequencePassage = 20      // calls that show how familiar a program is at its most familiar
+	strangeProgram  = 1.5     // nats per call that may be laid to an unknown but honest program
+	narrowWeight    = 0.75    // how much it counts that a trace has few kinds of calls
 	ownWeight       = 5       // how much a call in the trace itself counts against one in training
 	maxSequenceLen  = 1 << 19 // calls kept of all learned traces
 	maxTraceLen     = 1 << 16 // calls of one trace that are looked at
@@ -213,10 +215,11 @@ func (s *Sequence) surprise(calls []uint16) (learned, adapted []float64) {
 	return learned, adapted
 }
 
-// Score says how surprising the calls of one process are, in nats per call, the sum of both kinds of surprise; 0 for an empty trace.
-// It judges the trace by its most familiar window: a program that does normal things begins, loads and ends like others, however
-// unusual its work; code that came from elsewhere is unusual throughout. Such code also makes fewer kinds of calls than a
-// program does from its start to its end, which counts narrowWeight.
+// Score says how surprising the calls of one process are, in nats per call; 0 for an empty trace. It is the sum of both kinds of surprise in
+// the trace's most familiar window: a program that does normal things begins, loads and ends like others, however unusual its work;
+// code that came from elsewhere is unusual throughout. What is strange in even the most familiar
+// passage counts less, up to strangeProgram: it tells of a program that training lacks. Code from elsewhere also makes fewer kinds of calls
+// than a program does from its start to its end, which counts narrowWeight.
 func (s *Sequence) Score(trace []string) float64 {
 	if len(trace) > maxTraceLen {
 		trace = trace[:maxTraceLen]
@@ -225,24 +228,32 @@ func (s *Sequence) Score(trace []string) float64 {
 		return 0
 	}
 	calls := s.resolve(trace)
-	both, adapted := s.surprise(calls)
-	for i, a := range adapted {
-		both[i] += a
+	learned, both := s.surprise(calls)
+	for i, l := range learned {
+		both[i] += l
 	}
-	return slices.Min(windowMeans(both)) + narrowWeight*s.narrowness(calls)
+	strange := min(slices.Min(windowMeans(learned, sequencePassage)), strangeProgram)
+	return slices.Min(windowMeans(both, sequenceWindow)) - strange + narrowWeight*s.narrowness(calls)
 }
 
-// windowMeans returns the mean of every window of sequenceWindow values, or of all when there are fewer.
-func windowMeans(values []float64) []float64 {
+// dull tells whether a trace teaches nothing, since its calls are as good as known.
+func (s *Sequence) dull(trace []string) bool {
+	const known = 0.2 // nats per call
+	learned, _ := s.surprise(s.resolve(trace))
+	return windowMeans(learned, len(learned))[0] < known
+}
+
+// windowMeans returns the mean of every window of so many values, or of all when there are fewer.
+func windowMeans(values []float64, window int) []float64 {
 	var means []float64
 	sum := 0.0
 	for i, v := range values {
 		sum += v
-		if i >= sequenceWindow {
-			sum -= values[i-sequenceWindow]
+		if i >= window {
+			sum -= values[i-window]
 		}
-		if i >= sequenceWindow-1 {
-			means = append(means, sum/sequenceWindow)
+		if i >= window-1 {
+			means = append(means, sum/float64(window))
 		}
 	}
 	if len(means) == 0 && len(values) > 0 {

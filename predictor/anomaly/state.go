@@ -8,8 +8,8 @@ import (
 	"slices"
 )
 
-// StateVersion is the version of a Baseline's State. Raise it when a reader of the old one would misread the new.
-const StateVersion = 1
+// StateVersion is the version of a Baseline's State. Raise it when a reader of the old one would misread the new. Version 1 had Scores on another scale.
+const StateVersion = 2
 
 // ErrState is in the chain of the error for a State that no Baseline wrote.
 var ErrState = errors.New("not the state of an anomaly baseline")
@@ -70,7 +70,11 @@ func Restore(data []byte) (*Baseline, error) {
 	if err := json.Unmarshal(data, &s); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrState, err)
 	}
-	if s.Version != StateVersion {
+	switch s.Version {
+	case StateVersion:
+	case 1:
+		s.Scores, s.ScoreHours = nil, 0
+	default:
 		return nil, fmt.Errorf("%w: version %d is unknown here", ErrState, s.Version)
 	}
 	b := NewBaseline()

@@ -2,7 +2,10 @@ package anomaly
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -117,6 +120,35 @@ func TestStateKeepsAll(t *testing.T) {
 	}
 }
 
+// What follows a familiar beginning is learned; what is known all through is not learned again, few kinds of calls or not.
+func TestLearnsWhatIsNotKnown(t *testing.T) {
+	b := NewBaseline()
+	known, fresh := strings.Fields(strings.Repeat("a b ", 200)), strings.Fields(strings.Repeat("c d e f ", 50))
+	for _, traces := range [][][]string{{known, append(slices.Clone(known), fresh...)}, {known, fresh}} {
+		b.learnCalls(&Watch{traces: traces}, 1)
+		if n := len(b.sequence.traces); n != 2 {
+			t.Errorf("%d traces learned, not 2", n)
+		}
+	}
+}
+
+// The scores of version 1 were on another scale; what the detectors learned is the same.
+func TestRestoreOfVersion1(t *testing.T) {
+	b, err := Restore([]byte(`{"version":1,"sequence":{"names":["a"],"lists":["AQE="]},"score_hours":2,"scores":[3,4],"mix":{"names":["a"],"lists":["AQAB"]},` +
+		`"destinations":{},"programs":{}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.scores.Hours() != 0 || len(b.scores.top) != 0 || b.sequence.length != 2 || len(b.mix.segments) != 1 {
+		t.Errorf("%+v", b)
+	}
+	for _, version := range []int{0, StateVersion + 1} {
+		if _, err := Restore(fmt.Appendf(nil, `{"version":%d}`, version)); !errors.Is(err, ErrState) {
+			t.Errorf("version %d: %v", version, err)
+		}
+	}
+}
+
 func TestWatchOfUnknownWorkload(t *testing.T) {
 	w := NewBaseline().Watch(start)
 	o := server(0)
@@ -146,7 +178,7 @@ func FuzzRestore(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(data)
-	f.Add([]byte(`{"version":1,"sequence":{"names":["a"],"lists":["AQE="]},"mix":{"names":["a"],"lists":["AQAB"]},"scores":[1e308,-1e308],"score_hours":1e-300}`))
+	f.Add([]byte(`{"version":2,"sequence":{"names":["a"],"lists":["AQE="]},"mix":{"names":["a"],"lists":["AQAB"]},"scores":[1e308,-1e308],"score_hours":1e-300}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		b, err := Restore(data)
 		if err != nil {
