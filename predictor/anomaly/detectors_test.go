@@ -231,6 +231,13 @@ func TestMix(t *testing.T) {
 	if got := alarms(m, unread); len(got) == 0 || got[0] < 700 || got[0] > 730 {
 		t.Errorf("writes without reads: alarms at %v", got)
 	}
+	leak := minutes(2, 4)
+	for i := 700; i < 760; i++ {
+		leak[i] = Row{"accept": 10, "read": 20, "open": 10, "write": 11, "close": 10}
+	}
+	if got := alarms(m, leak); len(got) == 0 || got[0] < 700 || got[0] > 730 {
+		t.Errorf("a tenth more writes than belong to the reads: alarms at %v", got)
+	}
 	errand := minutes(2, 5)
 	errand[700] = Row{"mkdir": 1, "rename": 2, "fsync": 1}
 	if got := alarms(m, errand); len(got) > 0 {

@@ -72,7 +72,7 @@ var mixWhy = [mixParts]string{
 var leastLimit = [mixParts]float64{partSurprise: 9, partSecond: 2, partSeconds: 2}
 
 // limitMargin multiplies the thresholds of counts, whose tails a few minutes show least of.
-var limitMargin = [mixParts]float64{partSurprise: 1, partSecond: 3, partSeconds: 3}
+var limitMargin = [mixParts]float64{partSurprise: 1, partSecond: 1.5, partSeconds: 1.5}
 
 // NewMix returns a model that knows nothing.
 func NewMix() *Mix { return &Mix{ids: make(map[string]uint16)} }
