@@ -10,7 +10,7 @@ const (
 	sequenceOrder   = 20      // longest context and its successor, in calls
 	sequenceWindow  = 160     // calls that are judged together
 	sequencePassage = 20      // calls that show how familiar a program is at its most familiar
-	strangeProgram  = 1.5     // nats per call that may be laid to an unknown but honest program
+	strangeProgram  = 2       // nats per call that may be laid to an unknown but honest program
 	narrowWeight    = 0.75    // how much it counts that a trace has few kinds of calls
 	ownWeight       = 5       // how much a call in the trace itself counts against one in training
 	maxSequenceLen  = 1 << 19 // calls kept of all learned traces
