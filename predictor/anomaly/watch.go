@@ -17,6 +17,7 @@ const (
 	maxTraces     = 128  // traces of threads kept to learn from
 	maxPeaks      = 512
 	leastTrace    = 20 // calls of a thread below which their order says nothing
+	leastOrder    = 3  // score that an order has at least to be an alarm: a workload that always did the same may do one thing more
 	longestRepeat = 32 // equal calls in a row that are looked at
 )
 
@@ -222,8 +223,5 @@ func (w *Watch) observeOrder(calls []workload.Call) (score float64, why string) 
 	if len(w.peaks) < maxPeaks {
 		w.peaks = append(w.peaks, highest)
 	}
-	if limit := w.baseline.scores.Threshold(PerHour); limit > 0 {
-		return highest / limit, "an order of calls that was never seen"
-	}
-	return 0, ""
+	return highest / max(w.baseline.scores.Threshold(PerHour), leastOrder), "an order of calls that was never seen"
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -117,6 +118,28 @@ func TestStateKeepsAll(t *testing.T) {
 	trace := []string{"accept4", "openat", "execve", "openat", "fstat"}
 	if x, y := b.sequence.Score(trace), again.sequence.Score(trace); x != y {
 		t.Errorf("scores %v, restored %v", x, y)
+	}
+}
+
+// A server that did the same for hours may do one thing more, but not all in another order.
+func TestWatchOfARegularWorkload(t *testing.T) {
+	b := NewBaseline()
+	for range 8 {
+		teach(t, b, 20*time.Minute)
+	}
+	w := b.Watch(start)
+	more := server(0, workload.Call{At: 9500 * time.Millisecond, Thread: 7, Name: "fstat", Count: 1})
+	if found := w.Observe(more, start.Add(10*time.Second)); len(found) != 0 {
+		t.Errorf("one call more: %+v", found)
+	}
+	calls, err := server(0).Trace.Calls()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	r.Shuffle(len(calls), func(i, j int) { calls[i], calls[j] = calls[j], calls[i] })
+	if score, _ := w.observeOrder(calls); score <= 1 {
+		t.Errorf("another order: %v", score)
 	}
 }
 
