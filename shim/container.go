@@ -122,15 +122,20 @@ func (c *container) record() record.Record {
 	agent := c.agent.recorded()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	start, _ := record.Start(os.Getpid()) // our own entry in /proc
 	r := record.Record{
 		Version: record.Version, ID: c.id, Run: c.decision.Facts.Run, Facts: c.decision.Facts, Bundle: c.bundle,
-		ShimPID: os.Getpid(), ShimStart: start, PID: c.pid, PIDStart: c.pidStart,
+		ShimPID: os.Getpid(), ShimStart: began(), PID: c.pid, PIDStart: c.pidStart,
 		NotifySocket: c.notify, ShimSocket: c.socket, Brief: true, Resources: c.asked, Upper: c.upper, Cgroup: c.cgroup, Created: c.decision.Time, Started: c.started, Decision: &c.decision,
 		Agent: agent,
 	}
 	return r
 }
+
+// began is when this process did.
+var began = sync.OnceValue(func() uint64 {
+	start, _ := record.Start(os.Getpid()) // our own entry in /proc
+	return start
+})
 
 // end stops observing; the last observation is dropped.
 func (c *container) end() {

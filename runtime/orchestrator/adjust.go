@@ -120,12 +120,12 @@ type turn struct {
 
 func (t *turn) leave() { <-t.taken }
 
-// maxLast bounds what a turn keeps: the bytes of a request, and about those of a decision.
+// maxLast bounds the bytes of a request that a turn keeps. A decision shares its memory with Service.running.
 const maxLast = 64 << 10
 
 // keep has the next turn begin with c, of which d is in force.
 func (t *turn) keep(c *adjustable, d api.Decision) {
-	if c.request.Size <= maxLast && sizeOf(d) <= maxLast {
+	if t.last = nil; c.request.Size <= maxLast && sizeOf(d) <= maxSealed {
 		last := *c
 		last.record.Decision, t.last = &d, &last
 	}

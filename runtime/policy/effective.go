@@ -21,6 +21,14 @@ type Field struct {
 	Lost    []Lost `json:"lost,omitempty"`
 }
 
+// first is the key that the field decides, of a family the first.
+func (f *Field) first() Key {
+	if len(f.Names) == 0 {
+		return f.Key
+	}
+	return f.Key.Member(f.Names[0])
+}
+
 // Lost is a claim that did not prevail.
 type Lost struct {
 	Origin

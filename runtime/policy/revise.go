@@ -126,8 +126,13 @@ func (e Effective) Diff(after Effective, in func(Key) bool) []string {
 		return nil
 	}
 	without := func(fields, others []Field) []Field { // of a change most is the same, and hundreds of calls have names
+		first := make(map[Key]*Field, len(others))
+		for i := range others {
+			first[others[i].first()] = &others[i]
+		}
 		return slices.DeleteFunc(slices.Clone(fields), func(f Field) bool {
-			return slices.ContainsFunc(others, func(g Field) bool { return same(f, g) })
+			g := first[f.first()]
+			return g != nil && same(f, *g)
 		})
 	}
 	before, now = without(before, now), without(now, before)

@@ -54,6 +54,10 @@ func measureNetwork(ctx context.Context, _ *bench) (figures []figure, err error)
 		return 0, 0, fmt.Errorf("%s = %s came to %+v", key, value, resp.Results)
 	}
 	var off, on, gates, egress []float64
+	before, err := n.cpu.cpu("")
+	if err != nil {
+		return nil, err
+	}
 	for i := range switches {
 		for _, step := range []struct {
 			key, value string
@@ -67,6 +71,11 @@ func measureNetwork(ctx context.Context, _ *bench) (figures []figure, err error)
 			gates = append(gates, lever)
 		}
 	}
+	after, err := n.cpu.cpu("")
+	if err != nil {
+		return nil, err
+	}
+	cost := 1000 * (after - before) / float64(len(gates))
 	row := func(name string, samples []float64, t target) figure {
 		f := alone(name, fmt.Sprintf("p50 %.2f, p99 %.2f", median(samples), quantile(samples, 0.99)), samples)
 		return f.hold(t, quantile(samples, 0.99))
@@ -76,6 +85,7 @@ func measureNetwork(ctx context.Context, _ *bench) (figures []figure, err error)
 		row("network on, likewise (ms)", on, target{must: 10, aim: 10, unit: " ms p99"}),
 		row("an address blocked, likewise (ms)", egress, target{must: 10, aim: 10, unit: " ms p99"}),
 		row("the gate's part of these (ms)", gates, target{must: 5, aim: 1, unit: " ms p99"}),
+		alone("CPU time of daemon and shim for a change (ms)", fmt.Sprintf("%.2f", cost), []float64{cost}),
 	)
 	more, err := measureFeeds()
 	return append(figures, more...), err
