@@ -29,8 +29,8 @@ const (
 // The bound is the split-conformal quantile of the scores of runs with an origin of the same pool
 // (Vovk, Gammerman, Shafer 2005), mixed with a seed while they are few. The level of the quantile
 // is not the one asked for but follows from it by adaptive conformal inference (Gibbs, Candès 2021):
-// each run above its bound makes all bounds a little more careful and each run below a little less,
-// so that the asked share of runs stays below also where runs are not exchangeable. Runs that began together share
+// each run with history that ends above its bound makes bounds a little more careful and each below a little less,
+// so that the asked share of them stays below also where runs are not exchangeable. Runs that began together share
 // what was known then; therefore learning uses the origins that were given at the start.
 type Calibrator struct {
 	slack float64
@@ -77,23 +77,23 @@ func (c *Calibrator) Bound(origins []workload.Origin, most float64) Bound {
 // asked for, however many runs stayed below their bounds: when one of them fails, it costs all that it asked for, and a dozen like
 // it have begun.
 func (c *Calibrator) risk(origins []workload.Origin) float64 {
-	if len(origins) == 1 && Pool(origins[0].Pool) > fewPool && Pool(origins[0].Pool) < ownPools {
+	if levelled(origins) {
 		return c.alpha
 	}
 	return min(c.alpha, c.asked)
 }
 
-// askedRisk is the share of the risk that a request takes beside other origins. However much it takes, it lowers a bound by a
-// quarter at most; the others lower it by orders of magnitude.
-const askedRisk = 0.1
+// levelled tells whether origins are those of a run with more history than that.
+func levelled(origins []workload.Origin) bool {
+	return len(origins) == 1 && Pool(origins[0].Pool) > fewPool && Pool(origins[0].Pool) < ownPools
+}
 
-// portion is the share of the risk that an origin of a pool takes among origins.
+// portion is the share of the risk that an origin of a pool takes among origins. A request takes none beside others: it would
+// lower a bound by a quarter at most, they lower it by orders of magnitude.
 func portion(p Pool, origins []workload.Origin) float64 {
-	others, asked := 0.0, 0.0
+	others := 0.0
 	for _, o := range origins {
-		if Pool(o.Pool) == PoolAsked {
-			asked = askedRisk
-		} else {
+		if Pool(o.Pool) != PoolAsked {
 			others++
 		}
 	}
@@ -101,9 +101,9 @@ func portion(p Pool, origins []workload.Origin) float64 {
 	case others == 0:
 		return 1
 	case p == PoolAsked:
-		return asked
+		return 0
 	}
-	return (1 - asked) / others
+	return 1 / others
 }
 
 // quantile is what a run of a pool exceeds with probability alpha, and from how many scores that
@@ -164,7 +164,7 @@ func (c *Calibrator) Learn(origins []workload.Origin, bound, peak float64, befor
 			c.pools[o.Pool].add(float32((actual - o.Center) / o.Scale))
 		}
 	}
-	if !(bound > 0) {
+	if !(bound > 0) || !levelled(origins) { // runs that are bounded with care would make the level loose for others
 		return
 	}
 	missed := 0.0

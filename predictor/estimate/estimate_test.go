@@ -166,7 +166,7 @@ func TestFewRunsKeepTheAskedLevel(t *testing.T) {
 	many.Runs = 5
 	before, beforeMany := next(c, few), next(c, many)
 	for range 500 {
-		c.Learn(nil, 2, 1, 0)
+		c.Learn(known, 2, 1, 0)
 	}
 	if after := next(c, few); after != before {
 		t.Errorf("%+v, was %+v", after, before)
@@ -197,13 +197,13 @@ func TestKin(t *testing.T) {
 	}
 }
 
-func TestRequestsTakeLittleRiskBesideOthers(t *testing.T) {
+func TestRequestsTakeNoRiskBesideOthers(t *testing.T) {
 	origins := []workload.Origin{{Pool: uint8(PoolAsked)}, {Pool: uint8(PoolKin)}, {Pool: uint8(PoolScanned)}}
 	sum := 0.0
 	for _, o := range origins {
 		sum += portion(Pool(o.Pool), origins)
 	}
-	if !near(sum, 1) || !near(portion(PoolAsked, origins), askedRisk) || portion(PoolAsked, origins[:1]) != 1 || portion(PoolKin, origins[1:]) != 0.5 {
+	if !near(sum, 1) || portion(PoolAsked, origins) != 0 || portion(PoolAsked, origins[:1]) != 1 || portion(PoolKin, origins[1:]) != 0.5 {
 		t.Errorf("of all: %v", sum)
 	}
 }
@@ -211,11 +211,18 @@ func TestRequestsTakeLittleRiskBesideOthers(t *testing.T) {
 func TestTheLeastBoundWins(t *testing.T) {
 	c := NewCalibrator(0, 0.98)
 	kin, _ := c.Kin(SameProgram, []Peer{{10, 0}}, 0)
-	asked, _ := c.Asked(1000)
-	both := c.Bound([]workload.Origin{asked, kin}, 0)
+	scanned, _ := c.Scanned(500, 2000)
+	both := c.Bound([]workload.Origin{scanned, kin}, 0)
 	alone := c.Bound([]workload.Origin{kin}, 0)
 	if both.By != PoolProgram || both.Value <= alone.Value {
 		t.Errorf("%+v and alone %+v: two bounds that hold together are higher than each alone", both, alone)
+	}
+	asked, _ := c.Asked(1000)
+	if b := c.Bound([]workload.Origin{asked, kin}, 0); b != alone {
+		t.Errorf("%+v, without the request %+v", b, alone)
+	}
+	if b := c.Bound([]workload.Origin{{Pool: uint8(PoolAsked), Center: asked.Center - 9, Scale: 1}, kin}, 0); b.By != PoolAsked {
+		t.Errorf("a request below the others' bound: %+v", b)
 	}
 	if b := c.Bound([]workload.Origin{kin}, 12); b.Value != 12 {
 		t.Errorf("above what was asked for: %+v", b)
@@ -353,19 +360,44 @@ func TestLevelFollowsAChange(t *testing.T) {
 func TestLevelIsBounded(t *testing.T) {
 	c := NewCalibrator(1, 0.99)
 	for range 5000 {
-		c.Learn(nil, 1, 2, 0)
+		c.Learn(known, 1, 2, 0)
 	}
 	if c.alpha < 0.01/drift*0.999 || c.alpha > 0.01/drift*1.001 {
 		t.Errorf("after surprises alone: %v", c.alpha)
 	}
 	for range 50_000 {
-		c.Learn(nil, 2, 1, 0)
+		c.Learn(known, 2, 1, 0)
 	}
 	if c.alpha > 0.01*drift*1.001 || c.alpha < 0.01*drift*0.999 {
 		t.Errorf("after none: %v", c.alpha)
 	}
 	if loose := NewCalibrator(1, 0.5); loose.alpha != mostAlpha {
 		t.Errorf("%v", loose.alpha)
+	}
+}
+
+// known is the origin of a run with history.
+var known = []workload.Origin{{Pool: uint8(fewPool + 1), Scale: 1}}
+
+// First runs and those after a few are bounded with care: whether they stay below says nothing of the others.
+func TestLevelIsOfRunsWithHistory(t *testing.T) {
+	for _, c := range []struct {
+		origins []workload.Origin
+		moves   bool
+	}{
+		{known, true},
+		{[]workload.Origin{{Pool: uint8(fewPool), Scale: 1}}, false},
+		{[]workload.Origin{{Pool: uint8(PoolBrief), Scale: 1}}, false},
+		{[]workload.Origin{{Pool: uint8(PoolAsked), Scale: 1}}, false},
+		{[]workload.Origin{{Pool: uint8(PoolKin), Scale: 1}, {Pool: uint8(PoolAsked), Scale: 1}}, false},
+	} {
+		for _, peak := range []float64{1, 9} {
+			b := NewCalibrator(1, 0.99)
+			before := b.alpha
+			if b.Learn(c.origins, 5, peak, 0); (b.alpha != before) != c.moves {
+				t.Errorf("%+v, peak %v: level %v", c.origins, peak, b.alpha)
+			}
+		}
 	}
 }
 
