@@ -51,7 +51,7 @@ func (a adapter) Adapt(ctx context.Context, req api.AdaptRequest) (api.AdaptResp
 	if err != nil {
 		log.G(ctx).WithError(err).WithField("id", c.id.Container).Info("forefend: a part of a change was not made")
 	}
-	if req.Brief && err == nil && after.Effective.Equal(wanted.Effective) {
+	if req.Brief && after.Effective.Equal(wanted.Effective) {
 		return api.AdaptResponse{AsAsked: true, Results: results}, nil
 	}
 	return api.AdaptResponse{Decision: after, Results: results}, nil

@@ -44,13 +44,18 @@ func TestAdaptInBrief(t *testing.T) {
 	req.Before, req.Since = c.current().Revision, at.Add(-time.Second)
 	req.After.Revision++
 	if resp := adapt(); !resp.Stale || resp.Decision.Facts.Run != req.Run || c.current().Revision != req.Before {
-		t.Errorf("from another change: %+v", resp)
+		t.Errorf("from another change: stale %v, revision %d", resp.Stale, resp.Decision.Revision)
 	}
 	req.Since = at
 	refused := call(policy.Operator, policy.SyscallDeny, "", "getpid")
 	req.Only = []policy.Dimension{policy.Syscalls}
 	req.After.Effective.Fields = c.current().Effective.Put(refused).Of(policy.Syscalls).Fields
 	if resp := adapt(); resp.AsAsked || resp.Decision.Facts.Run != req.Run || resp.Decision.Revision != req.Before {
-		t.Errorf("refused: %+v", resp)
+		t.Errorf("refused: revision %d, %+v", resp.Decision.Revision, resp.Results)
+	}
+	left := call(policy.Default, policy.SyscallDeny, "enforce", "openat", "chmod")
+	req.After.Effective.Fields = c.current().Effective.Put(left).Of(policy.Syscalls).Fields
+	if resp := adapt(); resp.AsAsked || resp.Decision.Revision != req.Before+1 || resp.Decision.Effective.Value("syscalls/openat", 9) != policy.SyscallNative {
+		t.Errorf("left out in part: revision %d, %+v", resp.Decision.Revision, resp.Results)
 	}
 }

@@ -70,13 +70,13 @@ func (s *Service) Adjust(ctx context.Context, req api.AdjustRequest) (resp api.A
 			turn.keep(c, adapted.Decision)
 		}
 		switch {
-		case adapted.Stale && known: // by who asked nobody here: a client of containerd, say
-			if c, err = s.adjustable(req.ID); err != nil {
-				return resp, err
-			}
-			before, known = *c.record.Decision, false
-			continue
 		case adapted.Stale:
+			if known { // a client of containerd has changed what was requested, say
+				if c, err = s.adjustable(req.ID); err != nil {
+					return resp, err
+				}
+				known = false
+			}
 		case adapted.Decision.Revision == before.Revision:
 			s.attempted(after, adapted)
 			return api.AdjustResponse{Decision: adapted.Decision, Results: adapted.Results}, nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"forefend.dev/forefend/runtime/orchestrator/admit"
 	"forefend.dev/forefend/runtime/orchestrator/api"
@@ -159,7 +160,7 @@ func sameDecision(t *testing.T, a, b api.Decision) bool {
 func TestAdjustReadsOnce(t *testing.T) {
 	n := newNode(t, ticking)
 	f := n.shimOf(t, "web-1", true)
-	n.set(t, f, "network", "off")
+	n.set(t, f, "memory", "64Mi")
 	path, err := n.cfg.Containers.Path(f.r.ID)
 	if err != nil {
 		t.Fatal(err)
@@ -169,7 +170,7 @@ func TestAdjustReadsOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.dir = record.Dir(t.TempDir())
-	if d := n.set(t, f, "network", "on").Decision; d.Revision != 3 {
+	if d := n.set(t, f, "network", "off").Decision; d.Revision != 3 {
 		t.Errorf("revision %d", d.Revision)
 	}
 	f.dir = n.cfg.Containers
@@ -179,18 +180,21 @@ func TestAdjustReadsOnce(t *testing.T) {
 	f.mu.Lock()
 	other := *f.r.Decision
 	other.Changes = append(other.Changes[:len(other.Changes)-1:len(other.Changes)-1], api.Change{Revision: 3, Time: clock, Author: policy.Request})
-	other.Notes = []string{"by a client of containerd"}
+	limit := int64(32 << 20)
+	f.r.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}} // by a client of containerd
 	f.putLocked(other)
 	f.mu.Unlock()
-	if d := n.set(t, f, "network", "off").Decision; d.Revision != 4 || d.Changes[1].Author != policy.Request || len(d.Notes) != 1 {
-		t.Errorf("revision %d, %+v", d.Revision, d.Changes)
+	reset := api.AdjustRequest{Version: api.Version, ID: f.r.ID, Reset: true, Author: policy.Operator}
+	resp, err := n.Adjust(t.Context(), reset)
+	if d := resp.Decision; err != nil || d.Revision != 4 || d.Changes[1].Author != policy.Request || d.Effective.Value(policy.KeyMemory, 0) != 32<<20 {
+		t.Errorf("revision %d, %+v, %v", d.Revision, d.Changes, err)
 	}
 	f.mu.Lock()
 	f.r.ShimStart++
 	f.putLocked(*f.r.Decision)
 	f.mu.Unlock()
 	n.restart()
-	if _, err := n.Adjust(t.Context(), api.AdjustRequest{Version: api.Version, ID: f.r.ID, Reset: true, Author: policy.Operator}); !errdefs.IsNotFound(err) {
+	if _, err := n.Adjust(t.Context(), reset); !errdefs.IsNotFound(err) {
 		t.Errorf("of a container that has ended: %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package admit
 import (
 	"maps"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -275,7 +276,12 @@ func TestMergeOfTouchedKeys(t *testing.T) {
 		}
 		all := unfolded(whole.Effective)
 		in.only = make(map[policy.Key]bool)
-		for _, k := range append(beside, rapid.SliceOfN(rapid.SampledFrom(slices.Sorted(maps.Keys(all))), 1, 5).Draw(rt, "touched")...) {
+		keys := slices.Sorted(maps.Keys(all))
+		few := slices.DeleteFunc(slices.Clone(keys), func(k policy.Key) bool {
+			return k.Dimension() != policy.Egress && k.Dimension() != policy.Resources && k.Dimension() != policy.Network
+		})
+		touched := append(rapid.SliceOfN(rapid.SampledFrom(few), 1, 5).Draw(rt, "touched"), rapid.SliceOfN(rapid.SampledFrom(keys), 0, 2).Draw(rt, "of calls too")...)
+		for _, k := range append(touched, beside...) {
 			in.only[k] = true
 		}
 		narrow, _, err := merge(in)
@@ -291,9 +297,31 @@ func TestMergeOfTouchedKeys(t *testing.T) {
 	})
 }
 
-// drawClaims are claims of what settings change.
+// A change that is not about system calls does not look at each of hundreds.
+func TestAdjustLooksAtFewKeys(t *testing.T) {
+	r := admitted(t, learned(withDefaultProfile(asked(t, nil))))
+	var before, after runtime.MemStats
+	const changes = 20
+	runtime.ReadMemStats(&before)
+	for range changes {
+		if d, err := Adjust(r.again(), r.d, set("network=off")); err != nil || d.Revision != 2 {
+			t.Errorf("revision %d, %v", d.Revision, err)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if each := (after.TotalAlloc - before.TotalAlloc) / changes; each > 200<<10 {
+		t.Errorf("it took %d bytes", each)
+	}
+}
+
+// dependent are settings of which one decides what another comes to.
+var dependent = []string{
+	"memory=64Mi", "memory=unlimited", "memory.swap=80Mi", "mode=observe", "network=off", "egress.default=closed", "egress.feeds=block", "egress.block=192.0.2.1", "egress.allow=192.0.2.1",
+}
+
+// drawClaims are claims of some of them.
 func drawClaims(t *rapid.T, by policy.Author) (claims []policy.Claim) {
-	for _, s := range rapid.SliceOfN(rapid.SampledFrom(append(settings, "egress.default=closed", "egress.block=192.0.2.1", "egress.allow=192.0.2.1")), 0, 6).Draw(t, by.String()) {
+	for _, s := range rapid.SliceOfN(rapid.SampledFrom(dependent), 0, 6).Draw(t, by.String()) {
 		name, value, _ := strings.Cut(s, "=")
 		parsed, err := policy.ParseSetting(name, value, policy.Origin{Author: by, Source: "test", Revision: 2})
 		if err != nil {
