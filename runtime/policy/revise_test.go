@@ -18,6 +18,12 @@ func TestDiffNamesWhatHasAnotherValue(t *testing.T) {
 	if got := before.Diff(after, func(k Key) bool { return k == KeyPIDs }); got != nil {
 		t.Errorf("%q", got)
 	}
+	if got := before.Differing(after); !slices.Equal(got, []Dimension{Resources, Syscalls}) {
+		t.Errorf("they differ in %v", got)
+	}
+	if got := before.Differing(before); got != nil {
+		t.Errorf("it differs from itself in %v", got)
+	}
 	if got := before.ReplaceKeys(func(k Key) bool { return k == KeyMemory }, after).Value(KeyMemory, 0); got != 128<<20 {
 		t.Errorf("memory %d", got)
 	}
