@@ -142,21 +142,33 @@ func TestHasty(t *testing.T) {
 // TestStrangers connect, in a crowd, and say nothing or what is no TLS. Who is a client is served meanwhile, and strangers are hung up on.
 func TestStrangers(t *testing.T) {
 	o := open(t, paperConfig(t))
-	var silent []net.Conn
-	for n := range 3 * doorGreetings {
-		c, err := net.Dial("tcp", o.at)
-		if err != nil {
-			t.Fatal(err)
+	var silent [3 * doorGreetings]net.Conn
+	crowd := func() {
+		for n := range silent {
+			conn, err := net.Dial("tcp", o.at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = conn.Close() })
+			if n%20 == 0 {
+				_, _ = conn.Write([]byte("GET / HTTP/1.1\r\n\r\n"))
+			}
+			if silent[n] != nil {
+				_ = silent[n].Close()
+			}
+			silent[n] = conn
 		}
-		defer c.Close()
-		if n%20 == 0 {
-			_, _ = c.Write([]byte("GET / HTTP/1.1\r\n\r\n"))
-		}
-		silent = append(silent, c)
 	}
 	c := o.as(t, "a", o.authority, o.authority)
-	if _, err := c.Allocate(t.Context(), allocate(t)); err != nil {
-		t.Error(err)
+	for end := time.Now().Add(time.Minute); ; { // a busy machine may miss the client's own deadline: it asks again, in another crowd
+		crowd()
+		_, err := c.Stats(t.Context())
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, context.DeadlineExceeded) || time.Now().After(end) {
+			t.Fatal(err)
+		}
 	}
 	_ = silent[len(silent)-1].SetReadDeadline(time.Now().Add(time.Minute))
 	if _, err := io.Copy(io.Discard, silent[len(silent)-1]); errors.Is(err, os.ErrDeadlineExceeded) {

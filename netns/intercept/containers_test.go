@@ -27,6 +27,12 @@ func (a *attributor) Container(context.Context, string, netip.AddrPort, netip.Ad
 	return a.id, a.err
 }
 
+func (a *attributor) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.asked
+}
+
 func (a *attributor) set(id string, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -72,8 +78,8 @@ func TestContainers(t *testing.T) {
 	for range 3 {
 		c.want(request, "GET", 200, "s GET /a ")
 	}
-	if a.asked != 1 {
-		t.Errorf("one connection was attributed %d times", a.asked)
+	if n := a.count(); n != 1 {
+		t.Errorf("one connection was attributed %d times", n)
 	}
 	if all := r.Accounts(0, 0, 10).List; len(all) != 1 || all[0].Container != "web" {
 		t.Errorf("its account: %+v", all)
@@ -118,7 +124,7 @@ func TestContainersAlone(t *testing.T) {
 	r.Attribute(a)
 	r.Set(&Settings{Base: flow.Context{Container: "alone"}})
 	r.client().want("GET /a HTTP/1.1\r\nHost: x.test\r\n\r\n", "GET", 200, "s GET /a ")
-	if seen := r.rules.contexts(); a.asked != 0 || !strings.HasPrefix(seen[0].Container, "alone") {
-		t.Errorf("asked %d times, decided as %q", a.asked, seen[0].Container)
+	if seen, n := r.rules.contexts(), a.count(); n != 0 || !strings.HasPrefix(seen[0].Container, "alone") {
+		t.Errorf("asked %d times, decided as %q", n, seen[0].Container)
 	}
 }
