@@ -25,7 +25,7 @@ const (
 
 // exchange sends a request on and its response back. more tells that the connection can carry another request.
 func (s *session) exchange(x *exchange, o *Origination) (more bool) {
-	key := route(&x.context, &x.decision)
+	key := route(&x.context, x.decision)
 	if o != nil {
 		key.tls = x.context.Host
 	}
@@ -48,7 +48,7 @@ func (s *session) exchange(x *exchange, o *Origination) (more bool) {
 		reused := up.used
 		up.used, x.reset = true, false
 		up.flow.limits.Store(s.limits)
-		up.flow.serve(&x.context, &x.decision, false)
+		up.flow.serve(&x.context, x.decision, false)
 		out := s.attempt(x, up)
 		s.enter(busy)
 		if out == unanswered && reused && !fresh && x.whole && repeatable(x.method) {
@@ -74,7 +74,7 @@ func (s *session) conclude(x *exchange, up *upstream, out outcome) (more bool) {
 			s.linger()
 		}
 	case switched:
-		up.flow.serve(&x.context, &x.decision, true)
+		up.flow.serve(&x.context, x.decision, true)
 		s.relay(up)
 	case badUpload:
 		s.e.count.fault(http1.BadChunk)
@@ -107,7 +107,9 @@ func repeatable(method string) bool {
 // upstream is a connection to the server the way the decision demands: one that is there, or with fresh, and where new ones are led
 // elsewhere by now, a new one.
 func (s *session) upstream(x *exchange, key routeKey, o *Origination, fresh bool) (*upstream, error) {
-	all := s.upstreams()
+	s.mu.Lock()
+	all := s.ups // only this goroutine changes it, and drop makes a new one
+	s.mu.Unlock()
 	for _, up := range all {
 		switch {
 		case up.hung.Load():
@@ -131,7 +133,7 @@ func (s *session) upstream(x *exchange, key routeKey, o *Origination, fresh bool
 	if all = s.upstreams(); len(all) >= maxUpstreams {
 		s.drop(all[0], false)
 	}
-	return s.open(&x.context, &x.decision, key, o)
+	return s.open(&x.context, x.decision, key, o)
 }
 
 // attempt sends the request to the server and passes its response on.
@@ -247,9 +249,11 @@ func (s *session) respond(x *exchange, up *upstream) outcome {
 	d := direction{s, &up.flow, false}
 	for answered := false; ; answered = true {
 		size, err := s.awaitAnswer(up)
-		var f *http1.Fault
-		switch {
-		case errors.As(err, &f):
+		if err == nil {
+			err = x.resp.ParseResponse(up.buf.bytes()[:size])
+		}
+		switch f := faultOf(err); {
+		case f != nil:
 			return s.fault(f, answered)
 		case err != nil && !answered && up.buf.empty():
 			x.reset = !errors.Is(err, io.EOF)
@@ -259,18 +263,24 @@ func (s *session) respond(x *exchange, up *upstream) outcome {
 		case err != nil:
 			return s.failed(err, broken)
 		}
-		head := up.buf.bytes()[:size]
-		if err := x.resp.ParseResponse(head); errors.As(err, &f) {
-			return s.fault(f, answered)
-		}
 		if x.resp.Status/100 != 1 || x.resp.Status == 101 {
 			return s.final(x, up, answered)
 		}
-		if err := d.write(&s.client, head); err != nil {
+		if err := d.write(&s.client, up.buf.bytes()[:size]); err != nil {
 			return s.failed(err, cut)
 		}
 		up.buf.consume(size)
 	}
+}
+
+// faultOf is what is malformed about a head; nil: nothing is.
+func faultOf(err error) *http1.Fault {
+	if err == nil {
+		return nil
+	}
+	var f *http1.Fault // errors.As has it on the heap
+	errors.As(err, &f)
+	return f
 }
 
 // awaitAnswer reads the head of a response. A client that waits for long is watched.

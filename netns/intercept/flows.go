@@ -50,15 +50,15 @@ type live struct {
 	received atomic.Int64
 
 	mu       sync.Mutex
-	context  flow.Context  // guarded by mu
-	decision flow.Decision // guarded by mu
-	requests int64         // guarded by mu
-	busy     bool          // guarded by mu
-	opaque   bool          // decided once for all that comes; guarded by mu
+	context  flow.Context   // guarded by mu
+	decision *flow.Decision // guarded by mu
+	requests int64          // guarded by mu
+	busy     bool           // guarded by mu
+	opaque   bool           // decided once for all that comes; guarded by mu
 
 	limits atomic.Pointer[limits]
 	cut    func() // ends both connections at once
-	ask    func(*flow.Context) (flow.Decision, error)
+	ask    func(*flow.Context) (*flow.Decision, error)
 
 	mux  *mux  // of HTTP/2, nil otherwise; guarded by mu until it is set
 	link *link // likewise
@@ -67,7 +67,7 @@ type live struct {
 // serve notes what the connection carries now.
 func (l *live) serve(c *flow.Context, d *flow.Decision, opaque bool) {
 	l.mu.Lock()
-	l.context, l.decision, l.busy, l.opaque = *c, *d, true, opaque
+	l.context, l.decision, l.busy, l.opaque = *c, d, true, opaque
 	if c.Protocol == flow.HTTP {
 		l.requests++
 	}
@@ -101,7 +101,7 @@ func (l *live) snapshot() Flow {
 		ID: l.id, Tunnel: l.tunnel, Local: l.local, Verified: l.verified, Started: l.started, Requests: l.requests, Busy: l.busy,
 		Sent: l.sent.Load(), Received: l.received.Load(),
 	}
-	f.of(&l.context, &l.decision)
+	f.of(&l.context, l.decision)
 	return f
 }
 
@@ -189,7 +189,7 @@ func (e *Engine) contexts(all []*live) (cs []flow.Context) {
 }
 
 // again is what a flow is decided by now, and how it was before. Only opaque ones are decided again.
-func (e *Engine) again(l *live) (c flow.Context, was flow.Decision, opaque bool) {
+func (e *Engine) again(l *live) (c flow.Context, was *flow.Decision, opaque bool) {
 	l.mu.Lock()
 	c, was, opaque = l.context, l.decision, l.opaque
 	l.mu.Unlock()
@@ -207,7 +207,7 @@ func (e *Engine) redecide(l *live) {
 		return
 	}
 	d, err := l.ask(&c)
-	if err != nil || d.Profile.Deny || route(&c, &d) != route(&c, &old) {
+	if err != nil || d.Profile.Deny || route(&c, d) != route(&c, old) {
 		e.count.cut.Add(1)
 		l.cut()
 		return

@@ -18,7 +18,7 @@ type exchange struct {
 	req, resp http1.Head
 	chunks    http1.Chunks // of the request's body
 	context   flow.Context
-	decision  flow.Decision
+	decision  *flow.Decision
 	epoch     uint64 // of the engine, when it was decided
 	charge    charge
 
@@ -142,11 +142,11 @@ func (s *session) serveDecided(x *exchange, o *Origination) (more bool) {
 		x.charge.back()
 		return s.refuse(x, 503, "no decision: "+err.Error())
 	}
-	if d := &x.decision; d.Profile.Deny {
+	if d := x.decision; d.Profile.Deny {
 		x.charge.back()
 		return s.refuse(x, 403, "denied"+because(d))
 	}
-	if !x.charge.take(s.limitsOf(&x.decision, x.context.User).ofRequests(), s.gone) {
+	if !x.charge.take(s.limitsOf(x.decision, x.context.User).ofRequests(), s.gone) {
 		return false
 	}
 	return s.exchange(x, o)

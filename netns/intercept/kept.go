@@ -22,13 +22,13 @@ func (s *session) keeps(x *exchange, up *upstream) bool {
 	if k == nil {
 		return true
 	}
-	keeps, asked := k.Keeps(&x.context, &x.decision, up.flow.tunnel)
+	keeps, asked := k.Keeps(&x.context, x.decision, up.flow.tunnel)
 	if asked == nil {
 		return keeps
 	}
 	select {
 	case <-asked:
-		keeps, _ = k.Keeps(&x.context, &x.decision, up.flow.tunnel)
+		keeps, _ = k.Keeps(&x.context, x.decision, up.flow.tunnel)
 	case <-time.After(askedWait):
 	case <-s.gone:
 	}

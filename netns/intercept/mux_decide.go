@@ -143,7 +143,7 @@ func (m *mux) decide(st *stream, block []byte) {
 			return
 		}
 		if !m.over {
-			m.decided(st, nil, &d, err)
+			m.decided(st, nil, d, err)
 			m.flush()
 		}
 	}()

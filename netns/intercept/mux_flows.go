@@ -72,16 +72,16 @@ func (e *Engine) redecideStreams(l *live) {
 }
 
 // redecided does what a new decision demands of a stream that is under way.
-func (m *mux) redecided(st *stream, c *flow.Context, d flow.Decision, err error) {
-	if err == nil && !d.Profile.Deny && route(c, &d) == route(&st.request.context, st.decision) {
-		st.decision, st.epoch = &d, m.e.epoch.Load()
-		st.limits = m.limitsOf(&d, c.User)
+func (m *mux) redecided(st *stream, c *flow.Context, d *flow.Decision, err error) {
+	if err == nil && !d.Profile.Deny && route(c, d) == route(&st.request.context, st.decision) {
+		st.decision, st.epoch = d, m.e.epoch.Load()
+		st.limits = m.limitsOf(d, c.User)
 		return
 	}
 	m.e.count.cut.Add(1)
 	status, why := 503, "the rules changed"
 	if err == nil && d.Profile.Deny {
-		status, why = 403, "denied"+because(&d)
+		status, why = 403, "denied"+because(d)
 	}
 	switch {
 	case st.down.ended:

@@ -26,12 +26,12 @@ type caller struct {
 
 // ask asks the decision point, and once for each connection for its process where rules want to know it. c has the process then, an empty
 // one where it cannot be found, and the reason says so, as it does of a container that is not known.
-func (s *session) ask(c *flow.Context) (flow.Decision, error) {
+func (s *session) ask(c *flow.Context) (*flow.Decision, error) {
 	who := s.process.Load()
 	if who != nil {
 		c.Process = &who.process
 	}
-	d, err := s.e.decider.Decide(s.e.ctx, *c)
+	d, err := s.e.ask(c)
 	if err != nil {
 		return d, err
 	}
@@ -39,18 +39,36 @@ func (s *session) ask(c *flow.Context) (flow.Decision, error) {
 		if c.Process == nil {
 			who = s.lookUp()
 			c.Process = &who.process
-			if d, err = s.e.decider.Decide(s.e.ctx, *c); err != nil {
+			if d, err = s.e.ask(c); err != nil {
 				return d, err
 			}
 		}
 		if who != nil && who.unknown != "" {
-			d.Reason += "; " + who.unknown
+			d = noting(d, who.unknown)
 		}
 	}
 	if s.unattributed != "" {
-		d.Reason += "; " + s.unattributed
+		d = noting(d, s.unattributed)
 	}
 	return d, nil
+}
+
+// ask asks the decision point for what it does not know already: a question takes memory. What it returns is not written to.
+func (e *Engine) ask(c *flow.Context) (*flow.Decision, error) {
+	if r, ok := e.decider.(Rememberer); ok {
+		if d := r.Known(c); d != nil {
+			return d, nil
+		}
+	}
+	d, err := e.decider.Decide(e.ctx, *c)
+	return &d, err
+}
+
+// noting is a decision with something more in its reason.
+func noting(d *flow.Decision, what string) *flow.Decision {
+	noted := *d
+	noted.Reason += "; " + what
+	return &noted
 }
 
 // lookUp finds the connection's process. Whoever comes first has the word for all later requests.

@@ -165,7 +165,7 @@ func (s *session) serveUnsure(c *flow.Context) {
 		s.serveLate()
 		return
 	}
-	up := s.openDecided(c, &d, epoch)
+	up := s.openDecided(c, d, epoch)
 	if up == nil {
 		return
 	}

@@ -206,9 +206,6 @@ func (s *session) finishLocked() {
 // watch has hung called when the side's peer hangs up. A connection that ends after one quick answer is not watched: that
 // would be a good part of what it costs.
 func (s *session) watch(side *side, hung func(broken bool)) {
-	if side.watch.Load() != 0 {
-		return
-	}
 	id := s.e.watch.add(side.raw, hung)
 	side.watch.Store(id)
 	select {
@@ -218,8 +215,18 @@ func (s *session) watch(side *side, hung func(broken bool)) {
 	}
 }
 
-func (s *session) watchClient()             { s.watch(&s.client, s.clientHung) }
-func (s *session) watchServer(up *upstream) { s.watch(&up.side, func(bool) { s.serverHung(up) }) }
+// watchClient and watchServer do so from the first time on. Each request asks for it: the functions are made only where they are needed.
+func (s *session) watchClient() {
+	if s.client.watch.Load() == 0 {
+		s.watch(&s.client, s.clientHung)
+	}
+}
+
+func (s *session) watchServer(up *upstream) {
+	if up.watch.Load() == 0 {
+		s.watch(&up.side, func(bool) { s.serverHung(up) })
+	}
+}
 
 // watchAfter is how long an answer may take before the client is watched while it waits.
 const watchAfter = 20 * time.Millisecond
@@ -299,7 +306,7 @@ func (s *session) fillWithin(d time.Duration) error {
 }
 
 // decide asks the decision point. A context that may not pass counts as denied.
-func (s *session) decide(c *flow.Context) (flow.Decision, error) {
+func (s *session) decide(c *flow.Context) (*flow.Decision, error) {
 	d, err := s.ask(c)
 	if err != nil || d.Profile.Deny {
 		s.e.count.denied.Add(1)
@@ -345,6 +352,7 @@ func (s *session) connect(ctx context.Context, c *flow.Context, d *flow.Decision
 		}
 	}
 	up.flow.local = localOf(conn.Conn)
+	up.flow.decision = d
 	up.flow.started, up.flow.tunnel, up.flow.verified, up.flow.cut, up.flow.ask = time.Now(), conn.Tunnel, conn.Verified, s.abort, s.ask
 	s.mu.Lock()
 	s.ups = append(s.ups, up)
@@ -433,7 +441,7 @@ func (s *session) openWhole(c *flow.Context) *upstream {
 		s.abort()
 		return nil
 	}
-	return s.openDecided(c, &d, epoch)
+	return s.openDecided(c, d, epoch)
 }
 
 // openDecided connects a connection that may pass as one flow, as was decided in an epoch or a later one; nil: it was cut.
