@@ -17,7 +17,7 @@ import (
 // turns are what was measured of one proxy, a sample for each round.
 type turns struct {
 	Request   []float64 `json:"request"`    // CPU for each kept-alive HTTP request, µs
-	Added     []float64 `json:"added"`      // p50 of one client's requests, less that without a proxy, µs
+	Added     []float64 `json:"added"`      // p50 of one client's requests, less that without a proxy, µs; a sample for each turn
 	Short     []float64 `json:"short"`      // CPU for each connection with one request, µs
 	Bulk      []float64 `json:"bulk"`       // CPU for each GB, s
 	BulkSpeed []float64 `json:"bulk_speed"` // GB/s

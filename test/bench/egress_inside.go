@@ -35,9 +35,12 @@ const (
 	egressPlain                = 8000 // no proxy
 	egressMark                 = 0x77
 	egressTime                 = 2 * time.Second
+	egressSmall                = 1 << 10
 	egressBulk                 = 1 << 30
 	egressIdle                 = 1000
 )
+
+var egressServerAddress = netip.MustParseAddr(egressServer)
 
 // egressProxies are what takes turns: the port that clients connect to, which nft leads to a proxy's own.
 var egressProxies = []struct {
@@ -76,6 +79,9 @@ func insideEgress(args []string) (err error) {
 		result[name] = new(turns)
 	}
 	for range rounds {
+		if err := egressAdded(result); err != nil {
+			return err
+		}
 		for _, p := range egressProxies {
 			if pid := proxies[p.name]; pid != 0 {
 				if err := result[p.name].round(pid, p.http, p.stream); err != nil {
@@ -90,25 +96,34 @@ func insideEgress(args []string) (err error) {
 	return json.NewEncoder(os.Stdout).Encode(result)
 }
 
-// round measures one proxy once.
+// egressAdded measures what each proxy adds to one client's latency, turn by turn.
+func egressAdded(of map[string]*turns) error {
+	ports, names := []int{egressPlain}, []string{""}
+	for _, p := range egressProxies {
+		if of[p.name] != nil {
+			ports, names = append(ports, p.http), append(names, p.name)
+		}
+	}
+	took, err := egressLatency(ports)
+	if err != nil {
+		return err
+	}
+	for i, name := range names[1:] {
+		of[name].Added = append(of[name].Added, pairwise(took[0], took[i+1], added)...)
+	}
+	return nil
+}
+
+// round measures the rest of one proxy once.
 func (t *turns) round(pid, port, stream int) error {
-	direct, _, err := wrk(egressPlain, 1) // right before: what others do on the machine changes
-	if err != nil {
-		return err
-	}
-	p50, _, err := wrk(port, 1)
-	if err != nil {
-		return err
-	}
-	t.Added = append(t.Added, p50-direct)
 	before := cpuOf(pid)
-	_, n, err := wrk(port, 32)
+	n, err := wrk(port, 32)
 	if err != nil {
 		return err
 	}
 	t.Request = append(t.Request, 1e6*(cpuOf(pid)-before)/n)
 	before = cpuOf(pid)
-	if _, n, err = wrk(stream, 8, "-H", "Connection: close"); err != nil {
+	if n, err = wrk(stream, 8, "-H", "Connection: close"); err != nil {
 		return err
 	}
 	t.Short = append(t.Short, 1e6*(cpuOf(pid)-before)/n)
@@ -123,19 +138,18 @@ func (t *turns) round(pid, port, stream int) error {
 	return nil
 }
 
-var wrkLines = regexp.MustCompile(`(?s)50%\s+([0-9.]+)(us|ms|s)\b.*?(\d+) requests in`)
+var wrkLines = regexp.MustCompile(`(\d+) requests in`)
 
-// wrk loads a port and returns the median latency in µs and the number of requests.
-func wrk(port, connections int, more ...string) (p50, requests float64, err error) {
-	args := append([]string{"-t1", fmt.Sprintf("-c%d", connections), fmt.Sprintf("-d%.0fs", egressTime.Seconds()), "--latency"}, more...)
+// wrk loads a port and returns the number of requests.
+func wrk(port, connections int, more ...string) (requests float64, err error) {
+	args := append([]string{"-t1", fmt.Sprintf("-c%d", connections), fmt.Sprintf("-d%.0fs", egressTime.Seconds())}, more...)
 	out, err := exec.Command("wrk", append(args, fmt.Sprintf("http://%s:%d/", egressServer, port))...).CombinedOutput()
 	m := wrkLines.FindStringSubmatch(string(out))
 	if err != nil || m == nil || strings.Contains(string(out), "Non-2xx") || strings.Contains(string(out), "Socket errors") && !strings.Contains(string(out), "read 0, write 0") && len(more) == 0 {
-		return 0, 0, fmt.Errorf("wrk: %w\n%s", err, out)
+		return 0, fmt.Errorf("wrk: %w\n%s", err, out)
 	}
-	p50, _ = strconv.ParseFloat(m[1], 64) // as the expression says
-	requests, _ = strconv.ParseFloat(m[3], 64)
-	return p50 * map[string]float64{"us": 1, "ms": 1e3, "s": 1e6}[m[2]], requests, nil
+	requests, _ = strconv.ParseFloat(m[1], 64) // as the expression says
+	return requests, nil
 }
 
 // cpuOf is the CPU time of a process in seconds, by the clock that counts every nanosecond of it.
@@ -348,7 +362,7 @@ func egressListens(name string, port int) error {
 
 // egressServe answers requests with a kilobyte, or with a gigabyte.
 func egressServe() error {
-	small, large := make([]byte, 1024), make([]byte, 256<<10)
+	small, large := make([]byte, egressSmall), make([]byte, 256<<10)
 	return http.ListenAndServe(fmt.Sprintf("%s:%d", egressServer, egressPlain), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/bulk" {
 			_, _ = w.Write(small)
@@ -387,7 +401,7 @@ func (egressRules) Way(context.Context, flow.Context, flow.Decision) (intercept.
 type toPlain struct{ intercept.Marked }
 
 func (t toPlain) Dial(ctx context.Context, c flow.Context, d flow.Decision) (intercept.Upstream, error) {
-	c.Destination = netip.AddrPortFrom(netip.MustParseAddr(egressServer), egressPlain)
+	c.Destination = netip.AddrPortFrom(egressServerAddress, egressPlain)
 	return t.Marked.Dial(ctx, c, d)
 }
 
