@@ -41,7 +41,7 @@ type journal struct {
 	mu     sync.RWMutex // queue is closed under it, and sent to under its read half
 	closed bool         // guarded by mu
 
-	newest sync.Map // decisions that wait for the disk: subject to body, the newest of each
+	newest sync.Map // decisions that wait for the disk: subject to entry, the newest of each
 
 	waiting atomic.Int64  // bytes in queue
 	missing atomic.Uint64 // entries dropped or not written
@@ -56,8 +56,12 @@ func (j *journal) losses() []string {
 	return nil
 }
 
+// entry is what waits for the disk: an event's body, or a decision that write will encode, so that the shim that asked does not wait
+// for that.
 type entry struct {
-	stream store.Stream
+	stream   store.Stream
+	decision *api.Decision // nil: Body is there. Nobody writes to what it points to.
+	size     int64
 	store.Entry
 }
 
@@ -78,37 +82,40 @@ func (j *journal) close() {
 
 // AppendDecision implements orchestrator.Journal.
 func (j *journal) AppendDecision(d api.Decision) {
-	j.append(store.Decisions, d.Facts.ID.String(), d)
+	e := &entry{stream: store.Decisions, decision: &d, size: int64(d.Size()), Entry: store.Entry{Subject: d.Facts.ID.String()}}
+	j.append(e)
 }
 
 // AppendEvent implements orchestrator.Journal.
-func (j *journal) AppendEvent(e api.Event) { j.append(store.Events, "node", e) }
-
-func (j *journal) append(stream store.Stream, subject string, v any) {
-	body, err := json.Marshal(v)
+func (j *journal) AppendEvent(event api.Event) {
+	body, err := json.Marshal(event)
 	if err != nil {
-		log.L.WithError(err).Errorf("forefend daemon: %T not journaled", v)
-		j.lose(1)
+		j.unwritable(event, err)
 		return
 	}
-	size := int64(len(body))
+	j.append(&entry{stream: store.Events, size: int64(len(body)), Entry: store.Entry{Subject: "node", Body: body}})
+}
+
+func (j *journal) unwritable(v any, err error) {
+	log.L.WithError(err).Errorf("forefend daemon: %T not journaled", v)
+	j.lose(1)
+}
+
+func (j *journal) append(e *entry) {
 	j.mu.RLock()
 	defer j.mu.RUnlock()
-	if j.waiting.Add(size) <= journalBytes && !j.closed {
-		e := &entry{stream, store.Entry{Subject: subject, Body: body}}
-		if stream == store.Decisions { // before it is queued: its removal must come later
-			j.newest.Store(subject, e)
+	if j.waiting.Add(e.size) <= journalBytes && !j.closed {
+		if e.decision != nil { // before it is queued: its removal must come later
+			j.newest.Store(e.Subject, e)
 		}
 		select {
 		case j.queue <- e:
 			return
 		default:
 		}
-		if stream == store.Decisions {
-			j.newest.CompareAndDelete(subject, e)
-		}
+		j.newest.CompareAndDelete(e.Subject, e)
 	}
-	j.waiting.Add(-size)
+	j.waiting.Add(-e.size)
 	j.lose(1)
 }
 
@@ -161,18 +168,25 @@ func (j *journal) keep(ctx context.Context, stream store.Stream, entries []*entr
 	if len(entries) == 0 {
 		return
 	}
-	records := make([]store.Entry, len(entries))
-	for i, e := range entries {
-		records[i] = e.Entry
+	records := make([]store.Entry, 0, len(entries))
+	for _, e := range entries {
+		if e.decision != nil {
+			var err error
+			if e.Body, err = json.Marshal(e.decision); err != nil {
+				j.unwritable(e.decision, err)
+				continue
+			}
+		}
+		records = append(records, e.Entry)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	if _, err := j.store.AppendAll(ctx, stream, records); err != nil {
 		log.L.WithError(err).Error("forefend daemon: journal entries lost")
-		j.lose(len(entries))
+		j.lose(len(records))
 	}
 	for _, e := range entries {
-		j.waiting.Add(-int64(len(e.Body)))
+		j.waiting.Add(-e.size)
 		j.newest.CompareAndDelete(e.Subject, e)
 	}
 }
@@ -180,7 +194,7 @@ func (j *journal) keep(ctx context.Context, stream store.Stream, entries []*entr
 // Decision implements orchestrator.Journal.
 func (j *journal) Decision(ctx context.Context, id workload.ID) (d api.Decision, err error) {
 	if e, waits := j.newest.Load(id.String()); waits {
-		return d, json.Unmarshal(e.(*entry).Body, &d)
+		return *e.(*entry).decision, nil
 	}
 	records, err := j.store.Newest(ctx, store.Decisions, id.String(), 1)
 	if err != nil {

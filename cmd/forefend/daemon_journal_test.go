@@ -2,11 +2,13 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
 
+	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/store"
 	"forefend.dev/forefend/runtime/workload"
@@ -50,6 +52,36 @@ func TestJournalReadsWhatWaits(t *testing.T) {
 	}
 	if _, err := j.Decision(t.Context(), decided("nobody", 0).Facts.ID); !errdefs.IsNotFound(err) {
 		t.Errorf("an unknown container: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A decision is encoded by the journal, not by who waits for the answer. One that has no encoding is lost alone, and counted.
+func TestJournalEncodesLater(t *testing.T) {
+	waiting := &journal{queue: make(chan *entry, 1)}
+	waiting.AppendDecision(decided("c", 1))
+	if e := <-waiting.queue; e.Body != nil || e.size < 1 || waiting.waiting.Load() != e.size {
+		t.Errorf("%d bytes encoded, %d of %d waiting", len(e.Body), e.size, waiting.waiting.Load())
+	}
+
+	j, s := openJournal(t, t.TempDir())
+	lost := 0
+	j.lost = func() { lost++ }
+	odd := decided("odd", 1)
+	odd.Risk = &evidence.Risk{Score: math.NaN()}
+	j.AppendDecision(odd)
+	j.AppendDecision(decided("c", 1))
+	j.close()
+	if n := j.missing.Load(); lost != 1 || n != 1 || j.waiting.Load() != 0 {
+		t.Errorf("%d told, %d counted, %d bytes wait", lost, n, j.waiting.Load())
+	}
+	if d, err := j.Decision(t.Context(), decided("c", 0).Facts.ID); err != nil || d.Revision != 1 {
+		t.Errorf("the other decision: revision %d, %v", d.Revision, err)
+	}
+	if _, err := j.Decision(t.Context(), odd.Facts.ID); !errdefs.IsNotFound(err) {
+		t.Errorf("the one without an encoding: %v", err)
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)

@@ -125,7 +125,7 @@ const maxLast = 64 << 10
 
 // keep has the next turn begin with c, of which d is in force.
 func (t *turn) keep(c *adjustable, d api.Decision) {
-	if t.last = nil; c.request.Size <= maxLast && sizeOf(d) <= maxSealed {
+	if t.last = nil; c.request.Size <= maxLast && d.Size() <= maxSealed {
 		last := *c
 		last.record.Decision, t.last = &d, &last
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"slices"
 
-	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/workload"
 )
 
@@ -27,7 +26,7 @@ func (s *Service) keepLocked(id workload.ID, r *running) {
 	} else {
 		s.dropLocked(id)
 	}
-	r.size = sizeOf(r.decision)
+	r.size = r.decision.Size()
 	s.running[id], s.kept = r, s.kept+r.size
 	if len(s.running) <= maxRunning && s.kept <= maxKept {
 		return
@@ -65,38 +64,4 @@ func (s *Service) dropLocked(id workload.ID) {
 			s.cfg.Limiter.Forget(r.decision.Facts.Run)
 		}
 	}
-}
-
-// sizeOf is about how many bytes a decision without its code takes.
-func sizeOf(d api.Decision) int {
-	const value = 48 // a string's header, its allocation, its place in a map
-	n := 4 << 10
-	add := func(words ...string) {
-		for _, w := range words {
-			n += value + len(w)
-		}
-	}
-	f := d.Facts
-	add(f.Run, f.Sandbox, f.Path, f.Cwd, f.User, f.Group, f.Containerd, f.Bundle, f.Image.Name, f.Executable.Path)
-	add(f.Args...)
-	add(f.Rootfs...)
-	add(d.Notes...)
-	for _, labels := range []map[string]string{f.Annotations, f.Image.Labels} {
-		for k, v := range labels {
-			add(k, v)
-		}
-	}
-	for _, source := range d.Sources {
-		add(source.Name, source.Reason)
-	}
-	for _, field := range d.Effective.Fields {
-		add(string(field.Key), field.Source, field.Reason)
-		add(field.Names...)
-		for _, lost := range field.Lost {
-			add(lost.Source, lost.Reason, lost.Why)
-		}
-	}
-	add(d.Prediction.Hot...)
-	add(d.Prediction.Destinations...)
-	return n + 2*value*len(d.Prediction.Seen)
 }

@@ -35,7 +35,7 @@ func TestKeepsABoundedNumberOfDecisions(t *testing.T) {
 			sum := 0
 			for id, r := range n.running {
 				sum += r.size
-				if got := sizeOf(r.decision); got != r.size {
+				if got := r.decision.Size(); got != r.size {
 					t.Fatalf("%s: %d bytes, counted %d", id, got, r.size)
 				}
 			}

@@ -88,6 +88,40 @@ type Decision struct {
 	Wait time.Duration `json:"wait,omitempty"`
 }
 
+// Size is about how many bytes the decision takes without its code.
+func (d *Decision) Size() int {
+	const value = 48 // a string's header, its allocation, its place in a map
+	n := 4 << 10
+	add := func(words ...string) {
+		for _, w := range words {
+			n += value + len(w)
+		}
+	}
+	f := d.Facts
+	add(f.Run, f.Sandbox, f.Path, f.Cwd, f.User, f.Group, f.Containerd, f.Bundle, f.Image.Name, f.Executable.Path)
+	add(f.Args...)
+	add(f.Rootfs...)
+	add(d.Notes...)
+	for _, labels := range []map[string]string{f.Annotations, f.Image.Labels} {
+		for k, v := range labels {
+			add(k, v)
+		}
+	}
+	for _, source := range d.Sources {
+		add(source.Name, source.Reason)
+	}
+	for _, field := range d.Effective.Fields {
+		add(string(field.Key), field.Source, field.Reason)
+		add(field.Names...)
+		for _, lost := range field.Lost {
+			add(lost.Source, lost.Reason, lost.Why)
+		}
+	}
+	add(d.Prediction.Hot...)
+	add(d.Prediction.Destinations...)
+	return n + 2*value*len(d.Prediction.Seen)
+}
+
 // Scan is what static analysis said, as far as people and decisions look at it.
 type Scan struct {
 	Entry    string   `json:"entry"`
