@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/grpc"
 
+	orchidentity "forefend.dev/forefend/runtime/orchestrator/identity"
 	"forefend.dev/forefend/runtime/rootfs"
 	"forefend.dev/forefend/runtime/workload"
 )
@@ -39,9 +40,9 @@ func (s *Scans) Follow(ctx context.Context, conn *grpc.ClientConn, namespace str
 	ctx = namespaces.WithNamespace(ctx, namespace)
 	var r Request
 	switch e := event.(type) {
-	case *eventsapi.ContainerCreate:
+	case orchidentity.Created:
 		if err == nil {
-			r, err = ofContainer(ctx, client, e.ID)
+			r, err = ofContainer(ctx, client, e)
 		}
 	case *eventsapi.ImageCreate:
 		if err == nil {
@@ -62,33 +63,26 @@ func (s *Scans) Follow(ctx context.Context, conn *grpc.ClientConn, namespace str
 var errNoLayers = errors.New("its root filesystem is not made of layers that are directories")
 
 // ofContainer is the scan of a container that has been created: what Admit will ask for.
-func ofContainer(ctx context.Context, client *containerd.Client, id string) (Request, error) {
-	c, err := client.ContainerService().Get(ctx, id)
-	if err != nil {
-		return Request{}, fmt.Errorf("container %s: %w", id, err)
-	}
+func ofContainer(ctx context.Context, client *containerd.Client, c orchidentity.Created) (Request, error) {
 	v, err := typeurl.UnmarshalAny(c.Spec)
 	if err != nil {
-		return Request{}, fmt.Errorf("the spec of container %s: %w", id, err)
+		return Request{}, fmt.Errorf("the spec of container %s: %w", c.ID, err)
 	}
 	spec, ok := v.(*specs.Spec)
 	if !ok || spec.Process == nil || c.SnapshotKey == "" {
-		return Request{}, fmt.Errorf("container %s: %w", id, errNoLayers)
+		return Request{}, fmt.Errorf("container %s: %w", c.ID, errNoLayers)
 	}
 	mounts, err := client.SnapshotService(c.Snapshotter).Mounts(ctx, c.SnapshotKey)
 	if err != nil {
-		return Request{}, fmt.Errorf("the layers of container %s: %w", id, err)
+		return Request{}, fmt.Errorf("the layers of container %s: %w", c.ID, err)
 	}
 	f := workload.Facts{
 		Args: spec.Process.Args, Cwd: spec.Process.Cwd, Path: searchPath(spec.Process.Env), Env: workload.DecisiveEnv(spec.Process.Env),
-		Rootfs: layers(mounts),
-	}
-	if image, err := client.ImageService().Get(ctx, c.Image); err == nil {
-		f.Image.Name, f.Image.Digest = c.Image, image.Target.Digest.String()
+		Rootfs: layers(mounts), Image: c.Of,
 	}
 	r, ok := RequestOf(f)
 	if !ok {
-		return r, fmt.Errorf("container %s: %w", id, errNoLayers)
+		return r, fmt.Errorf("container %s: %w", c.ID, errNoLayers)
 	}
 	return r, nil
 }

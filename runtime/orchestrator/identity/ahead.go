@@ -8,6 +8,7 @@ import (
 	"time"
 
 	eventsapi "github.com/containerd/containerd/api/events"
+	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	eventservice "github.com/containerd/containerd/api/services/events/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/log"
@@ -132,7 +133,6 @@ func (r *Resolver) listen(conn *grpc.ClientConn) error {
 			continue
 		}
 		r.prefetch(conn, id, created.Image)
-		r.pass(conn, id.Namespace, &created)
 	}
 }
 
@@ -197,8 +197,12 @@ func (r *Resolver) prefetch(conn *grpc.ClientConn, id workload.ID, name string) 
 	r.late.Go(func() {
 		ctx, cancel := context.WithTimeout(r.life, afterthought)
 		defer cancel()
-		defer close(e.done)
-		e.image, e.err = r.fetch(ctx, conn, id, "")
+		var c *containersapi.Container
+		e.image, c, e.err = r.fetch(ctx, conn, id, "")
+		close(e.done)
+		if c != nil {
+			r.pass(conn, id.Namespace, Created{c, e.image})
+		}
 	})
 }
 

@@ -74,6 +74,7 @@ type node struct {
 	events *events
 	asked  chan string
 	socket string
+	heard  chan any // by the listener
 
 	containers *containerd
 }
@@ -83,6 +84,7 @@ func following(t *testing.T) *node {
 	n := &node{
 		events: &events{following: make(chan []string, 10), send: make(chan *types.Envelope)},
 		asked:  make(chan string, 100), socket: socket(t), containers: newContainerd(),
+		heard: make(chan any, 100),
 	}
 	listener, err := net.Listen("unix", n.socket)
 	if err != nil {
@@ -99,6 +101,7 @@ func following(t *testing.T) *node {
 		served.Wait()
 	})
 	n.Resolver = resolver(t)
+	n.listener = func(_ context.Context, _ *grpc.ClientConn, _ string, event any) { n.heard <- event }
 	if _, err := n.connect(n.socket); err != nil {
 		t.Fatal(err)
 	}
@@ -146,6 +149,20 @@ func TestAskedAhead(t *testing.T) {
 	n.identify(t, "web") // the answer was used up: a container of that name may be another one now
 	if len(n.asked) != 1 {
 		t.Error("an answer serves twice")
+	}
+}
+
+// What containerd said of a container and its image is handed on, so that nobody has to ask for it again.
+func TestCreatedIsHandedOn(t *testing.T) {
+	n := following(t)
+	n.events.send <- created(t, "default", "none", "io.containerd.forefend.v1") // gone already
+	n.events.send <- created(t, "default", "web", "io.containerd.forefend.v1")
+	c, ok := (<-n.heard).(Created)
+	if !ok || c.ID != "web" || c.Of.Digest != digest || c.Of.Name != "docker.io/library/redis:7" {
+		t.Errorf("heard of %+v", c)
+	}
+	if len(n.asked) != 2 {
+		t.Errorf("asked about %d containers, created were 2", len(n.asked))
 	}
 }
 

@@ -58,8 +58,13 @@ type Resolver struct {
 	conns map[string]*grpc.ClientConn // by containerd address; guarded by mu
 }
 
-// Listener is told what containerd tells: *events.ContainerCreate of containers of ours, and *events.ImageCreate. It may take
-// its time, but not longer than ctx.
+// Created is a container of ours that has been created, and its image. Who follows must not write to it.
+type Created struct {
+	*containersapi.Container
+	Of workload.Image
+}
+
+// Listener is told what containerd tells: Created, and *events.ImageCreate. It may take its time, but not longer than ctx.
 type Listener func(ctx context.Context, conn *grpc.ClientConn, namespace string, event any)
 
 // NewResolver returns a Resolver to be closed after use. listener may be nil.
@@ -176,36 +181,39 @@ func (r *Resolver) lookup(ctx context.Context, f workload.Facts) (workload.Image
 	if image, ok := r.early(ctx, f.ID); ok {
 		return image, nil
 	}
-	return r.fetch(ctx, conn, f.ID, f.Image.Name)
+	image, _, err := r.fetch(ctx, conn, f.ID, f.Image.Name)
+	return image, err
 }
 
-// fetch asks containerd for a container's image; name is what the bundle says it is, if anything.
-func (r *Resolver) fetch(ctx context.Context, conn *grpc.ClientConn, id workload.ID, name string) (workload.Image, error) {
+// fetch asks containerd for a container and its image; name is what the bundle says it is, if anything. The container is nil where
+// containerd does not tell of it.
+func (r *Resolver) fetch(ctx context.Context, conn *grpc.ClientConn, id workload.ID, name string) (image workload.Image, c *containersapi.Container, err error) {
 	ctx = namespaces.WithNamespace(ctx, id.Namespace)
-	image := workload.Image{Name: name}
+	image.Name = name
 	var labels map[string]string
 	got, err := containersapi.NewContainersClient(conn).Get(ctx, &containersapi.GetContainerRequest{ID: id.Container})
 	if err != nil {
 		if image.Name == "" {
-			return image, fmt.Errorf("ask containerd for the container: %w", errgrpc.ToNative(err))
+			return image, nil, fmt.Errorf("ask containerd for the container: %w", errgrpc.ToNative(err))
 		}
 	} else {
-		if got.Container.Image != "" {
-			image.Name = got.Container.Image
+		c = got.Container
+		if c.Image != "" {
+			image.Name = c.Image
 		}
-		labels = got.Container.Labels
+		labels = c.Labels
 	}
 	image.Labels = bounded(labels, nil)
 	if image.Name == "" {
-		return image, nil
+		return image, c, nil
 	}
 	image.Repository = repository(image.Name)
 	f, err := r.find(ctx, named{conn, id.Namespace, image.Name})
 	if err != nil {
-		return image, nil // an image may be removed while its containers go on
+		return image, c, nil // an image may be removed while its containers go on
 	}
 	image.Digest, image.Labels = f.digest, bounded(labels, f.labels)
-	return image, nil
+	return image, c, nil
 }
 
 // find returns what is known of an image, or asks its containerd.
