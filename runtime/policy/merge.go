@@ -78,7 +78,7 @@ func (g *groups) find(k Key) int {
 // groupByKey gathers what concerns each known key, the mode first. Grouping
 // before sorting is what makes Merge fast: only claims of one key are compared.
 func groupByKey(claims []Claim, guards []Guard) []group {
-	size := len(claims)/3 + len(guards) + 1 // a guess: three authors speak of a key
+	size := len(claims) + len(guards) + 1 // most are one author's word about a system call
 	g := groups{make([]group, 0, size), make(map[Key]int, size)}
 	g.find(KeyMode)
 	sizes, at := make([]int32, len(claims)+1), make([]int32, len(claims))

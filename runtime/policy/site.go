@@ -52,9 +52,9 @@ func matches(patterns []string, name string) bool {
 // Input puts the site's and the profile's decisions beside claims, ready for
 // Merge. A profile's default replaces the site's for the same key, and either
 // replaces a Default among claims; guards of both hold.
-func (s Site) Input(p Profile, claims []Claim) Input {
+func (s Site) Input(p Profile, claims ...[]Claim) Input {
 	return Input{
-		Claims:  slices.Concat(claims, ranked(s.Claims, 1), ranked(p.Claims, 2)),
+		Claims:  slices.Concat(append(slices.Clip(claims), ranked(s.Claims, 1), ranked(p.Claims, 2))...),
 		Guards:  slices.Concat(s.Guards, p.Guards),
 		Grants:  slices.Clone(p.Grants),
 		Profile: p.Name,

@@ -111,7 +111,7 @@ func merge(in Input) (d api.Decision, plan callPlan, err error) {
 	if in.only == nil || slices.ContainsFunc(slices.Collect(maps.Keys(in.only)), aboutCalls) {
 		plan = newCallPlan(in, mode, unconfined || asAsked, ruledBy(slices.Concat(in.Site.Guards, profile.Guards)))
 	}
-	input := in.Site.Input(profile, append(claims, plan.claims...))
+	input := in.Site.Input(profile, claims, plan.claims)
 	if asAsked {
 		input.Claims = onlyResources(input.Claims)
 	}
