@@ -12,3 +12,9 @@ const (
 	nativeArch       = specs.ArchX86_64
 	foreignArch      = specs.ArchX86
 )
+
+// The part of containerd's default profile that is this architecture's.
+var (
+	defaultArchitectures = []specs.Arch{specs.ArchX86_64, specs.ArchX86, specs.ArchX32}
+	archCalls            = []string{"arch_prctl", "modify_ldt"}
+)

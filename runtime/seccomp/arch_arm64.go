@@ -11,3 +11,9 @@ const (
 	nativeArch       = specs.ArchAARCH64
 	foreignArch      = specs.ArchARM
 )
+
+// The part of containerd's default profile that is this architecture's.
+var (
+	defaultArchitectures = []specs.Arch{specs.ArchARM, specs.ArchAARCH64}
+	archCalls            = []string{"arm_fadvise64_64", "arm_sync_file_range", "sync_file_range2", "breakpoint", "cacheflush", "set_tls"}
+)
