@@ -36,7 +36,11 @@ func TestMain(m *testing.M) {
 		hostile(how)
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if builtIn != "" {
+		_ = os.RemoveAll(builtIn)
+	}
+	os.Exit(code)
 }
 
 // hostile is a taken-over agent: it has the key.
@@ -166,12 +170,16 @@ func newFixture(t testing.TB, binary string) *fixture {
 	return f
 }
 
+// builtIn is where the agent was built; "": nowhere.
+var builtIn string
+
 // built is the agent, built once.
 var built = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "ffagent")
 	if err != nil {
 		return "", err
 	}
+	builtIn = dir
 	if err := os.Chmod(dir, 0o755); err != nil { // the agent's user has to get there
 		return "", err
 	}
