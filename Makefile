@@ -179,6 +179,7 @@ test-vm: ## The core suite in a VM: cgroup v2, a stock kernel (an hour; after: s
 	$(VM) setup systemd
 	$(VM) test -cpus $(VM_CPUS) -timeout 20m -boot 5m -systemd -run '^(TestSystemdCgroup|TestUnits)$$' ./test/e2e
 	FOREFEND_EGRESS_WAIT=60s $(VM) test -cpus $(VM_CPUS) -timeout 90m $(VM_PACKAGES)
+	$(VM) test -cpus $(VM_CPUS) -timeout 20m -run '^(TestRootReceipts.*|TestRootDrain)$$' ./netns/tunnel
 
 .PHONY: test-vm-smoke
 test-vm-smoke: ## What differs between cgroup v1 and v2, in the VM (minutes; after the same)
