@@ -82,10 +82,10 @@ type Verdict struct {
 	Receipt  *Receipt       `json:"receipt,omitempty"`
 }
 
-// Numbers of protocols, of IP.
+// Numbers of protocols of IP (IPPROTO_TCP, IPPROTO_UDP).
 const (
-	protocolTCP = 6
-	protocolUDP = 17
+	TCP = 6
+	UDP = 17
 )
 
 // Subject is what the verdict is about; "": all that goes by the tunnel.
@@ -95,7 +95,7 @@ func (v *Verdict) Subject() string {
 		return ""
 	case v.Connected():
 		return fmt.Sprintf("connection %s to %s", v.Local, v.Remote)
-	case v.Protocol == protocolUDP:
+	case v.Protocol == UDP:
 		return fmt.Sprintf("datagrams to %s", v.Remote)
 	}
 	return fmt.Sprintf("packets of IP protocol %d to %s", v.Protocol, v.Remote.Addr())
@@ -103,7 +103,7 @@ func (v *Verdict) Subject() string {
 
 // Connected tells whether the verdict is about a TCP connection, as all are of releases that do not name the protocol.
 func (v *Verdict) Connected() bool {
-	return v.Local.IsValid() && (v.Protocol == protocolTCP || v.Protocol == 0)
+	return v.Local.IsValid() && (v.Protocol == TCP || v.Protocol == 0)
 }
 
 // Receipt is the gateway's count of a connection, by IP: headers are included.

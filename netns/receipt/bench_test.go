@@ -20,7 +20,7 @@ func benched(n int) (accounts flow.Accounts, sheets []*Sheet) {
 		}
 		s := sheets[len(sheets)-1]
 		port := netip.AddrPortFrom(local.Addr(), uint16(i))
-		s.Receipts = append(s.Receipts, Receipt{Serial: uint64(i + 1), Lease: lease, Protocol: tcp, Peer: port, Server: remote, Began: start.Add(time.Minute), Up: counted(1000, 5), Down: counted(5000, 6)})
+		s.Receipts = append(s.Receipts, Receipt{Serial: uint64(i + 1), Lease: lease, Protocol: flow.TCP, Peer: port, Server: remote, Began: start.Add(time.Minute), Up: counted(1000, 5), Down: counted(5000, 6)})
 		s.Last = uint64(i + 1)
 		accounts.List = append(accounts.List, flow.Account{ID: uint64(i), Local: port, Remote: remote, Tunnel: "far", Began: start.Add(time.Minute), Sent: 1000, Acked: 1000, Received: 5000})
 	}

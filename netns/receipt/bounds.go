@@ -9,9 +9,6 @@ import (
 // Sum is what a gateway counted of one connection, in all its parts.
 type Sum struct{ Up, Down Count }
 
-// tcp is IPPROTO_TCP.
-const tcp = 6
-
 // Sizes of headers, in bytes (RFC 9293, 791, 8200): of IP without options and TCP without any, and with as many as there can be. A
 // segment without payload has at most those of the handshake (segment size, scale, timestamps, SACK permitted: 20 bytes of options), but
 // for acknowledgements of data that came out of order.

@@ -7,9 +7,6 @@ import (
 	"forefend.dev/forefend/netns/flow"
 )
 
-// udp is IPPROTO_UDP.
-const udp = 17
-
 // Headers of a datagram, in bytes: of IP (the gateway's kernel has put fragments together) and UDP.
 const (
 	datagram4 = 28
@@ -87,7 +84,7 @@ func (l *Ledger) noteDatagrams(d *flow.Datagrams, now time.Time) {
 	if len(d.Tunnel) > maxName {
 		return // there is none of that name
 	}
-	x := l.exchange(counterpart{d.Remote, udp, d.Tunnel}, now)
+	x := l.exchange(counterpart{d.Remote, flow.UDP, d.Tunnel}, now)
 	if x == nil {
 		return
 	}
@@ -161,7 +158,7 @@ func payload(with counterpart, c Count) uint64 {
 	if with.server.Addr().Is6() {
 		header = datagram6
 	}
-	if with.protocol != udp {
+	if with.protocol != flow.UDP {
 		header -= 8
 	}
 	return atLeast(c, header)

@@ -30,7 +30,7 @@ func (b *bench) query(port uint16, up, packets, down uint64, final bool) Receipt
 	if down > 0 {
 		r.Down = Count{down + 28, 1}
 	}
-	r.Protocol, r.Peer, r.Server, r.Final = udp, netip.AddrPortFrom(local.Addr(), port), resolver, final
+	r.Protocol, r.Peer, r.Server, r.Final = flow.UDP, netip.AddrPortFrom(local.Addr(), port), resolver, final
 	return r
 }
 
@@ -54,7 +54,7 @@ func TestDatagramsAgree(t *testing.T) {
 			t.Errorf("%+v", x)
 		}
 	}
-	if v := b.l.Verdicts(b.now)[0]; v.Protocol != udp || v.Local.IsValid() || v.Remote != resolver || v.Account.Sent != 120 || v.Receipt.Packets != 3 || v.Receipt.BytesBack != 3*(90+28) {
+	if v := b.l.Verdicts(b.now)[0]; v.Protocol != flow.UDP || v.Local.IsValid() || v.Remote != resolver || v.Account.Sent != 120 || v.Receipt.Packets != 3 || v.Receipt.BytesBack != 3*(90+28) {
 		t.Errorf("%+v of %+v, %+v", v, v.Account, v.Receipt)
 	}
 }
@@ -108,7 +108,7 @@ func TestDatagramsOverIPv6(t *testing.T) {
 		say := flow.Datagrams{Remote: six, Tunnel: "far", Sent: sent, Received: 90}
 		b.none(b.claimDatagrams(say))
 		r := b.receipt(Count{30 + 48, 1}, Count{90 + 48, 1})
-		r.Protocol, r.Peer, r.Server = udp, netip.MustParseAddrPort("[fd08::2]:1"), six
+		r.Protocol, r.Peer, r.Server = flow.UDP, netip.MustParseAddrPort("[fd08::2]:1"), six
 		b.none(b.received(r))
 		if faults := b.claimDatagrams(say); len(faults) > 0 != want.Fault() {
 			t.Errorf("%d bytes: %+v", sent, faults)

@@ -203,7 +203,7 @@ func (l *Ledger) unclaimed(at ends, of *line, read time.Time) (faults []flow.Ver
 			continue
 		}
 		of.told = true
-		return []flow.Verdict{{Protocol: tcp, Local: at.local, Remote: at.remote, Tunnel: p.tunnel, Standing: flow.Unclaimed, Ended: p.Final,
+		return []flow.Verdict{{Protocol: flow.TCP, Local: at.local, Remote: at.remote, Tunnel: p.tunnel, Standing: flow.Unclaimed, Ended: p.Final,
 			Why: "the gateway counts a connection that the container's interceptor does not know", Receipt: p.told(p.read)}}
 	}
 	return nil
@@ -245,7 +245,7 @@ func (l *Ledger) Receive(tunnel string, s *Sheet, now time.Time) error {
 		}
 		at := ends{r.Peer, r.Server}
 		began := now.Add(-s.At.Sub(r.Began))
-		if r.Protocol != tcp {
+		if r.Protocol != flow.TCP {
 			if err := l.datagrams(part{*r, tunnel, began, now}, now); err != nil {
 				return err
 			}
@@ -377,7 +377,7 @@ func (l *Ledger) Verdicts(now time.Time) (all []flow.Verdict) {
 		}
 		if of.told {
 			for _, p := range of.parts {
-				all = append(all, flow.Verdict{Protocol: tcp, Local: at.local, Remote: at.remote, Tunnel: p.tunnel, Standing: flow.Unclaimed, Ended: p.Final, Receipt: p.told(now)})
+				all = append(all, flow.Verdict{Protocol: flow.TCP, Local: at.local, Remote: at.remote, Tunnel: p.tunnel, Standing: flow.Unclaimed, Ended: p.Final, Receipt: p.told(now)})
 			}
 		}
 	}
@@ -400,7 +400,7 @@ func (l *Ledger) Left() uint64 { return l.missed + l.left }
 
 func (e *entry) verdict(at ends, sum Sum, parts []part, now time.Time) flow.Verdict {
 	a := e.account
-	v := flow.Verdict{Protocol: tcp, Local: at.local, Remote: at.remote, Tunnel: a.Tunnel, Standing: e.is, Why: e.why, Ended: !a.Ended.IsZero(), Account: &a}
+	v := flow.Verdict{Protocol: flow.TCP, Local: at.local, Remote: at.remote, Tunnel: a.Tunnel, Standing: e.is, Why: e.why, Ended: !a.Ended.IsZero(), Account: &a}
 	if len(parts) > 0 {
 		last := parts[len(parts)-1]
 		v.Receipt = last.told(now)

@@ -60,7 +60,7 @@ func counted(payload, packets uint64) Count { return Count{payload + 52*packets,
 
 func (b *bench) receipt(up, down Count) Receipt {
 	b.serial++
-	return Receipt{Serial: b.serial, Lease: lease, Protocol: tcp, Peer: local, Server: remote, Began: b.start.Add(70*time.Second + ahead), Up: up, Down: down}
+	return Receipt{Serial: b.serial, Lease: lease, Protocol: flow.TCP, Peer: local, Server: remote, Began: b.start.Add(70*time.Second + ahead), Up: up, Down: down}
 }
 
 func (b *bench) receive(list ...Receipt) ([]flow.Verdict, error) {

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"forefend.dev/forefend/netns/flow"
 )
 
 func sheet() *Sheet {
@@ -14,7 +16,7 @@ func sheet() *Sheet {
 	return &Sheet{
 		Client: "node-1", Nonce: Nonce{1, 2}, At: at, Since: at.Add(-time.Hour), After: 7, Last: 12, More: true,
 		Receipts: []Receipt{
-			{Serial: 8, Lease: [16]byte{3}, Protocol: tcp, Peer: netip.MustParseAddrPort("10.8.0.2:1000"), Server: netip.MustParseAddrPort("198.51.100.1:443"),
+			{Serial: 8, Lease: [16]byte{3}, Protocol: flow.TCP, Peer: netip.MustParseAddrPort("10.8.0.2:1000"), Server: netip.MustParseAddrPort("198.51.100.1:443"),
 				Began: at.Add(-time.Minute), Up: Count{900, 9}, Down: Count{5000, 7}},
 			{Serial: 12, Lease: [16]byte{4}, Protocol: 17, Peer: netip.MustParseAddrPort("[fd08::2]:1000"), Server: netip.MustParseAddrPort("[2001:db8::1]:53"),
 				Began: at.Add(-time.Second), Up: Count{90, 1}, Down: Count{150, 1}, Final: true},

@@ -14,7 +14,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/netns/receipt"
@@ -222,7 +221,7 @@ func (sp *space) without() (names []string) {
 
 // punish ends a connection with which something is wrong.
 func (sp *space) punish(ctx context.Context, v *flow.Verdict) {
-	if !v.Local.IsValid() || v.Protocol != unix.IPPROTO_TCP && v.Protocol != unix.IPPROTO_UDP {
+	if !v.Local.IsValid() || v.Protocol != flow.TCP && v.Protocol != flow.UDP {
 		return
 	}
 	sp.mu.Lock()

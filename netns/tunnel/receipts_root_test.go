@@ -113,6 +113,15 @@ func (a *audited) connect(t testing.TB, to string) net.Conn {
 	return conn
 }
 
+// goOn has another tunneld be asked, once that knows the gateway.
+func (a *audited) goOn(t testing.TB, s *Service) {
+	t.Helper()
+	a.s = s
+	if _, err := s.Attach(t.Context(), a.ask()); err != nil { // which waits for the gateway
+		t.Fatal(err)
+	}
+}
+
 // round compares, as the shim does.
 func (a *audited) round(t testing.TB) api.Reconciled {
 	t.Helper()
@@ -336,10 +345,7 @@ func honest(t *testing.T, d *distance, world string) {
 	a.agrees(t, 1)
 	stop()
 	s, stop = serve(t, dir, one)
-	a.s = s
-	if _, err := s.Attach(t.Context(), a.ask()); err != nil { // which waits for the gateway
-		t.Fatal(err)
-	}
+	a.goOn(t, s)
 	if err := get(open, r, 100_000); err != nil {
 		t.Fatalf("a connection of before tunneld was started anew: %v", err)
 	}
@@ -583,10 +589,7 @@ func datagrams(t *testing.T, d *distance, world netip.Addr) {
 	a.agrees(t, 1)
 	stop()
 	s, stop = serve(t, dir, one)
-	a.s = s
-	if _, err := s.Attach(t.Context(), a.ask()); err != nil { // which waits for the gateway
-		t.Fatal(err)
-	}
+	a.goOn(t, s)
 	a.query(t, resolver, 10)
 	a.agrees(t, 1)
 
