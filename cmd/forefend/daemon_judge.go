@@ -27,7 +27,7 @@ func judge(cfg *config.Config) func(foresight.Known) foresight.Judgement {
 		in := recommend.Input{
 			Cores: processors(), NodeMemory: memory, Enforce: mode == policy.ModeEnforce,
 			Unified:           cgroup.CurrentMode() == cgroup.V2,
-			AllowReadonlyRoot: cfg.ReadonlyRoot, UnseenEgress: cfg.UnseenEgress,
+			AllowReadonlyRoot: cfg.ReadonlyRoot, UnseenEgress: cfg.UnseenEgress, NameServers: f.NameServers,
 			Airbag: cfg.Airbag.Enabled && k.Request.Airbag, RunsForMemory: cfg.Airbag.MinRuns, Sized: k.Scan.Sized(),
 			Hot: class(seccomp.ClassHot), Sensitive: class(seccomp.ClassSensitive), Dangerous: class(seccomp.ClassDangerous),
 		}
@@ -44,7 +44,7 @@ func judge(cfg *config.Config) func(foresight.Known) foresight.Judgement {
 		}
 		busy, notes := recommend.UnderLoad(k.Prediction, in, k.Load)
 		j.Claims, j.Notes = append(j.Claims, busy...), append(j.Notes, notes...)
-		known := recommend.Known{Prediction: k.Prediction, Scan: k.Scan, Risk: *j.Risk}
+		known := recommend.Known{Prediction: k.Prediction, Scan: k.Scan, Risk: *j.Risk, NameServers: f.NameServers}
 		trade := table.Weigh(known)
 		j.Claims = append(j.Claims, recommend.Protect(trade, known, sensitive, in.Hot)...)
 		if line := trade.String(); line != "" {

@@ -37,7 +37,7 @@ func Egress(p workload.Prediction, in Input, listed func(destination string) boo
 	for _, name := range known {
 		r.claim(policy.KeyEgress.Member(name), policy.Loose, "reached by earlier runs")
 	}
-	for _, name := range reachedBut(askedFor(p), listed) {
+	for _, name := range reachedBut(askedFor(in.NameServers), listed) {
 		if !slices.Contains(known, name) {
 			r.claim(policy.KeyEgress.Member(name), policy.Loose, "its resolv.conf names it")
 		}
@@ -45,17 +45,17 @@ func Egress(p workload.Prediction, in Input, listed func(destination string) boo
 	return r.claims, ""
 }
 
-// askedFor are the destinations of a run's queries for names.
-func askedFor(p workload.Prediction) (destinations []string) {
-	for _, server := range p.NameServers {
+// askedFor are the destinations of queries for names.
+func askedFor(servers []string) (destinations []string) {
+	for _, server := range servers {
 		destinations = append(destinations, "udp/"+net.JoinHostPort(server, "53"))
 	}
 	return destinations
 }
 
 // needed are the members of egress that a run is known to need.
-func needed(p workload.Prediction) []string {
-	return reached(slices.Concat(p.Destinations, askedFor(p)))
+func needed(k Known) []string {
+	return reached(slices.Concat(k.Prediction.Destinations, askedFor(k.NameServers)))
 }
 
 // reachedBut are the members of egress that allow destinations but for the listed ones.

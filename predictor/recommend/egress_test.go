@@ -32,7 +32,7 @@ func TestEgressLearned(t *testing.T) {
 	if strings.Join(got, "\n") != strings.Join(want, "\n") || why != "" {
 		t.Errorf("%s\n%q\nwant %s", strings.Join(got, "\n"), why, strings.Join(want, "\n"))
 	}
-	settled.NameServers = []string{"192.0.2.1", "192.0.2.53", "2001:db8::53", "192.0.2.67"} // whom musl asks nobody sees
+	enforce.NameServers = []string{"192.0.2.1", "192.0.2.53", "2001:db8::53", "192.0.2.67"} // whom musl asks nobody sees
 	claims, _ = Egress(settled, enforce, func(d string) bool { return d == "udp/192.0.2.67:53" || listed(d) })
 	got = nil
 	for _, c := range claims[3:] {

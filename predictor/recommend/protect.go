@@ -53,7 +53,7 @@ func Protect(t Trade, k Known, sensitive []string, hot func(string) bool) []poli
 		case own:
 			claim(lever.key, lever.value)
 			if o.Safeguard == evidence.SafeguardEgressUnseen {
-				for _, a := range needed(k.Prediction) {
+				for _, a := range needed(k) {
 					claim(policy.KeyEgress.Member(a), policy.Loose)
 				}
 			}

@@ -31,6 +31,7 @@ type Input struct {
 	RunsForMemory int  // of the workload, before its predicted memory limit is a hard one
 	Sized         evidence.Sized
 
+	NameServers []string // see Known
 	// UnseenEgress is up to which probability that the next run needs a destination that no earlier one reached mode enforce denies those; 0: never.
 	UnseenEgress float64
 

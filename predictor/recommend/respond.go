@@ -53,7 +53,7 @@ func Settings(s evidence.Safeguard, k Known, sensitive []string, now policy.Effe
 		}
 	}
 	if s == evidence.SafeguardEgressUnseen && len(out) > 0 {
-		if known := needed(k.Prediction); len(known) > 0 {
+		if known := needed(k); len(known) > 0 {
 			out["egress.allow"] = strings.Join(known, ",")
 		}
 	}

@@ -30,8 +30,8 @@ func TestSettingsOnlyTighten(t *testing.T) {
 		}
 		claims = append(claims, policy.Claim{Key: policy.KeySyscalls.Member("ptrace"), Value: policy.SyscallDeny, Origin: policy.Origin{Author: policy.Request}})
 		now := policy.Merge(policy.Input{Claims: claims})
-		k := Known{Prediction: workload.Prediction{Runs: 9, Seen: map[string]int{"socket": 3}, Destinations: []string{"tcp/10.0.0.1:5432", "udp/[2001:db8::1]:53", "x"},
-			NameServers: []string{"10.0.0.53", "10.0.0.1"}}}
+		k := Known{Prediction: workload.Prediction{Runs: 9, Seen: map[string]int{"socket": 3}, Destinations: []string{"tcp/10.0.0.1:5432", "udp/[2001:db8::1]:53", "x"}},
+			NameServers: []string{"10.0.0.53", "10.0.0.1"}}
 		for _, s := range evidence.Safeguards {
 			for name, value := range Settings(s, k, []string{"bpf", "ptrace", "socket"}, now) {
 				if name == "syscalls.deny" {

@@ -65,6 +65,8 @@ type Known struct {
 	Prediction workload.Prediction
 	Scan       *evidence.Scan // nil: none
 	Risk       evidence.Risk
+	// NameServers are the run's own (workload.Facts): queries by sockets that are not connected, as musl's, are in no history.
+	NameServers []string
 }
 
 // Weigh returns the subset of the safeguards that minimises the expected cost

@@ -65,7 +65,7 @@ func TestNothingWithoutGrounds(t *testing.T) {
 }
 
 func TestProtect(t *testing.T) {
-	k := Known{Prediction: workload.Prediction{Runs: 1, Seen: map[string]int{"socket": 1, "read": 2, "futex": 1}, Hot: []string{"futex"}, Destinations: []string{"tcp/10.0.0.1:80"}, NameServers: []string{"10.0.0.53"}}, Scan: &evidence.Scan{Syscalls: []string{"bind"}}}
+	k := Known{Prediction: workload.Prediction{Runs: 1, Seen: map[string]int{"socket": 1, "read": 2, "futex": 1}, Hot: []string{"futex"}, Destinations: []string{"tcp/10.0.0.1:80"}}, NameServers: []string{"10.0.0.53"}, Scan: &evidence.Scan{Syscalls: []string{"bind"}}}
 	var all Trade
 	for _, s := range evidence.Safeguards {
 		all.Options = append(all.Options, Option{Safeguard: s, Chosen: true})

@@ -20,12 +20,10 @@ type Prediction struct {
 	Watched      int            `json:"watched,omitempty"` // runs whose calls were watched, to which Seen and Destinations go back
 	Destinations []string       `json:"destinations,omitempty"`
 	More         bool           `json:"more,omitempty"` // than Destinations may have been reached
-	// NameServers are this run's (Facts.NameServers): queries by sockets that are not connected, as musl's, are in no history.
-	NameServers  []string    `json:"name_servers,omitempty"`
-	RootfsWrites Tristate    `json:"rootfs_writes,omitempty"`
-	Sealed       bool        `json:"sealed,omitempty"` // Unseen is under the configured bound
-	Phases       *Phases     `json:"phases,omitempty"` // nil: no run is known to have served
-	Ways         []LikelyWay `json:"ways,omitempty"`   // tunnels that it is likely to ask for, the likeliest first
+	RootfsWrites Tristate       `json:"rootfs_writes,omitempty"`
+	Sealed       bool           `json:"sealed,omitempty"` // Unseen is under the configured bound
+	Phases       *Phases        `json:"phases,omitempty"` // nil: no run is known to have served
+	Ways         []LikelyWay    `json:"ways,omitempty"`   // tunnels that it is likely to ask for, the likeliest first
 }
 
 // Phases is what earlier runs made of their calls by phase, among those of which every use was counted.

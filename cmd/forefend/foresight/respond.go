@@ -41,7 +41,7 @@ var _ orchestrator.Responder = (*Responder)(nil)
 
 // Respond implements orchestrator.Responder.
 func (r *Responder) Respond(d api.Decision, risk evidence.Risk, now time.Time) (resp orchestrator.Response) {
-	k := recommend.Known{Prediction: d.Prediction, Scan: scanOf(d.Scan), Risk: risk}
+	k := recommend.Known{Prediction: d.Prediction, Scan: scanOf(d.Scan), Risk: risk, NameServers: d.Facts.NameServers}
 	wanted, trade := r.Table.Respond(k)
 	r.mu.Lock()
 	defer r.mu.Unlock()

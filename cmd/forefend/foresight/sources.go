@@ -68,7 +68,6 @@ func (s *Sources) Foresee(ctx context.Context, req *api.AdmitRequest) orchestrat
 	// The others answer from memory in microseconds: they are asked even when another source has used up the time.
 	began := time.Now()
 	k.Prediction = s.History(req.Facts.Query())
-	k.Prediction.NameServers = req.Facts.NameServers
 	f.Sources = append(f.Sources, historySource(k.Prediction, time.Since(began)))
 	ask("profile", func() (string, string) { return s.standing(&k) })
 	ask("threats", func() (string, string) { return s.threats(&k) })

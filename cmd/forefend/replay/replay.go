@@ -121,7 +121,6 @@ func Decide(ctx context.Context, runs []Run, since time.Time, h History, s Setti
 // decide decides one run again.
 func (s Settings) decide(run Run, p workload.Prediction) (api.Decision, error) {
 	req := request(run.Decided, s.Unified)
-	p.NameServers = req.Facts.NameServers
 	scan := scanOf(run.Decided.Scan)
 	j := s.Judge(foresight.Known{
 		Request: &req, Prediction: p, Scan: scan, Load: run.Decided.Load, Standing: run.Decided.Standing, Past: run.Decided.Findings,
