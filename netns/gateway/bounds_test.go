@@ -16,10 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-
 	"github.com/containerd/errdefs"
 
 	"forefend.dev/forefend/netns/nft"
@@ -341,7 +337,6 @@ func FuzzDoor(f *testing.F) {
 	}
 	d := NewDoor(g, nil)
 	handler := d.handler()
-	cert := &x509.Certificate{Subject: pkix.Name{CommonName: "a"}, NotAfter: time.Now().Add(time.Hour)}
 	f.Fuzz(func(t *testing.T, method, path, body string) {
 		if strings.ContainsAny(method, " \r\n\t") || method == "" {
 			return
@@ -351,9 +346,8 @@ func FuzzDoor(f *testing.F) {
 			return
 		}
 		r.URL.Path = path
-		r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}, VerifiedChains: [][]*x509.Certificate{{cert}}}
 		w := httptest.NewRecorder()
-		handler.ServeHTTP(w, r)
+		handler.ServeHTTP(w, asClient(r, "a"))
 		if w.Code >= 400 {
 			var m provision.Failure
 			if err := provision.Decode(w.Body, provision.MaxMessage, &m); err != nil && w.Code != http.StatusMethodNotAllowed {

@@ -21,12 +21,16 @@ import (
 	"forefend.dev/forefend/runtime/reception"
 )
 
-// What nodes may take of a gateway's door (docs/gateway.md). A node has a connection for each tunnel that it has of the gateway, for a moment two more.
+// What nodes may take of a gateway's door (docs/gateway.md). A node has a connection for each tunnel that it has of the gateway, for a moment two more,
+// and asks little: a renewal in minutes, and when containers come and go.
 const (
-	doorConnections = 2048 // at once, of all
-	doorOfOne       = 32   // of one client, and of all together who are none
-	doorGreetings   = 256  // at once that have shown no certificate yet
-	doorStreams     = 32   // at once, of one connection
+	doorConnections = 2048     // at once, of all; when they are taken, who has most makes room for who has fewer
+	doorOfOne       = 32       // of one client, and of all together who are none
+	doorGreetings   = 256      // at once that have shown no certificate yet
+	doorStreams     = 32       // at once, of one connection
+	doorTurns       = 16       // requests of one client that are worked on at once; the others wait
+	doorFrame       = 16 << 10 // bytes; a frame's room is taken when it is announced
+	doorUnread      = 64 << 10 // bytes of one connection's requests that nobody has read
 	doorDeadline    = 10 * time.Second
 	doorHello       = 5 * time.Second // for a handshake and a request's head
 	doorIdle        = 5 * time.Minute
@@ -43,14 +47,20 @@ type Door struct {
 	gateway     *Gateway
 	credentials provision.Credentials
 	reception   *reception.Reception
+	turns       turns
 	answers     answers
 }
 
 // NewDoor makes the door of a gateway. credentials are those of the gateway, and whose certificates nodes have.
 func NewDoor(g *Gateway, credentials provision.Credentials) *Door {
-	d := &Door{gateway: g, credentials: credentials, answers: answers{of: make(map[Answer]uint64)}}
+	return newDoor(g, credentials, doorConnections)
+}
+
+// newDoor makes one with room for so many connections.
+func newDoor(g *Gateway, credentials provision.Credentials, connections int) *Door {
+	d := &Door{gateway: g, credentials: credentials, turns: turns{most: doorTurns, of: make(map[string]*turn)}, answers: answers{of: make(map[Answer]uint64)}}
 	d.reception = reception.New(reception.Terms{
-		Guests: doorConnections, OfOne: doorOfOne, Greetings: doorGreetings, Within: doorHello, Rate: clientRate, Burst: clientBurst,
+		Guests: connections, OfOne: doorOfOne, Greetings: doorGreetings, Within: doorHello, Rate: clientRate, Burst: clientBurst,
 		TLS: d.greet, Name: d.account, Tell: tellRefusal,
 	})
 	return d
@@ -60,7 +70,8 @@ func NewDoor(g *Gateway, credentials provision.Credentials) *Door {
 func (d *Door) Serve(ctx context.Context, l net.Listener) error {
 	server := &http.Server{
 		Handler: d.handler(), ReadHeaderTimeout: doorHello, ReadTimeout: doorDeadline, WriteTimeout: doorDeadline, IdleTimeout: doorIdle, MaxHeaderBytes: doorHead,
-		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: doorStreams, SendPingTimeout: doorPing, PingTimeout: doorPing},
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: doorStreams, MaxReadFrameSize: doorFrame, MaxReceiveBufferPerConnection: doorUnread,
+			MaxReceiveBufferPerStream: doorUnread, SendPingTimeout: doorPing, PingTimeout: doorPing},
 		ErrorLog: stdlog.New(io.Discard, "", 0), BaseContext: func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, guestKey{}, reception.Of(c))
@@ -179,7 +190,13 @@ func (d *Door) answer(w http.ResponseWriter, r *http.Request, do func(string, *h
 	client, err := d.client(r)
 	var out any
 	if err == nil {
-		out, err = do(client, r)
+		ctx, cancel := context.WithTimeout(r.Context(), doorDeadline)
+		defer cancel()
+		var done func()
+		if done, err = d.turns.take(ctx, client); err == nil {
+			defer done()
+			out, err = do(client, r)
+		}
 	}
 	if err != nil {
 		return d.fail(w, r, client, err)

@@ -4,19 +4,23 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"io"
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/net/http2"
 
 	"forefend.dev/forefend/netns/provision"
 	"forefend.dev/forefend/test/certificates"
@@ -32,6 +36,12 @@ type opened struct {
 
 func open(t testing.TB, c Config) *opened {
 	t.Helper()
+	return openFor(t, c, doorConnections)
+}
+
+// openFor opens one with room for so many connections.
+func openFor(t testing.TB, c Config, connections int) *opened {
+	t.Helper()
 	g, _ := onPaper(t, c)
 	o := &opened{gateway: g, authority: certificates.New(t)}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -41,7 +51,7 @@ func open(t testing.TB, c Config) *opened {
 	o.at = l.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	d := NewDoor(g, o.authority.Credentials(t, "127.0.0.1", o.authority))
+	d := newDoor(g, o.authority.Credentials(t, "127.0.0.1", o.authority), connections)
 	o.door = d
 	go func() { served <- d.Serve(ctx, l) }()
 	t.Cleanup(func() {
@@ -198,6 +208,112 @@ func TestGreedy(t *testing.T) {
 	if _, err := o.as(t, "b", o.authority, o.authority).Allocate(t.Context(), allocate(t)); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestHostileClients: clients that take all connections there are, each as many as it may, and again when they lose one, keep no other client out.
+func TestHostileClients(t *testing.T) {
+	c := paperConfig(t)
+	c.Clients = append(c.Clients, Client{Name: "c", Leases: 1}, Client{Name: "d", Leases: 1})
+	o := openFor(t, c, 2*doorOfOne)
+	hostile := []func() net.Conn{o.caller(t, "c"), o.caller(t, "d")}
+	for n := range 2 * doorOfOne {
+		if !speaks(t, hostile[n%2]()) {
+			t.Fatalf("connection %d of %d is not kept", n, 2*doorOfOne)
+		}
+	}
+	a, b := o.as(t, "a", o.authority, o.authority), o.as(t, "b", o.authority, o.authority)
+	for range 3 {
+		if err := errors.Join(second(a.Allocate(t.Context(), allocate(t))), second(b.Stats(t.Context()))); err != nil {
+			t.Error(err)
+		}
+		for _, again := range hostile { // what has room now is that of the two
+			speaks(t, again())
+		}
+	}
+	f := o.door.Figures()
+	if f.Connections != 2*doorOfOne || f.Refused.Crowding < 2 {
+		t.Errorf("%+v", f)
+	}
+}
+
+// TestRoom: a connection may neither announce much nor have much wait for whoever reads it.
+func TestRoom(t *testing.T) {
+	o := open(t, paperConfig(t))
+	c := o.caller(t, "a")()
+	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
+	frames := http2.NewFramer(io.Discard, c)
+	got := make(map[http2.SettingID]uint32)
+	window := 64<<10 - 1
+	for { // until our settings are acknowledged: what it begins with is before that
+		f, err := frames.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w, ok := f.(*http2.WindowUpdateFrame); ok {
+			window += int(w.Increment)
+		}
+		if s, ok := f.(*http2.SettingsFrame); ok {
+			if s.IsAck() {
+				break
+			}
+			_ = s.ForeachSetting(func(one http2.Setting) error { got[one.ID] = one.Val; return nil })
+		}
+	}
+	if got[http2.SettingMaxFrameSize] != doorFrame || got[http2.SettingInitialWindowSize] != doorUnread || got[http2.SettingMaxConcurrentStreams] != doorStreams || window > doorUnread {
+		t.Errorf("settings %v, a window of %d", got, window)
+	}
+}
+
+// TestTurns: of one client some requests are worked on at once and the others wait, as long as a request may take. Another client's do not.
+func TestTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, _ := onPaper(t, paperConfig(t))
+		d := NewDoor(g, nil)
+		var all sync.WaitGroup
+		var working, told [2]atomic.Int64
+		release := make(chan struct{})
+		ask := func(client string, is int) {
+			all.Go(func() {
+				w := httptest.NewRecorder()
+				r := asClient(httptest.NewRequest(http.MethodGet, "/", nil), client)
+				d.answer(w, r, func(string, *http.Request) (any, error) {
+					working[is].Add(1)
+					<-release
+					working[is].Add(-1)
+					return nil, nil
+				})
+				if w.Code == http.StatusTooManyRequests {
+					told[is].Add(1)
+				}
+			})
+		}
+		for range doorTurns + 3 {
+			ask("a", 0)
+		}
+		ask("b", 1)
+		synctest.Wait()
+		if a, b := working[0].Load(), working[1].Load(); a != doorTurns || b != 1 {
+			t.Errorf("%d requests of one client are worked on, %d may be; %d of 1 of another", a, doorTurns, b)
+		}
+		time.Sleep(doorDeadline + 1)
+		synctest.Wait()
+		if told[0].Load() != 3 || told[1].Load() != 0 {
+			t.Errorf("%d that waited too long are told so, and %d others", told[0].Load(), told[1].Load())
+		}
+		ask("a", 0)
+		close(release) // who waits has the next turn
+		all.Wait()
+		if told[0].Load() != 3 || len(d.turns.of) != 0 {
+			t.Errorf("%d were refused, %d clients are remembered", told[0].Load(), len(d.turns.of))
+		}
+	})
+}
+
+// asClient is a request of a client's.
+func asClient(r *http.Request, name string) *http.Request {
+	cert := &x509.Certificate{Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour)}
+	r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}, VerifiedChains: [][]*x509.Certificate{{cert}}}
+	return r
 }
 
 // caller connects as a name, and begins HTTP/2.

@@ -1,5 +1,5 @@
 // Package reception takes the connections of a port that is open to a network: callers prove by a certificate who they are (TLS), and neither
-// one of them nor a crowd of strangers keeps the others out. Central decisions and gateways of tunnels are asked through it.
+// some of them nor a crowd of strangers keep the others out. Central decisions and gateways of tunnels are asked through it.
 //
 // Not for: what callers say afterwards, and sockets of the machine itself (package door).
 package reception
@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/log"
@@ -20,7 +21,7 @@ import (
 
 // Terms are how callers are taken.
 type Terms struct {
-	Guests    int           // connections at once of callers that have proved a name
+	Guests    int           // connections at once of callers that have proved a name; beyond it the name that has most makes room for one that has less
 	OfOne     int           // of them, of one name
 	Greetings int           // connections at once that have proved no name yet
 	Within    time.Duration // for that
@@ -61,7 +62,7 @@ var ErrCrowded = errors.New("there are connections enough")
 // Counts is what was refused.
 type Counts struct {
 	Strangers uint64 // connections that have proved no name
-	Crowding  uint64 // connections of a name that has enough, or while all have enough
+	Crowding  uint64 // connections of a name that has enough, while all have enough, or that made room for another name's
 	Hasty     uint64 // messages beyond the rate of a name
 }
 
@@ -79,13 +80,13 @@ type Reception struct {
 
 // account is what one name has.
 type account struct {
-	guests int // guarded by Reception.mu
+	guests map[*held]bool // guarded by Reception.mu
 	limit  *rate.Limiter
 }
 
 // idle tells whether nothing would be lost with it.
 func (a *account) idle() bool {
-	return a.guests == 0 && a.limit.Tokens() >= float64(a.limit.Burst())
+	return len(a.guests) == 0 && a.limit.Tokens() >= float64(a.limit.Burst())
 }
 
 // New makes a reception.
@@ -107,36 +108,69 @@ func (r *Reception) Guests() int {
 	return r.guests
 }
 
-// enter counts a connection of a name. The error wraps ErrCrowded.
-func (r *Reception) enter(name string) (*account, error) {
+// enter counts a connection of a name. The error wraps ErrCrowded. Where another name's had to make room for it, that is out: it is not counted any
+// more, and the caller ends it.
+func (r *Reception) enter(name string, h *held) (of *account, out *held, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	of := r.names[name]
+	of = r.names[name]
 	if of == nil {
-		of = &account{limit: rate.NewLimiter(r.terms.Rate, r.terms.Burst)}
+		of = &account{guests: make(map[*held]bool), limit: rate.NewLimiter(r.terms.Rate, r.terms.Burst)}
 		r.names[name] = of
 	}
-	var err error
 	switch {
-	case of.guests >= r.terms.OfOne:
-		err = fmt.Errorf("its name has %d: %w", of.guests, ErrCrowded)
+	case len(of.guests) >= r.terms.OfOne:
+		err = fmt.Errorf("its name has %d: %w", len(of.guests), ErrCrowded)
 	case r.guests >= r.terms.Guests:
-		err = fmt.Errorf("all together have %d: %w", r.guests, ErrCrowded)
-	default:
-		of.guests++
-		r.guests++
-		return of, nil
+		if out = r.roomLocked(len(of.guests)); out == nil {
+			err = fmt.Errorf("all together have %d: %w", r.guests, ErrCrowded)
+		}
 	}
-	r.forgetLocked(name)
-	return nil, err
+	if err != nil {
+		r.forgetLocked(name)
+		return nil, nil, err
+	}
+	of.guests[h] = true
+	r.guests++
+	if out != nil {
+		r.leaveLocked(out)
+	}
+	return of, out, nil
 }
 
-func (r *Reception) leave(name string) {
+// roomLocked is the connection that makes room for one of a name that has some: of the names that have most, the one that has been silent for
+// longest; nil where they would have less than that name then. So no number of names that take all they may takes another's share.
+func (r *Reception) roomLocked(has int) (out *held) {
+	most := has + 2
+	for _, of := range r.names {
+		if len(of.guests) < most {
+			continue
+		}
+		if len(of.guests) > most {
+			most, out = len(of.guests), nil
+		}
+		for h := range of.guests {
+			if out == nil || h.heard.Load() < out.heard.Load() {
+				out = h
+			}
+		}
+	}
+	return out
+}
+
+// leave counts a connection no more. It may be called again.
+func (r *Reception) leave(h *held) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.names[name].guests--
-	r.guests--
-	r.forgetLocked(name)
+	r.leaveLocked(h)
+}
+
+func (r *Reception) leaveLocked(h *held) {
+	if of := r.names[h.guest.Name]; of != nil && of.guests[h] {
+		delete(of.guests, h)
+		r.guests--
+		r.forgetLocked(h.guest.Name)
+	}
 }
 
 // forgetLocked forgets a name that owes nothing, and all of them once there are many.
@@ -228,27 +262,38 @@ func (r *Reception) greet(ctx context.Context, raw *held) (*Guest, error) {
 		return nil, err
 	}
 	g := &Guest{Conn: conn, Name: name, Until: leaf.NotAfter, r: r}
-	if g.of, err = r.enter(name); err != nil {
+	raw.guest = g // before others see it
+	of, out, err := r.enter(name, raw)
+	if err != nil {
 		return g, err
 	}
-	raw.guest = g
+	g.of = of
+	if out != nil {
+		_ = out.Conn.Close() // who serves it is told by that
+		r.refuse(Refusal{Why: fmt.Errorf("it made room, no name had more: %w", ErrCrowded), From: out.RemoteAddr(), Name: out.guest.Name})
+	}
 	return g, nil
 }
 
 // held is what is below the TLS of a connection.
 type held struct {
 	net.Conn
-	once  sync.Once
-	guest *Guest // nil: it has proved no name
+	heard atomic.Int64 // when it has said something the last time
+	guest *Guest       // nil: it has proved no name
+}
+
+// Read implements net.Conn.
+func (h *held) Read(b []byte) (int, error) {
+	n, err := h.Conn.Read(b)
+	h.heard.Store(time.Now().UnixNano())
+	return n, err
 }
 
 // Close implements net.Conn.
 func (h *held) Close() error {
 	err := h.Conn.Close()
-	h.once.Do(func() {
-		if h.guest != nil {
-			h.guest.r.leave(h.guest.Name)
-		}
-	})
+	if h.guest != nil {
+		h.guest.r.leave(h)
+	}
 	return err
 }

@@ -53,7 +53,11 @@ func open(t *testing.T, terms Terms) *place {
 		t.Fatal(err)
 	}
 	p.listener = p.r.Listen(l)
-	t.Cleanup(func() { _ = p.listener.Close() })
+	late := time.AfterFunc(time.Minute, func() { _ = p.listener.Close() }) // who is wrongly not let in is not waited for
+	t.Cleanup(func() {
+		late.Stop()
+		_ = p.listener.Close()
+	})
 	return p
 }
 
@@ -149,25 +153,78 @@ func TestOfOne(t *testing.T) {
 // TestGuests: all together have as many as they may, and room that somebody leaves is another's.
 func TestGuests(t *testing.T) {
 	p := open(t, Terms{Guests: 3, OfOne: 2, Greetings: 10})
-	a, b, c := p.caller("a"), p.caller("b"), p.caller("c")
-	for range 2 {
-		a()
-		p.in("a")
-	}
+	a, b, c, d := p.caller("a"), p.caller("b"), p.caller("c"), p.caller("d")
+	a()
+	p.in("a")
 	b()
 	last := p.in("b")
-	p.out(c())
-	if told := p.refusals(); len(told) != 1 || told[0].Name != "c" || !errors.Is(told[0].Why, ErrCrowded) {
-		t.Errorf("%+v", told)
-	}
-	_ = last.Close()
-	if got := p.names(); !slices.Equal(got, []string{"a"}) {
-		t.Errorf("names that are gone are kept: %v", got)
-	}
 	c()
 	p.in("c")
+	for _, none := range []struct {
+		name string
+		call func() net.Conn
+	}{{"d", d}, {"a", a}} { // none has two
+		p.out(none.call())
+		told := p.refusals()
+		if f := told[len(told)-1]; f.Name != none.name || !errors.Is(f.Why, ErrCrowded) {
+			t.Errorf("%+v", f)
+		}
+	}
+	_ = last.Close()
+	if got := p.names(); !slices.Equal(got, []string{"a", "c"}) {
+		t.Errorf("names that are gone are kept: %v", got)
+	}
+	d()
+	p.in("d")
 	if n := p.r.Guests(); n != 3 {
 		t.Errorf("%d guests", n)
+	}
+}
+
+// TestShare: names that have all connections that there are make room for one that has fewer, that which is silent for longest first, and
+// do not get it back.
+func TestShare(t *testing.T) {
+	p := open(t, Terms{Guests: 9, OfOne: 4, Greetings: 10})
+	type both struct {
+		caller net.Conn
+		guest  *Guest
+	}
+	call := make(map[string]func() net.Conn)
+	for _, name := range []string{"a", "b", "few", "new"} {
+		call[name] = p.caller(name)
+	}
+	enter := func(name string) both { c := call[name](); return both{c, p.in(name)} }
+	var a, b []both
+	for range 4 {
+		a, b = append(a, enter("a")), append(b, enter("b"))
+	}
+	few := enter("few")
+	if _, err := io.WriteString(a[0].caller, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(a[0].guest, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		name string
+		out  net.Conn // nil: there is no room for it
+	}{{"new", b[0].caller}, {"new", a[1].caller}, {"new", nil}, {"b", nil}, {"few", b[1].caller}, {"few", nil}, {"a", nil}} {
+		if step.out == nil {
+			p.out(call[step.name]())
+			continue
+		}
+		enter(step.name)
+		p.out(step.out)
+	}
+	if got := p.r.Counts(); p.r.Guests() != 9 || got.Crowding != 7 {
+		t.Errorf("%d guests, %+v", p.r.Guests(), got)
+	}
+	_ = b[0].guest.Close() // it is counted no more
+	if told := p.refusals(); p.r.Guests() != 9 || len(told) == 0 || told[0].Name != "b" || !errors.Is(told[0].Why, ErrCrowded) {
+		t.Errorf("%d guests, %+v", p.r.Guests(), told)
+	}
+	if _, err := io.WriteString(few.guest, "x"); err != nil {
+		t.Error(err)
 	}
 }
 
