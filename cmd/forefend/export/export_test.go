@@ -105,34 +105,100 @@ func allows(p *specs.LinuxSeccomp, name string) bool {
 	return slices.ContainsFunc(p.Syscalls, func(s specs.LinuxSyscall) bool { return s.Action == specs.ActAllow && slices.Contains(s.Names, name) })
 }
 
-// TestNetworkPolicyIsRead: Kubernetes' own types take it, strictly, and it names the destinations.
+// TestNetworkPolicyIsRead: Kubernetes' own types take it, strictly, and it names the destinations, and the cluster's name servers last.
 func TestNetworkPolicyIsRead(t *testing.T) {
-	text, err := Write("networkpolicy", redis())
-	if err != nil {
-		t.Fatal(err)
-	}
-	var p networkingv1.NetworkPolicy
-	if err := yaml.UnmarshalStrict(text, &p); err != nil {
-		t.Fatal(err)
-	}
+	p := readNetworkPolicy(t, redis())
 	var got []string
 	for _, e := range p.Spec.Egress {
 		for _, to := range e.To {
-			got = append(got, string(*e.Ports[0].Protocol)+" "+to.IPBlock.CIDR+" "+e.Ports[0].Port.String())
+			if to.IPBlock != nil {
+				got = append(got, string(*e.Ports[0].Protocol)+" "+to.IPBlock.CIDR+" "+e.Ports[0].Port.String())
+			}
 		}
 	}
 	want := []string{"TCP 192.0.2.1/32 443", "TCP 2001:db8::1/128 443", "TCP 10.0.0.9/32 6379", "UDP 10.0.0.2/32 53"}
 	if !slices.Equal(got, want) || p.Spec.PolicyTypes[0] != networkingv1.PolicyTypeEgress || len(p.Spec.PolicyTypes) != 1 || p.Kind != "NetworkPolicy" {
 		t.Errorf("got %q, want %q\n%+v", got, want, p)
 	}
-	l := redis()
-	l.Prediction.Destinations = nil
-	if text, err = Write("networkpolicy", l); err != nil {
+}
+
+func readNetworkPolicy(t *testing.T, l Learned) (p networkingv1.NetworkPolicy) {
+	t.Helper()
+	text, err := Write("networkpolicy", l)
+	if err != nil {
 		t.Fatal(err)
 	}
-	p = networkingv1.NetworkPolicy{}
-	if err := yaml.UnmarshalStrict(text, &p); err != nil || len(p.Spec.Egress) != 0 || len(p.Spec.PolicyTypes) != 1 {
-		t.Errorf("%v: %+v", err, p)
+	if err := yaml.UnmarshalStrict(text, &p); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// TestLookups: who may reach anybody may look names up, and is told what was seen of that; who reached nobody may not.
+func TestLookups(t *testing.T) {
+	for _, test := range []struct {
+		destinations []string
+		allowed      bool
+		proxied      bool // Cilium has to see names
+		says         string
+	}{
+		{redis().Prediction.Destinations, true, true, "Runs looked names up"},
+		{[]string{"udp/10.0.0.2:53"}, true, false, "Runs looked names up"},
+		{[]string{"tcp/10.0.0.2:53", "tcp/192.0.2.1:443"}, true, false, "Runs looked names up"},
+		{[]string{"udp/127.0.0.11:53", "tcp/192.0.2.1:443"}, true, false, "Runs looked names up"},
+		{[]string{"udp/127.0.0.11:53"}, true, false, "Runs looked names up"},
+		{[]string{"tcp/www.example.com:443"}, true, true, "Runs looked names up"},
+		{[]string{"tcp/192.0.2.1:443"}, true, false, "No run was seen to look a name up"},
+		{[]string{"tcp/127.0.0.1:80", "nonsense"}, false, false, "all egress is denied"},
+		{nil, false, false, "all egress is denied"},
+	} {
+		l := redis()
+		l.Prediction.Destinations = test.destinations
+		p := readNetworkPolicy(t, l)
+		rules := slices.DeleteFunc(slices.Clone(p.Spec.Egress), func(e networkingv1.NetworkPolicyEgressRule) bool { return e.To[0].IPBlock != nil })
+		if allowed := len(rules) == 1 && isDNS(rules[0]); allowed != test.allowed || len(rules) > 1 || len(p.Spec.PolicyTypes) != 1 || p.Spec.Egress == nil {
+			t.Errorf("%q: %+v", test.destinations, p.Spec)
+		}
+		text, c := readCilium(t, l)
+		last := c.Spec.Egress[len(c.Spec.Egress)-1]
+		allowed := len(last.ToEndpoints) == 1 && last.ToEndpoints[0].MatchLabels["k8s:k8s-app"] == "kube-dns" && last.ToEndpoints[0].MatchLabels["k8s:io.kubernetes.pod.namespace"] == "kube-system" &&
+			len(last.ToPorts) == 1 && len(last.ToPorts[0].Ports) == 1 && last.ToPorts[0].Ports[0].Port == "53" && last.ToPorts[0].Ports[0].Protocol == "ANY"
+		if allowed != test.allowed || !allowed && (len(c.Spec.Egress) != 1 || last.ToCIDR != nil || last.ToPorts != nil) {
+			t.Errorf("%q, Cilium: %+v", test.destinations, c.Spec)
+		}
+		if proxied := allowed && slices.Equal(last.ToPorts[0].Rules.DNS, []ciliumNameRead{{MatchPattern: "*"}}); proxied != test.proxied {
+			t.Errorf("%q, Cilium sees names: %t\n%+v", test.destinations, proxied, last)
+		}
+		ours, err := Write("networkpolicy", l)
+		if err != nil || !strings.Contains(unwrapped(text), test.says) || !strings.Contains(unwrapped(string(ours)), test.says) {
+			t.Errorf("%q: %q is not said (%v):\n%s\n%s", test.destinations, test.says, err, ours, text)
+		}
+	}
+}
+
+// isDNS tells whether a rule is that for the cluster's name servers.
+func isDNS(e networkingv1.NetworkPolicyEgressRule) bool {
+	var ports []string
+	for _, p := range e.Ports {
+		ports = append(ports, string(*p.Protocol)+" "+p.Port.String())
+	}
+	return len(e.To) == 1 && e.To[0].NamespaceSelector.MatchLabels["kubernetes.io/metadata.name"] == "kube-system" && e.To[0].PodSelector.MatchLabels["k8s-app"] == "kube-dns" &&
+		slices.Equal(ports, []string{"UDP 53", "TCP 53"})
+}
+
+// unwrapped is a text whose comments are one line each.
+func unwrapped(text string) string { return strings.ReplaceAll(text, "\n#   ", " ") }
+
+// TestMore: what is remembered of the workload is not all that it reached, and that is said.
+func TestMore(t *testing.T) {
+	l := redis()
+	for _, form := range []string{"networkpolicy", "cilium"} {
+		for _, more := range []bool{false, true} {
+			l.Prediction.More = more
+			if text, err := Write(form, l); err != nil || strings.Contains(string(text), "Incomplete: no more than 13 destinations") != more {
+				t.Errorf("%s, more %t: %v\n%s", form, more, err, text)
+			}
+		}
 	}
 }
 
@@ -171,16 +237,21 @@ type ciliumNameRead struct {
 	MatchPattern string `json:"matchPattern"`
 }
 
-func TestCiliumIsRead(t *testing.T) {
-	text, err := Write("cilium", redis())
+func readCilium(t *testing.T, l Learned) (text string, p ciliumPolicyRead) {
+	t.Helper()
+	body, err := Write("cilium", l)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var p ciliumPolicyRead
-	if err := yaml.UnmarshalStrict(text, &p); err != nil {
+	if err := yaml.UnmarshalStrict(body, &p); err != nil {
 		t.Fatal(err)
 	}
-	var names []string // as PORT NAME; those that may be looked up as DNS NAME
+	return string(body), p
+}
+
+func TestCiliumIsRead(t *testing.T) {
+	_, p := readCilium(t, redis())
+	var names []string // as PORT NAME
 	for _, e := range p.Spec.Egress {
 		if kinds := min(len(e.ToCIDR), 1) + min(len(e.ToFQDNs), 1) + min(len(e.ToEndpoints), 1); kinds != 1 || len(e.ToPorts) != 1 {
 			t.Errorf("a rule with peers of %d kinds: %+v", kinds, e)
@@ -188,21 +259,12 @@ func TestCiliumIsRead(t *testing.T) {
 		for _, n := range e.ToFQDNs {
 			names = append(names, e.ToPorts[0].Ports[0].Port+" "+n.MatchName)
 		}
-		for _, n := range e.ToPorts[0].Rules.DNS {
-			names = append(names, "DNS "+n.MatchName)
-		}
 	}
-	if want := []string{"443 api.example.com", "443 www.example.com", "5432 db.example", "DNS api.example.com", "DNS db.example", "DNS www.example.com"}; !slices.Equal(names, want) {
+	if want := []string{"443 api.example.com", "443 www.example.com", "5432 db.example"}; !slices.Equal(names, want) {
 		t.Errorf("names %q, want %q", names, want)
 	}
 	if len(p.Spec.Egress) != 6 || p.Spec.Egress[0].ToCIDR[1] != "2001:db8::1/128" || p.Spec.Egress[0].ToPorts[0].Ports[0].Port != "443" || p.APIVersion != "cilium.io/v2" {
 		t.Errorf("%+v", p)
-	}
-	l := redis()
-	l.Prediction.Destinations = nil
-	p = ciliumPolicyRead{}
-	if text, err = Write("cilium", l); err != nil || yaml.UnmarshalStrict(text, &p) != nil || len(p.Spec.Egress) != 1 || p.Spec.Egress[0].ToCIDR != nil {
-		t.Errorf("%v: without destinations egress has to be denied: %s", err, text)
 	}
 }
 

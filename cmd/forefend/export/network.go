@@ -11,8 +11,6 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
-
-	"forefend.dev/forefend/runtime/workload"
 )
 
 // place is a port, and the networks and hosts at which runs found it.
@@ -68,6 +66,38 @@ func places(destinations []string) (list []place, skipped []string) {
 // matchName is what Cilium takes for a name (its FQDNSelector), in lower case as they are learned.
 var matchName = regexp.MustCompile(`^([-a-z0-9_]+\.?)+$`)
 
+// domain is the port of name servers.
+const domain = 53
+
+// lookups tells whether runs were seen to look names up, and whether they are to be let: nearly whatever reaches another host does, and musl's
+// resolver sends its queries unconnected, by calls so frequent that Forefend does not count them. One in the pod itself asks another one elsewhere.
+func lookups(destinations []string, list []place) (seen, allowed bool) {
+	seen = slices.ContainsFunc(destinations, func(d string) bool {
+		protocol, rest, _ := strings.Cut(d, "/")
+		_, port, err := net.SplitHostPort(rest)
+		return err == nil && port == strconv.Itoa(domain) && (protocol == "udp" || protocol == "tcp")
+	}) || len(namesOf(list)) > 0
+	return seen, seen || len(list) > 0
+}
+
+// aboutLookups says why there is a rule for lookups, or none.
+func aboutLookups(seen, allowed bool) string {
+	switch {
+	case seen:
+		return "Runs looked names up: the last rule lets pods ask the cluster's name servers (kube-dns; CoreDNS has that label, too). Write others there if yours are (a cache on each node is one)."
+	case allowed:
+		return "No run was seen to look a name up, but who sends queries unconnected, as musl does, is not seen, and without a rule every lookup would fail: the last rule lets pods ask " +
+			"the cluster's name servers (kube-dns). Strike it out if the workload knows addresses only."
+	}
+	return "No run reached anything, nor asked a name server: all egress is denied, lookups of names as well."
+}
+
+// The labels of a cluster's name servers.
+const (
+	dnsNamespace = "kube-system"
+	dnsApp       = "kube-dns"
+)
+
 // namesOf are the hosts at all of them.
 func namesOf(list []place) (all []string) {
 	for _, p := range list {
@@ -104,9 +134,13 @@ type egressYAML struct {
 }
 
 type peerYAML struct {
-	IPBlock struct {
-		CIDR string `yaml:"cidr"`
-	} `yaml:"ipBlock"`
+	IPBlock           *blockYAML `yaml:"ipBlock,omitempty"`
+	NamespaceSelector *selector  `yaml:"namespaceSelector,omitempty"`
+	PodSelector       *selector  `yaml:"podSelector,omitempty"` // of the namespaces
+}
+
+type blockYAML struct {
+	CIDR string `yaml:"cidr"`
 }
 
 type portYAML struct {
@@ -128,13 +162,19 @@ func networkPolicy(l Learned) ([]byte, error) {
 		}
 		e := egressYAML{Ports: []portYAML{{at.protocol, at.port}}}
 		for _, n := range at.networks {
-			var peer peerYAML
-			peer.IPBlock.CIDR = n.String()
-			e.To = append(e.To, peer)
+			e.To = append(e.To, peerYAML{IPBlock: &blockYAML{n.String()}})
 		}
 		p.Spec.Egress = append(p.Spec.Egress, e)
 	}
-	notes := append(l.networkBasis(skipped), "The addresses are those that runs reached; behind a Service's address the policy has to name the pods.")
+	seen, allowed := lookups(l.Prediction.Destinations, list)
+	if allowed {
+		p.Spec.Egress = append(p.Spec.Egress, egressYAML{
+			To: []peerYAML{{NamespaceSelector: &selector{map[string]string{"kubernetes.io/metadata.name": dnsNamespace}},
+				PodSelector: &selector{map[string]string{"k8s-app": dnsApp}}}},
+			Ports: []portYAML{{"UDP", domain}, {"TCP", domain}}, // TCP for answers that are too long
+		})
+	}
+	notes := append(l.networkBasis(skipped), aboutLookups(seen, allowed), "The addresses are those that runs reached; behind a Service's address the policy has to name the pods.")
 	if names := namesOf(list); len(names) > 0 {
 		notes = append(notes, "Reached by name, which a NetworkPolicy cannot say, so that their addresses may be others tomorrow: "+strings.Join(names, ", "))
 	}
@@ -160,7 +200,8 @@ type ciliumEgressYAML struct {
 }
 
 type ciliumNameYAML struct {
-	MatchName string `yaml:"matchName"`
+	MatchName    string `yaml:"matchName,omitempty"`
+	MatchPattern string `yaml:"matchPattern,omitempty"`
 }
 
 type ciliumPortsYAML struct {
@@ -196,32 +237,39 @@ func ciliumPolicy(l Learned) ([]byte, error) {
 			p.Spec.Egress = append(p.Spec.Egress, ciliumEgressYAML{ToFQDNs: matched(at.names), ToPorts: ports})
 		}
 	}
-	notes := l.networkBasis(skipped)
-	if names := namesOf(list); len(names) > 0 {
-		p.Spec.Egress = append(p.Spec.Egress, lookups(names))
-		notes = append(notes, fmt.Sprintf("%s in toFQDNs from %s. Cilium knows their addresses from answers of name servers that its DNS proxy sees: the last rule lets them be "+
-			"looked up at kube-dns; write another server there if yours is one.", plural(len(names), "name"), plural(l.Prediction.Watched, "run")),
+	seen, allowed := lookups(l.Prediction.Destinations, list)
+	notes := append(l.networkBasis(skipped), aboutLookups(seen, allowed))
+	names := namesOf(list)
+	if len(names) > 0 {
+		notes = append(notes, fmt.Sprintf("%s in toFQDNs from %s. Cilium knows their addresses from the answers that its DNS proxy sees, by rules.dns. The pattern lets all names be asked for: resolvers try those "+
+			"of search domains first, and give up where one is refused. Where data must not leave by names, write yours with each search domain.", plural(len(names), "name"), plural(l.Prediction.Watched, "run")),
 			"What was reached by a name is in toCIDR as well, as the address that it had: strike out what changes.")
 	}
-	if len(list) == 0 {
+	if allowed {
+		p.Spec.Egress = append(p.Spec.Egress, ciliumLookups(len(names) > 0))
+	} else {
 		p.Spec.Egress = []ciliumEgressYAML{{}} // a rule that allows nothing: without any, egress would not be enforced
-		notes = append(notes, "No run reached anything: the empty rule denies all egress.")
 	}
 	return l.document(notes, p)
 }
 
 func matched(names []string) (all []ciliumNameYAML) {
 	for _, n := range names {
-		all = append(all, ciliumNameYAML{n})
+		all = append(all, ciliumNameYAML{MatchName: n})
 	}
 	return all
 }
 
-// lookups lets names be looked up at the cluster's name server: without a rule for queries Cilium learns no addresses of names.
-func lookups(names []string) ciliumEgressYAML {
+// ciliumLookups lets names be looked up at the cluster's name servers, where names are in rules by the proxy: without it Cilium learns none of their
+// addresses. Where there are none, lookups need no proxy.
+func ciliumLookups(names bool) ciliumEgressYAML {
+	ports := ciliumPortsYAML{Ports: []ciliumPortYAML{{strconv.Itoa(domain), "ANY"}}}
+	if names {
+		ports.Rules = &ciliumRulesYAML{[]ciliumNameYAML{{MatchPattern: "*"}}}
+	}
 	return ciliumEgressYAML{
-		ToEndpoints: []selector{{map[string]string{"k8s:io.kubernetes.pod.namespace": "kube-system", "k8s:k8s-app": "kube-dns"}}},
-		ToPorts:     []ciliumPortsYAML{{Ports: []ciliumPortYAML{{"53", "ANY"}}, Rules: &ciliumRulesYAML{matched(names)}}},
+		ToEndpoints: []selector{{map[string]string{"k8s:io.kubernetes.pod.namespace": dnsNamespace, "k8s:k8s-app": dnsApp}}},
+		ToPorts:     []ciliumPortsYAML{ports},
 	}
 }
 
@@ -229,8 +277,8 @@ func lookups(names []string) ciliumEgressYAML {
 func (l Learned) networkBasis(skipped []string) []string {
 	lines := append(l.basis(), fmt.Sprintf("%s; whether the next run reaches another one was not estimated.", plural(len(l.Prediction.Destinations), "destination")),
 		"The selector is a guess: write the labels of your pods.")
-	if len(l.Prediction.Destinations) >= workload.MaxDestinations {
-		lines = append(lines, fmt.Sprintf("Incomplete: no more than %d destinations of a run are kept.", workload.MaxDestinations))
+	if l.Prediction.More {
+		lines = append(lines, fmt.Sprintf("Incomplete: no more than %d destinations of a workload are remembered, the others would be denied.", len(l.Prediction.Destinations)))
 	}
 	if len(skipped) > 0 {
 		lines = append(lines, "Left out, not TCP or UDP to an address or name and a port: "+plain(strings.Join(skipped, ", ")))
