@@ -49,8 +49,8 @@ func newProvider(t *testing.T) *provider {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = p.at.Close() })
-	if err := network.Join(network.End{In: p.at, Name: "eth0", Addresses: []string{"10.99.0.2/24"}, Gateways: []string{"10.99.0.1"}},
-		network.End{In: p.behind.Namespace(), Name: "world0", Addresses: []string{"10.99.0.1/24"}}); err != nil {
+	if err := network.Join(network.End{In: p.at, Name: "eth0", Addresses: []string{"10.99.0.2/24", "fd99::2/64"}, Gateways: []string{"10.99.0.1", "fd99::1"}},
+		network.End{In: p.behind.Namespace(), Name: "world0", Addresses: []string{"10.99.0.1/24", "fd99::1/64"}}); err != nil {
 		t.Fatal(err)
 	}
 	door, stop, err := network.Relay(p.at, "127.0.0.1:7443")

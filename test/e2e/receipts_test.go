@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -57,8 +58,8 @@ func talk(t *testing.T, c net.Conn) (says func(line string)) {
 	}
 }
 
-// TestReceipts: a container's connections and queries for names agree with the receipts of a real gateway. Once that counts more than the agent
-// has sent, an event says so, the connection is ended, the container's risk is higher, and forefend flows --verify fails.
+// TestReceipts: a container's connections and queries for names, over IPv4 and IPv6, agree with the receipts of a real gateway. Once that counts
+// more than the agent has sent, events say so, the connections are ended, the container's risk is higher, and forefend flows --verify fails.
 func TestReceipts(t *testing.T) {
 	p := newProvider(t)
 	door := p.lying()
@@ -75,46 +76,67 @@ func TestReceipts(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "a request by a tunnel that was allocated", func() bool { return h.fetch(id, "198.51.100.1") == "eu-1" })
-	if r := h.exec(id, "sh", "-c", "echo nameserver 198.51.100.1 > /etc/resolv.conf"); r.Check() != nil {
-		t.Fatal(r)
+	if got := h.fetch(id, "2001:db8::1"); got != "eu-1" {
+		t.Fatalf("over IPv6: %q", got)
 	}
-	if got := h.fetch(id, "www.example"); got != "eu-1" {
-		t.Fatalf("by a name: %q", got)
+	servers := []string{"2001:db8::1", "198.51.100.1"}
+	conns := make(map[string]net.Conn)
+	says := make(map[string]func(string))
+	for _, server := range servers {
+		if r := h.exec(id, "sh", "-c", "echo nameserver "+server+" > /etc/resolv.conf"); r.Check() != nil {
+			t.Fatal(r)
+		}
+		if got := h.fetch(id, "www.example"); got != "eu-1" {
+			t.Fatalf("by a name of %s: %q", server, got)
+		}
+		conns[server] = dialIn(t, h.networkOf(t, id), net.JoinHostPort(server, worldPort))
+		says[server] = talk(t, conns[server])
+		says[server](strings.Repeat("a", 32<<10))
 	}
-	c := dialIn(t, h.networkOf(t, id), "198.51.100.1:"+worldPort)
-	says := talk(t, c)
-	says(strings.Repeat("a", 32<<10))
 	before := h.risk(t, id)
 	eventually(t, "receipts of all connections", func() bool {
 		var all api.Reconciled
 		h.ask(t, &all, "flows", id, "--verify") // which fails where one is wrong
-		return len(all.Verdicts) >= 4 && !slices.ContainsFunc(all.Verdicts, func(v flow.Verdict) bool { return v.Standing != flow.Agrees }) &&
-			slices.ContainsFunc(all.Verdicts, func(v flow.Verdict) bool {
-				return v.Protocol == unix.IPPROTO_UDP && v.Account.Sent > 0 && v.Account.Received > 0
-			})
+		for _, server := range servers {
+			for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+				if !slices.ContainsFunc(all.Verdicts, func(v flow.Verdict) bool {
+					return v.Protocol == protocol && v.Remote.Addr().String() == server && v.Account.Sent > 0 && v.Account.Received > 0 && (protocol == unix.IPPROTO_UDP || v.Account.Sent > 32<<10)
+				}) {
+					return false
+				}
+			}
+		}
+		return len(all.Verdicts) >= 8 && !slices.ContainsFunc(all.Verdicts, func(v flow.Verdict) bool { return v.Standing != flow.Agrees })
 	})
 	if wrong := h.said(t, id, "receipt"); len(wrong) > 0 {
 		t.Fatalf("of an honest gateway: %v", wrong)
 	}
 
+	told := func(parts ...string) bool {
+		return slices.ContainsFunc(h.said(t, id, "receipt"), func(said string) bool {
+			return !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(said, part) })
+		})
+	}
 	door.Tells(liar.Falsified(t, filepath.Join(p.dir, "state"), func(r *receipt.Receipt) {
 		if r.Protocol == unix.IPPROTO_UDP {
 			r.Up.Bytes += 1 << 20
 		}
 	}))
-	eventually(t, "an event about datagrams", func() bool { h.fetch(id, "www.example"); return len(h.said(t, id, "receipt")) > 0 })
-	if wrong := h.said(t, id, "receipt")[0]; !strings.Contains(wrong, "datagrams to 198.51.100.1:53 by tunnel eu-1: the gateway counts more datagrams") {
-		t.Errorf("told as %q", wrong)
-	}
-	told := len(h.said(t, id, "receipt"))
+	eventually(t, "an event about datagrams", func() bool {
+		h.fetch(id, "www.example")
+		return told("datagrams to 198.51.100.1:53 by tunnel eu-1: the gateway counts more datagrams")
+	})
 	door.Tells(liar.Falsified(t, filepath.Join(p.dir, "state"), func(r *receipt.Receipt) { r.Up.Bytes += 1 << 20 }))
-	says("b")
-	eventually(t, "an event about the gateway's count", func() bool { return len(h.said(t, id, "receipt")) > told })
-	if wrong := h.said(t, id, "receipt")[told]; !strings.Contains(wrong, "the gateway counts more than was sent") || !strings.Contains(wrong, "198.51.100.1:") {
-		t.Errorf("told as %q", wrong)
+	for _, server := range servers {
+		says[server]("b")
 	}
-	if n, err := c.Read(make([]byte, 1)); err == nil {
-		t.Errorf("the connection goes on: %d bytes", n)
+	for _, server := range servers {
+		eventually(t, "an event about the gateway's count of "+server, func() bool {
+			return told("the gateway counts more than was sent", netip.AddrPortFrom(netip.MustParseAddr(server), 4242).String())
+		})
+		if n, err := conns[server].Read(make([]byte, 1)); err == nil {
+			t.Errorf("the connection to %s goes on: %d bytes", server, n)
+		}
 	}
 	eventually(t, "a higher risk", func() bool { return h.risk(t, id) > before })
 	if shown := h.Forefend("explain", id).Stdout; !strings.Contains(shown, "receipts contradict each other") {
