@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/netns/enter"
+	"forefend.dev/forefend/netns/link"
 	"forefend.dev/forefend/netns/marks"
 	"forefend.dev/forefend/netns/nft"
 	"forefend.dev/forefend/netns/wg"
@@ -313,7 +314,7 @@ func TestRootCycles(t *testing.T) {
 	inventory := func() (list string, files int) {
 		var b strings.Builder
 		network.In(t, w.inside, func() error {
-			links, err := netlink.LinkList()
+			links, err := link.Whole(netlink.LinkList)
 			if err != nil {
 				return err
 			}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/netns/enter"
+	"forefend.dev/forefend/netns/link"
 	"forefend.dev/forefend/netns/marks"
 	"forefend.dev/forefend/test/network"
 	far "forefend.dev/forefend/test/openvpn"
@@ -75,7 +76,7 @@ func start(t testing.TB, c Config, within time.Duration) (*Process, error) {
 // left are TUNs of ours in this process's network.
 func left(t testing.TB) (names []string) {
 	t.Helper()
-	links, err := netlink.LinkList()
+	links, err := link.Whole(netlink.LinkList)
 	if err != nil {
 		t.Fatal(err)
 	}

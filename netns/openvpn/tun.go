@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/netns/enter"
+	"forefend.dev/forefend/netns/link"
 	"forefend.dev/forefend/runtime/record"
 )
 
@@ -121,7 +122,7 @@ func removeTUN(in *enter.Namespace, name string) error {
 
 // Sweep removes the TUNs that processes which have ended left in this process's network.
 func Sweep() error {
-	links, err := netlink.LinkList()
+	links, err := link.Whole(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("links of the node: %w", err)
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"forefend.dev/forefend/netns/link"
 	"forefend.dev/forefend/netns/marks"
 )
 
@@ -257,7 +258,7 @@ func Clear() error {
 
 // ClearDevices removes the devices of tunnels: of the kernel's, and of those that outlive their process.
 func ClearDevices() error {
-	links, err := netlink.LinkList()
+	links, err := link.Whole(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("devices: %w", err)
 	}

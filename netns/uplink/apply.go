@@ -9,6 +9,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"forefend.dev/forefend/netns/link"
 )
 
 // What can be in the way of an uplink. errors.ErrUnsupported is a kernel without what is needed.
@@ -40,7 +42,7 @@ func open(h *netlink.Handle, name string) (*device, error) {
 
 func (d *device) look() (err error) {
 	d.root = nil
-	if d.all, err = dump(func() ([]netlink.Qdisc, error) { return d.h.QdiscList(d.link) }); err != nil {
+	if d.all, err = link.Whole(func() ([]netlink.Qdisc, error) { return d.h.QdiscList(d.link) }); err != nil {
 		return fmt.Errorf("queueing disciplines: %w", err)
 	}
 	for _, q := range d.all {
@@ -49,18 +51,6 @@ func (d *device) look() (err error) {
 		}
 	}
 	return nil
-}
-
-// dumps is how often a list is asked for that changes while it is read.
-const dumps = 10
-
-func dump[T any](list func() ([]T, error)) (all []T, err error) {
-	for range dumps {
-		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
-	return all, err
 }
 
 // ours tells whether the root is of this package's making. What the kernel gives a device by itself, whatever net.core.default_qdisc names,
@@ -116,7 +106,7 @@ func (d *device) begin() error {
 
 // classes are those of the root. Queues can have classes, too: fq_codel shows each of its flows as one.
 func (d *device) classes() ([]netlink.Class, error) {
-	all, err := dump(func() ([]netlink.Class, error) { return d.h.ClassList(d.link, 0) })
+	all, err := link.Whole(func() ([]netlink.Class, error) { return d.h.ClassList(d.link, 0) })
 	if err != nil {
 		return nil, fmt.Errorf("classes: %w", err)
 	}
@@ -142,7 +132,7 @@ func (d *device) fill(p plan) error {
 			}
 		}
 	}
-	filters, err := dump(func() ([]netlink.Filter, error) { return d.h.FilterList(d.link, rootHandle) })
+	filters, err := link.Whole(func() ([]netlink.Filter, error) { return d.h.FilterList(d.link, rootHandle) })
 	if err != nil {
 		return fmt.Errorf("filters: %w", err)
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/netns/enter"
+	"forefend.dev/forefend/netns/link"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/whole"
 )
@@ -242,7 +243,7 @@ func Left(ns *enter.Namespace) (devices []string, err error) {
 			return fmt.Errorf("open routing: %w", err)
 		}
 		defer h.Close()
-		all, err := dump(func() ([]netlink.Qdisc, error) { return h.QdiscList(nil) })
+		all, err := link.Whole(func() ([]netlink.Qdisc, error) { return h.QdiscList(nil) })
 		if err != nil {
 			return fmt.Errorf("queueing disciplines: %w", err)
 		}
