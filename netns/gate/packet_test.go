@@ -2,6 +2,7 @@ package gate
 
 import (
 	"encoding/binary"
+	"errors"
 	"net"
 	"net/netip"
 	"time"
@@ -40,6 +41,9 @@ func framed(to string) error {
 	b := make([]byte, 128)
 	for end := time.Now().Add(wait / 2); time.Now().Before(end); {
 		n, _, err := unix.Recvfrom(s, b, 0)
+		if errors.Is(err, unix.EINTR) { // by a signal of Go's; a socket with a time limit is not read again by itself
+			continue
+		}
 		if err != nil {
 			return err
 		}
