@@ -21,7 +21,8 @@ type book struct {
 	now   func() time.Time
 
 	dumping sync.Mutex // held while the kernel is asked
-	asked   time.Time  // when that began the last time; guarded by dumping
+	asked   time.Time  // when that began the last time; guarded by dumping, as is what follows
+	idle    time.Time  // it is asked no sooner again
 
 	mu     sync.Mutex
 	serial uint64               // the last one given; guarded by mu, as is all that follows
@@ -161,7 +162,11 @@ func (n *page) shed(now time.Time) {
 	n.since = now
 }
 
-// look asks the kernel, unless that was done since this call began.
+// mostIdle bounds how long the kernel is left alone.
+const mostIdle = time.Second
+
+// look asks the kernel, unless that was done since this call began. Between two times it is left alone for as long as the last one took: nodes that
+// ask without a pause have half a processor at most.
 func (b *book) look() error {
 	called := b.now()
 	b.dumping.Lock()
@@ -169,7 +174,12 @@ func (b *book) look() error {
 	if b.asked.After(called) {
 		return nil
 	}
+	time.Sleep(b.idle.Sub(b.now()))
 	begun := b.now()
+	defer func() {
+		over := b.now()
+		b.idle = over.Add(min(over.Sub(begun), mostIdle))
+	}()
 	all, err := b.conns.dump()
 	if err != nil {
 		return err
@@ -236,17 +246,37 @@ func (b *book) answer(client string, nonce receipt.Nonce, after uint64) (*receip
 			delete(n.ended, id)
 		}
 	}
-	for _, from := range []map[connection]*kept{n.open, n.ended} {
-		for _, k := range from {
-			if k.Serial > after {
-				s.Receipts = append(s.Receipts, k.Receipt)
-			}
-		}
+	some, more := n.after(after)
+	s.Receipts = make([]receipt.Receipt, 0, len(some))
+	for _, k := range some {
+		s.Receipts = append(s.Receipts, k.Receipt)
 	}
-	slices.SortFunc(s.Receipts, func(a, b receipt.Receipt) int { return cmp.Compare(a.Serial, b.Serial) })
-	if len(s.Receipts) > receipt.MaxReceipts {
-		s.Receipts = s.Receipts[:receipt.MaxReceipts]
+	if more {
 		s.Last, s.More = s.Receipts[len(s.Receipts)-1].Serial, true
 	}
 	return s, nil
+}
+
+// after are the first receipts after a serial, as many as a sheet has, and whether there are more. A node with very many connections must not have
+// all of them sorted each time: ends of connections wait meanwhile, of all nodes.
+func (n *page) after(serial uint64) (some []*kept, more bool) {
+	const most = receipt.MaxReceipts
+	cut := func() {
+		slices.SortFunc(some, func(a, b *kept) int { return cmp.Compare(a.Serial, b.Serial) })
+		if len(some) > most {
+			some, more = some[:most], true
+		}
+	}
+	for _, from := range []map[connection]*kept{n.open, n.ended} {
+		for _, k := range from {
+			if k.Serial <= serial || more && k.Serial > some[most-1].Serial {
+				continue
+			}
+			if some = append(some, k); len(some) == 2*most {
+				cut()
+			}
+		}
+	}
+	cut()
+	return some, more
 }

@@ -5,8 +5,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -188,6 +190,66 @@ func TestBookBounds(t *testing.T) {
 	if seen < endedLeast/2 || pages < 2 {
 		t.Errorf("%d receipts in %d sheets", seen, pages)
 	}
+}
+
+// TestBookManyOpen: of a node with very many connections a sheet has the first, in order, and costs no more than a node with a few.
+func TestBookManyOpen(t *testing.T) {
+	s := newShelf(t)
+	const all = 10_000
+	for i := range all {
+		s.k.has = append(s.k.has, s.connection("10.8.0.2", uint16(i), 1))
+	}
+	s.ask("a", 0)
+	has := s.k.has
+	s.k.has = nil // a dump of them would be most of what is allocated
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := s.answer("a", receipt.Nonce{}, 0)
+	runtime.ReadMemStats(&after)
+	if taken := after.TotalAlloc - before.TotalAlloc; err != nil || taken > 200<<10 {
+		t.Errorf("a sheet takes %d bytes: %v", taken, err)
+	}
+	s.k.has = has
+	begin := uint64(7 << 32)
+	serial := begin
+	for more := true; more; {
+		got := s.ask("a", serial)
+		for _, r := range got.Receipts {
+			if serial++; r.Serial != serial {
+				t.Fatalf("receipt %d where %d was to come", r.Serial, serial)
+			}
+		}
+		if more = got.More; got.Last != serial {
+			t.Fatalf("the last of a sheet is %d, it says %d", serial, got.Last)
+		}
+	}
+	if serial-begin != all {
+		t.Errorf("%d receipts of %d", serial-begin, all)
+	}
+}
+
+// slow is a kernel that takes its time.
+type slow struct{ *table }
+
+func (k slow) dump() ([]receipt.Receipt, error) {
+	time.Sleep(100 * time.Millisecond)
+	return k.table.dump()
+}
+
+// TestBookAskedWithoutPause: nodes that ask all the time do not have the kernel be asked all the time.
+func TestBookAskedWithoutPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newTable()
+		b := newBook(slow{k}, 0, time.Now)
+		for begun := time.Now(); time.Since(begun) < 10*time.Second; {
+			if _, err := b.answer("a", receipt.Nonce{}, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if k.dumps < 45 || k.dumps > 55 {
+			t.Errorf("asked %d times for a tenth of a second each within ten", k.dumps)
+		}
+	})
 }
 
 // TestSeal has the key and serials of receipts survive.

@@ -214,6 +214,48 @@ func TestClients(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
+// TestGivenBack: who gives leases back and takes others as fast as it can holds no more addresses than its leases allow, until those are free again.
+func TestGivenBack(t *testing.T) {
+	g, p := onPaper(t, paperConfig(t))
+	churn := func() (given int) {
+		for range 100 {
+			r, err := g.Allocate("b", allocate(t))
+			if errdefs.IsResourceExhausted(err) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := g.Release("b", r.Lease.ID); err != nil {
+				t.Fatal(err)
+			}
+			given++
+		}
+		return given
+	}
+	const most = 2*5 + coolSpare
+	if n := churn(); n != most || len(g.addresses.used) != most {
+		t.Errorf("%d leases were given, %d addresses are held: %d may be", n, len(g.addresses.used), most)
+	}
+	if _, err := g.Allocate("a", allocate(t)); err != nil {
+		t.Errorf("another client: %v", err)
+	}
+	p.broken = errors.New("busy")
+	if err := g.collect(t.Context()); !errors.Is(err, p.broken) {
+		t.Error(err)
+	}
+	p.broken = nil
+	if churn() != 0 {
+		t.Error("addresses whose connections the kernel has not forgotten count for nobody")
+	}
+	if err := g.collect(t.Context()); err != nil || len(g.cool) != 0 {
+		t.Errorf("%v, %v", err, g.cool)
+	}
+	if n := churn(); n != most {
+		t.Errorf("%d leases were given once addresses are free", n)
+	}
+}
+
 // TestFigures counts leases by how they have ended, and what the door answered.
 func TestFigures(t *testing.T) {
 	c := paperConfig(t)

@@ -35,7 +35,8 @@ type Gateway struct {
 	addresses *addresses              // what Numbers leases have
 	leases    map[string]*lease       // by id; a lease is not changed, but replaced
 	keys      map[wg.Key]string       // ids, by the node's public key
-	cooling   []uint32                // numbers of leases that ended, whose connections are not forgotten yet
+	cooling   []*lease                // that ended, whose connections are not forgotten yet
+	cool      map[string]int          // how many of those each client had, also while they are being forgotten
 	seen      map[wg.Key]wg.PeerStats // how peers fared
 	looked    time.Time               // when
 	figures   Figures                 // what is counted of them
@@ -69,7 +70,7 @@ func Open(ctx context.Context, ns *enter.Namespace, c Config) (*Gateway, error) 
 // load makes a gateway of what is written down, which does nothing yet.
 func load(ctx context.Context, c Config) (*Gateway, error) {
 	g := &Gateway{config: c, now: time.Now, leases: make(map[string]*lease), keys: make(map[wg.Key]string), clients: byName(c.Clients),
-		figures: Figures{Ended: make(map[Reason]uint64)}}
+		cool: make(map[string]int), figures: Figures{Ended: make(map[Reason]uint64)}}
 	var err error
 	if g.addresses, err = newAddresses(c.Pool4, c.Pool6); err != nil {
 		return nil, err
@@ -212,7 +213,7 @@ func (g *Gateway) collect(ctx context.Context) error {
 			err = errors.Join(err, g.journal.wait(b))
 		}
 	}
-	return errors.Join(err, g.cool(cooling))
+	return errors.Join(err, g.free(cooling))
 }
 
 // mend puts rules in force again that somebody flushed. Without them peers pass unchanged and to one another.
@@ -231,14 +232,14 @@ func (g *Gateway) mend(ctx context.Context) error {
 	return err
 }
 
-// cool has numbers given out again, once nothing is known of the connections that their last peers had.
-func (g *Gateway) cool(numbers []uint32) error {
-	if len(numbers) == 0 {
+// free has the addresses of leases that ended given out again, once nothing is known of the connections that they had.
+func (g *Gateway) free(ended []*lease) error {
+	if len(ended) == 0 {
 		return nil
 	}
 	gone := make(map[netip.Addr]bool)
-	for _, n := range numbers {
-		for _, p := range g.addresses.of(n) {
+	for _, l := range ended {
+		for _, p := range g.addresses.of(l.Number) {
 			gone[p.Addr()] = true
 		}
 	}
@@ -246,11 +247,14 @@ func (g *Gateway) cool(numbers []uint32) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if err != nil {
-		g.cooling = append(g.cooling, numbers...)
+		g.cooling = append(g.cooling, ended...)
 		return err
 	}
-	for _, n := range numbers {
-		g.addresses.free(n)
+	for _, l := range ended {
+		g.addresses.free(l.Number)
+		if g.cool[l.Client]--; g.cool[l.Client] == 0 {
+			delete(g.cool, l.Client)
+		}
 	}
 	return nil
 }
@@ -271,7 +275,8 @@ func (g *Gateway) endLocked(why Reason, ended ...*lease) (written *batch, err er
 	for _, l := range ended {
 		delete(g.leases, l.ID)
 		delete(g.keys, l.public())
-		g.cooling = append(g.cooling, l.Number)
+		g.cooling = append(g.cooling, l)
+		g.cool[l.Client]++
 		written = g.journal.add(entry{Gone: l.ID})
 	}
 	g.figures.Ended[why] += uint64(len(ended))

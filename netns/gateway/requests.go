@@ -64,6 +64,10 @@ func (g *Gateway) allocate(client string, r provision.Allocate) (*lease, *batch,
 	return l, g.journal.add(entry{Lease: l}), nil
 }
 
+// coolSpare is how many addresses a client may hold besides twice its leases by giving them back and taking others, until the kernel has forgotten what
+// they did: else a client with few leases holds a small pool.
+const coolSpare = 16
+
 // admitLocked tells which class a new lease of a client is of, or why there is none for it.
 func (g *Gateway) admitLocked(client string, key wg.Key, class string) (string, error) {
 	c, ok := g.clients[client]
@@ -83,6 +87,8 @@ func (g *Gateway) admitLocked(client string, key wg.Key, class string) (string, 
 		return "", fmt.Errorf("class %q is not one of those that the gateway lets %s have: %w", class, client, errdefs.ErrInvalidArgument)
 	case has >= c.Leases:
 		return "", fmt.Errorf("%s has all %d leases that the gateway lets it have: %w", client, c.Leases, errdefs.ErrResourceExhausted)
+	case has+g.cool[client] >= 2*c.Leases+coolSpare:
+		return "", fmt.Errorf("%s gives leases back faster than their addresses can be given out again: %w", client, errdefs.ErrResourceExhausted)
 	case len(g.leases) >= g.config.Leases:
 		return "", fmt.Errorf("the gateway has given all of its %d leases: %w", g.config.Leases, errdefs.ErrResourceExhausted)
 	}
