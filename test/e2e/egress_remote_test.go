@@ -165,7 +165,7 @@ func TestEgressRemote(t *testing.T) {
 	edited := time.Now()
 	eventually(t, "the new rules", func() bool { return strings.Contains(fetch(public), "403") })
 	t.Logf("new rules were in force here after %s, the request included", time.Since(edited))
-	if !passes(internal) {
+	if !within(30*time.Second, func() bool { return passes(internal) }) { // a busy machine may need more than one try
 		t.Error("what the new rules allow is refused")
 	}
 
@@ -185,8 +185,8 @@ func TestEgressRemote(t *testing.T) {
 	eventually(t, "an answer of one that goes on", func() bool { return strings.Contains(fetch(secret), "403") && passes(internal) })
 
 	// One that is gone: what is known holds for the grace, what is not is refused; then nothing leaves.
+	gone := time.Now() // from before, as the grace may begin before the kill returns
 	central.kill()
-	gone := time.Now()
 	if !passes(internal) && time.Since(gone) < 4*time.Second {
 		t.Error("what was known is refused within the grace")
 	}
