@@ -241,6 +241,7 @@ func kernelLimit(t testing.TB, g cgroup.Group) int64 {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer m.Close()
 	n, err := m.Limit()
 	if err != nil {
 		t.Fatal(err)

@@ -74,18 +74,14 @@ func (p *pretend) group() cgroup.Group {
 	return cgroup.FromMap(map[string]string{"": p.dir})
 }
 
-func (p *pretend) memory() *cgroup.Memory {
+func (p *pretend) limit() int64 {
 	p.t.Helper()
 	m, err := p.group().Memory()
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return m
-}
-
-func (p *pretend) limit() int64 {
-	p.t.Helper()
-	n, err := p.memory().Limit()
+	defer m.Close()
+	n, err := m.Limit()
 	if err != nil {
 		p.t.Fatal(err)
 	}
