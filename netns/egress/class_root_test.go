@@ -114,8 +114,16 @@ func TestRootRate(t *testing.T) {
 	const rate = 10_000_000 / 8
 	g := newGateway(t, "gateway", 1420)
 	way := w.shaped(t, g, "", rate)
-	if off := w.measure(t, g, way, rate, 10, 3*time.Second); off > 5 || off < -5 {
-		t.Errorf("10 connections: %+.1f %% off the rate", off)
+	for end := time.Now().Add(time.Minute); ; { // a busy machine may not send as much, and has another try; more it never may
+		off := w.measure(t, g, way, rate, 10, 3*time.Second)
+		if off < -5 && time.Now().Before(end) {
+			t.Logf("%+.1f %% off the rate, once more", off)
+			continue
+		}
+		if off > 5 || off < -5 {
+			t.Errorf("10 connections: %+.1f %% off the rate", off)
+		}
+		return
 	}
 }
 
