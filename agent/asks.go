@@ -113,6 +113,8 @@ type Interceptor interface {
 	Set(api.InterceptRequest) (api.InterceptResponse, error)
 	// Forget has decisions of before an epoch count no more; when it returns, none is in use.
 	Forget(api.ForgetRequest) error
+	// ForgetWays has tunnels that it was told before count no more; when it returns, nothing begins by them.
+	ForgetWays()
 	// Flows tells of the connections there are, and of what was counted.
 	Flows() (api.FlowsResponse, error)
 	// Accounts tells what was counted of them where a gateway counts, too.
@@ -133,6 +135,14 @@ func (s *server) forget(_ context.Context, r api.ForgetRequest) (none, error) {
 		return none{}, calls.Errorf(calls.FailedPrecondition, "this agent does not intercept")
 	}
 	return none{}, s.interceptor.Forget(r)
+}
+
+func (s *server) forgetWays(context.Context, none) (none, error) {
+	if s.interceptor == nil {
+		return none{}, calls.Errorf(calls.FailedPrecondition, "this agent does not intercept")
+	}
+	s.interceptor.ForgetWays()
+	return none{}, nil
 }
 
 func (s *server) flows(context.Context, none) (api.FlowsResponse, error) {

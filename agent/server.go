@@ -64,17 +64,18 @@ func (s *server) close() {
 
 func (s *server) methods() map[string]calls.Method {
 	return map[string]calls.Method{
-		"Handshake": method(s.handshake),
-		"Apply":     method(s.after(s.apply)),
-		"Dump":      method(s.dump),
-		"Events":    method(s.events),
-		"Health":    method(s.health),
-		"Intercept": method(s.intercept),
-		"Forget":    method(s.forget),
-		"Flows":     method(s.flows),
-		"Accounts":  method(s.accounts),
-		"Asks":      method(s.fetchAsks),
-		"Answer":    method(s.answerAsk),
+		"Handshake":  method(s.handshake),
+		"Apply":      method(s.after(s.apply)),
+		"Dump":       method(s.dump),
+		"Events":     method(s.events),
+		"Health":     method(s.health),
+		"Intercept":  method(s.intercept),
+		"Forget":     method(s.forget),
+		"ForgetWays": method(s.forgetWays),
+		"Flows":      method(s.flows),
+		"Accounts":   method(s.accounts),
+		"Asks":       method(s.fetchAsks),
+		"Answer":     method(s.answerAsk),
 	}
 }
 

@@ -139,25 +139,16 @@ func (e *epochs) run() {
 			}
 			known, grace, lost, forgotten = r.Epoch, r.Grace, time.Time{}, false
 		case errdefs.IsNotImplemented(err):
-			e.pause(epochNone)
+			pause(e.ctx, epochNone)
 		case lost.IsZero():
 			lost = time.Now()
-			e.pause(epochRetry)
+			pause(e.ctx, epochRetry)
 		case !forgotten && time.Since(lost) >= grace:
 			e.tell(known + graceExceeded)
 			forgotten = true
 		default:
-			e.pause(epochRetry)
+			pause(e.ctx, epochRetry)
 		}
-	}
-}
-
-func (e *epochs) pause(d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-e.ctx.Done():
 	}
 }
 

@@ -78,6 +78,12 @@ func (a *Agent) Forget(ctx context.Context, epoch uint64) error {
 	return err
 }
 
+// ForgetWays has tunnels that the agent was told before count no more; when it returns, nothing begins by them.
+func (a *Agent) ForgetWays(ctx context.Context) error {
+	_, err := askNow[struct{}, struct{}](ctx, a, "ForgetWays", struct{}{})
+	return err
+}
+
 // Accounts asks what was counted of connections that gateways count, too; next and live are of the last answer.
 func (a *Agent) Accounts(ctx context.Context, next, live uint64) (json.RawMessage, error) {
 	r, err := askNow[api.AccountsRequest, api.AccountsResponse](ctx, a, "Accounts", api.AccountsRequest{Next: next, Live: live})

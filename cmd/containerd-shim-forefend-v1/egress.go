@@ -39,28 +39,35 @@ func newEgress(c *config.Config) shim.Egress {
 // tunneldWait is how long a tunneld may take to serve that the daemon starts, beside its own deadline: a container is not started without.
 const tunneldWait = 8 * time.Second
 
-// call calls tunneld, and waits for one to come up.
-func (t tunnels) call(ctx context.Context, do func(context.Context, api.Tunnels) error) error {
+// dial connects to tunneld, and waits for one to come up.
+func (t tunnels) dial(ctx context.Context) (*api.TunnelsClient, error) {
 	if len(t.cfg.Tunnels) == 0 {
-		return fmt.Errorf("%s has egress rules and no way out: write a [[tunnel]], one of kind \"direct\" at least: %w", t.cfg.Path, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("%s has egress rules and no way out: write a [[tunnel]], one of kind \"direct\" at least: %w", t.cfg.Path, errdefs.ErrFailedPrecondition)
 	}
 	ctx, cancel := context.WithTimeout(ctx, tunneldWait)
 	defer cancel()
 	for {
 		client, err := api.DialTunnels(ctx, t.cfg.TunnelsSocket())
-		if err == nil {
-			err = do(ctx, client)
-			return errors.Join(err, client.Close())
-		}
-		if !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
-			return err
+		if err == nil || !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) {
+			return client, err
 		}
 		select {
 		case <-time.After(20 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("forefend tunneld does not serve: %w: %w", err, errdefs.ErrUnavailable)
+			return nil, fmt.Errorf("forefend tunneld does not serve: %w: %w", err, errdefs.ErrUnavailable)
 		}
 	}
+}
+
+// call calls tunneld, within tunneldWait.
+func (t tunnels) call(ctx context.Context, do func(context.Context, api.Tunnels) error) error {
+	ctx, cancel := context.WithTimeout(ctx, tunneldWait)
+	defer cancel()
+	client, err := t.dial(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(ctx, client), client.Close())
 }
 
 // Settings implements shim.Egress.
@@ -136,6 +143,24 @@ func (t tunnels) Reconcile(ctx context.Context, r api.ReconcileRequest) (out api
 		return err
 	})
 	return out, err
+}
+
+const (
+	drainsWait = 30 * time.Second // how long a call for the next change of what is drained is held
+	drainsLate = 3 * time.Second  // by how much its answer may be overdue
+)
+
+// Drains implements shim.Egress.
+func (t tunnels) Drains(ctx context.Context, namespace, after uint64) (uint64, error) {
+	client, err := t.dial(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, drainsWait+drainsLate)
+	defer cancel()
+	r, err := client.Drains(ctx, api.DrainsRequest{Namespace: namespace, After: after, Wait: drainsWait})
+	return r.Last, err
 }
 
 // Process implements shim.Egress.

@@ -53,9 +53,10 @@ type interceptor struct {
 	turn   sync.Mutex // keeps a decision from being kept once Forget has come
 	forgot uint64     // how often; guarded by turn
 
-	mu   sync.Mutex
-	port uint16             // 0: it has not begun; guarded by mu
-	ways map[wayKey]*wayFor // guarded by mu
+	mu         sync.Mutex
+	port       uint16             // 0: it has not begun; guarded by mu
+	ways       map[wayKey]*wayFor // guarded by mu
+	waysForgot uint64             // how often; guarded by mu
 
 	ctx      context.Context // of questions nobody waits for; ends with Close
 	stop     context.CancelFunc

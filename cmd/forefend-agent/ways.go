@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"time"
 
 	api "forefend.dev/forefend/agent/api/v1"
@@ -14,6 +15,9 @@ import (
 const (
 	// wayWait is how long a tunnel may take to be attached.
 	wayWait = 8 * time.Second
+	// keptWait is how long a request on a connection that is kept waits until it is known whether that is still its way. Where ways were
+	// forgotten it waits as a new connection does.
+	keptWait = 100 * time.Millisecond
 	// wayRetry is when a way is asked for again that could not be had, for requests that have a connection meanwhile.
 	wayRetry = time.Second
 )
@@ -39,9 +43,23 @@ func keyOf(c *flow.Context, d *flow.Decision) wayKey {
 // wayFor is what is known of a way. It is guarded by the interceptor's mu.
 type wayFor struct {
 	intercept.Way
-	until  time.Time // it is good for
-	retry  time.Time // before that it is asked for by new connections only
-	asking bool      // whether it still is the way, for the sake of connections that are kept
+	until  time.Time     // it is good for
+	retry  time.Time     // before that it is asked for by new connections only
+	asof   uint64        // how often ways had been forgotten when this was told, or could not be
+	asking chan struct{} // whether it still is the way, for the sake of connections that are kept; closed with the answer, nil: nobody asks
+}
+
+// ForgetWays implements agent.Interceptor. What is being asked for is asked for once more, and who is about to connect looks again.
+func (i *interceptor) ForgetWays() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.waysForgot++
+}
+
+func (i *interceptor) forgettings() uint64 {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.waysForgot
 }
 
 // Way implements intercept.Ways.
@@ -59,22 +77,36 @@ func (i *interceptor) Way(ctx context.Context, c flow.Context, d flow.Decision) 
 	if known, ok := i.way(key); ok {
 		return known, nil
 	}
-	var w egress.Way
-	if err := ask(ctx, i.asker, api.AskWay, egress.WayQuestion{Profile: d.Profile, User: key.user, Container: c.Container}, &w); err != nil {
-		return intercept.Way{}, err
+	for {
+		before := i.forgettings()
+		var w egress.Way
+		if err := ask(ctx, i.asker, api.AskWay, egress.WayQuestion{Profile: d.Profile, User: key.user, Container: c.Container}, &w); err != nil {
+			return intercept.Way{}, err
+		}
+		way := intercept.Way{Tunnel: w.Tunnel, Mark: w.Mark, Device: w.Device, Receipts: w.Receipts}
+		if i.keepWay(key, way, w.Valid, before) {
+			return way, nil
+		}
 	}
+}
+
+// keepWay keeps a way unless it was overtaken on its way here by ForgetWays.
+func (i *interceptor) keepWay(key wayKey, way intercept.Way, valid time.Duration, before uint64) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if i.waysForgot != before {
+		return false
+	}
 	known := i.entryLocked(key)
-	known.Way, known.until = intercept.Way{Tunnel: w.Tunnel, Mark: w.Mark, Device: w.Device, Receipts: w.Receipts}, time.Now().Add(w.Valid)
-	return known.Way, nil
+	known.Way, known.until, known.asof = way, time.Now().Add(valid), before
+	return true
 }
 
 // way is one that is known and still good.
 func (i *interceptor) way(key wayKey) (intercept.Way, bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if known := i.ways[key]; known != nil && time.Now().Before(known.until) {
+	if known := i.ways[key]; known != nil && known.asof == i.waysForgot && time.Now().Before(known.until) {
 		return known.Way, true
 	}
 	return intercept.Way{}, false
@@ -87,7 +119,7 @@ func (i *interceptor) entryLocked(key wayKey) *wayFor {
 		if len(i.ways) >= cached { // of more users than tunnels
 			clear(i.ways)
 		}
-		known = &wayFor{}
+		known = &wayFor{asof: i.waysForgot}
 		i.ways[key] = known
 	}
 	return known
@@ -95,31 +127,37 @@ func (i *interceptor) entryLocked(key wayKey) *wayFor {
 
 // Keeps implements intercept.Keeper: a connection is kept as long as its tunnel is the one that a new connection would take. Once what is
 // known of that is no good any more, it is asked for; who cannot be answered keeps what there is.
-func (a again) Keeps(c *flow.Context, d *flow.Decision, tunnel string) (keeps bool, asked <-chan struct{}) {
+func (a again) Keeps(c *flow.Context, d *flow.Decision, tunnel string) (keeps bool, asked <-chan struct{}, wait time.Duration) {
 	i, key := a.i, keyOf(c, d)
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	known, now := i.entryLocked(key), time.Now()
+	forgotten := known.asof != i.waysForgot
 	switch {
-	case known.Tunnel != "" && known.Tunnel != tunnel:
-		return false, nil
-	case known.asking || now.Before(known.until) || now.Before(known.retry):
-		return true, nil
+	case forgotten && known.asking != nil:
+		return true, known.asking, wayWait
+	case !forgotten && known.Tunnel != "" && known.Tunnel != tunnel:
+		return false, nil, 0
+	case !forgotten && (known.asking != nil || now.Before(known.until) || now.Before(known.retry)):
+		return true, nil, 0
 	}
-	known.asking = true
-	done := make(chan struct{})
+	done, before := make(chan struct{}), i.waysForgot
+	known.asking = done
 	context, decision := *c, *d
 	i.renewing.Go(func() {
 		defer close(done)
 		_, err := i.Way(i.ctx, context, decision)
 		i.mu.Lock()
 		defer i.mu.Unlock()
-		known.asking = false
+		known.asking = nil
 		if err != nil {
-			known.retry = time.Now().Add(wayRetry)
+			known.until, known.retry, known.asof = time.Time{}, time.Now().Add(wayRetry), before
 		}
 	})
-	return true, done
+	if forgotten {
+		return true, done, wayWait
+	}
+	return true, done, keptWait
 }
 
 // again asks once more for a way by which nobody could be reached: its tunnel may have been taken away.
@@ -130,7 +168,7 @@ type again struct {
 
 // Dial implements intercept.Dialer.
 func (a again) Dial(ctx context.Context, c flow.Context, d flow.Decision) (intercept.Upstream, error) {
-	up, err := dialAgain(ctx, a.i, c, d, a.Marked.Dial)
+	up, err := dialAgain(ctx, a.i, c, d, a.Marked.Dial, func(up intercept.Upstream) (string, io.Closer) { return up.Tunnel, up.Conn })
 	if err == nil {
 		a.i.contacts.note(&c)
 	}
@@ -139,11 +177,13 @@ func (a again) Dial(ctx context.Context, c flow.Context, d flow.Decision) (inter
 
 // DialPacket implements intercept.Packets.
 func (a again) DialPacket(ctx context.Context, c flow.Context, d flow.Decision) (intercept.Socket, error) {
-	return dialAgain(ctx, a.i, c, d, a.Marked.DialPacket)
+	return dialAgain(ctx, a.i, c, d, a.Marked.DialPacket, func(s intercept.Socket) (string, io.Closer) { return s.Tunnel, s })
 }
 
-func dialAgain[T any](ctx context.Context, i *interceptor, c flow.Context, d flow.Decision, dial func(context.Context, flow.Context, flow.Decision) (T, error)) (T, error) {
-	up, err := dial(ctx, c, d)
+// dialAgain dials, once more by another way where there is one by then. by is the tunnel of what was dialled, and what closes it.
+func dialAgain[T any](ctx context.Context, i *interceptor, c flow.Context, d flow.Decision,
+	dial func(context.Context, flow.Context, flow.Decision) (T, error), by func(T) (tunnel string, conn io.Closer)) (T, error) {
+	up, err := dialNow(ctx, i, c, d, dial, by)
 	if err == nil || ctx.Err() != nil {
 		return up, err
 	}
@@ -162,5 +202,25 @@ func dialAgain[T any](ctx context.Context, i *interceptor, c flow.Context, d flo
 	if now == old.Way {
 		return up, err
 	}
-	return dial(ctx, c, d)
+	return dialNow(ctx, i, c, d, dial, by)
+}
+
+// dialNow dials by a way that was not forgotten meanwhile: nothing has gone by the connection yet.
+func dialNow[T any](ctx context.Context, i *interceptor, c flow.Context, d flow.Decision,
+	dial func(context.Context, flow.Context, flow.Decision) (T, error), by func(T) (tunnel string, conn io.Closer)) (T, error) {
+	for {
+		before := i.forgettings()
+		up, err := dial(ctx, c, d)
+		if err != nil || i.forgettings() == before {
+			return up, err
+		}
+		way, failed := i.Way(ctx, c, d)
+		tunnel, conn := by(up)
+		if failed == nil && way.Tunnel == tunnel {
+			return up, nil
+		}
+		if err := errors.Join(failed, conn.Close()); err != nil {
+			return up, err
+		}
+	}
 }

@@ -55,7 +55,7 @@ func TestKeeps(t *testing.T) {
 	c, d := flow.Context{}, flow.Decision{}
 	keeps := func(tunnel string, want, asks bool) {
 		t.Helper()
-		got, asked := i.dialer.Keeps(&c, &d, tunnel)
+		got, asked, _ := i.dialer.Keeps(&c, &d, tunnel)
 		if got != want || (asked != nil) != asks {
 			t.Errorf("%s is kept: %v, asked: %v", tunnel, got, asked != nil)
 		}
@@ -85,8 +85,8 @@ func TestKeeps(t *testing.T) {
 	expire()
 	before := shim.count()
 	shim.mu.Lock()
-	_, first := i.dialer.Keeps(&c, &d, "two")
-	if got, second := i.dialer.Keeps(&c, &d, "two"); first == nil || !got || second != nil {
+	_, first, _ := i.dialer.Keeps(&c, &d, "two")
+	if got, second, _ := i.dialer.Keeps(&c, &d, "two"); first == nil || !got || second != nil {
 		t.Error("both ask, or none")
 	}
 	shim.mu.Unlock()

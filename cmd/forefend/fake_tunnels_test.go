@@ -78,6 +78,10 @@ func (fakeTunnels) Drain(_ context.Context, r api.DrainRequest) error {
 	return nil
 }
 
+func (fakeTunnels) Drains(context.Context, api.DrainsRequest) (api.DrainsResponse, error) {
+	return api.DrainsResponse{}, errdefs.ErrNotImplemented
+}
+
 func (fakeTunnels) Try(_ context.Context, r api.TryRequest) (api.TryResponse, error) {
 	if r.Tunnel != "eu-1" {
 		return api.TryResponse{}, fmt.Errorf("tunnel %s: endpoint 192.0.2.2:51820: the gateway does not answer, or does not know this key: %w", r.Tunnel, errdefs.ErrUnavailable)

@@ -242,12 +242,13 @@ func newTunnelDrainCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "drain TUNNEL",
 		Short: "Lead nobody by a tunnel any more",
-		Long: "Leads no container by a tunnel any more, also those that use it, until --undo or the next start of tunneld. Within\n" +
-			"ten seconds what they begin takes another one that does what their rules ask, the next request of a connection\n" +
-			"that is kept as well; where there is none, new connections are refused. What is under way goes on, and a\n" +
-			"container's device goes away 20 seconds after it was last asked for, when no TCP connection is left by it but\n" +
-			"those by which nothing has passed for five minutes: forefend tunnel show counts them. What must end sooner is cut\n" +
-			"by taking the tunnel out of the configuration.",
+		Long: "Leads no container by a tunnel any more, also those that use it, until --undo. Once this has returned, what they\n" +
+			"begin takes another one that does what their rules ask, the next request of a connection that is kept as well;\n" +
+			"where there is none, new connections are refused. Agents that cannot be told are waited for, ten seconds at\n" +
+			"most: then what they know is no good any more. What is under way goes on, and a container's device goes away 20\n" +
+			"seconds after it was last asked for, when no TCP connection is left by it but those by which nothing has passed\n" +
+			"for five minutes: forefend tunnel show counts them. What must end sooner is cut by taking the tunnel out of the\n" +
+			"configuration, which also forgets that it was drained.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withTunnels(cmd.Context(), func(ctx context.Context, tunnels *api.TunnelsClient) error {

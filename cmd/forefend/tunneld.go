@@ -94,7 +94,7 @@ func runTunneld(ctx context.Context, cfg *config.Config, readyFD int, takeover b
 	if !underManager() {
 		defer func() { _ = cgroup.Leave(groupOf(cfg, tunnelGroup), os.Getpid()) }() // an empty group stays; the next one takes it
 	}
-	service, err := tunnel.Open(ctx, tunnel.NewPool(poolOf(ctx, cfg)), cfg.TunnelsDir(), admitOpenVPN(ctx, cfg))
+	service, err := tunnel.Open(ctx, tunnel.NewPool(poolOf(ctx, cfg)), cfg.TunnelsDir(), cfg.DrainsFile(), admitOpenVPN(ctx, cfg))
 	if err != nil {
 		return err
 	}

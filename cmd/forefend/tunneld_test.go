@@ -27,7 +27,7 @@ func TestFollowTunnels(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	service, err := tunnel.Open(ctx, tunnel.NewPool(poolOf(ctx, cfg)), t.TempDir(), func(int) error { return nil })
+	service, err := tunnel.Open(ctx, tunnel.NewPool(poolOf(ctx, cfg)), t.TempDir(), filepath.Join(t.TempDir(), "drained.json"), func(int) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,15 +6,12 @@ import (
 	"forefend.dev/forefend/netns/flow"
 )
 
-// Keeper is a Dialer that knows whether a connection by a tunnel is where a new one would be. Where that has to be asked about, one who
-// wants to know gets a channel that is closed once the answer is there; meanwhile, and to others, what was known is told, and whatever
-// nobody knows anything of is kept.
+// Keeper is a Dialer that knows whether a connection by a tunnel is where a new one would be. Where that has to be asked about, a request
+// that wants to know waits until the channel is closed, when the answer is there, or until it has waited for so long; meanwhile, and to others, what was
+// known is told, and whatever nobody knows anything of is kept.
 type Keeper interface {
-	Keeps(c *flow.Context, d *flow.Decision, tunnel string) (keeps bool, asked <-chan struct{})
+	Keeps(c *flow.Context, d *flow.Decision, tunnel string) (keeps bool, asked <-chan struct{}, wait time.Duration)
 }
-
-// askedWait is how long a request on a connection that is kept waits until it is known whether that is still its way.
-const askedWait = 100 * time.Millisecond
 
 // keeps tells whether a request goes by a connection that there is, rather than by a new one.
 func (s *session) keeps(x *exchange, up *upstream) bool {
@@ -22,17 +19,19 @@ func (s *session) keeps(x *exchange, up *upstream) bool {
 	if k == nil {
 		return true
 	}
-	keeps, asked := k.Keeps(&x.context, x.decision, up.flow.tunnel)
-	if asked == nil {
-		return keeps
+	for {
+		keeps, asked, wait := k.Keeps(&x.context, x.decision, up.flow.tunnel)
+		if asked == nil {
+			return keeps
+		}
+		select {
+		case <-asked:
+		case <-time.After(wait):
+			return keeps
+		case <-s.gone:
+			return keeps
+		}
 	}
-	select {
-	case <-asked:
-		keeps, _ = k.Keeps(&x.context, x.decision, up.flow.tunnel)
-	case <-time.After(askedWait):
-	case <-s.gone:
-	}
-	return keeps
 }
 
 // staying is the link by which a stream goes; nil: there is none, or the stream is led once more when that is known, which waits tells.
@@ -41,11 +40,11 @@ func (m *mux) staying(l *link, st *stream, block []byte) (stays *link, waits boo
 	if k == nil || l == nil || !l.ready {
 		return l, false
 	}
-	keeps, asked := k.Keeps(&st.request.context, st.decision, l.conn.flow.tunnel)
+	keeps, asked, wait := k.Keeps(&st.request.context, st.decision, l.conn.flow.tunnel)
 	switch {
 	case asked != nil:
 		m.keep(st, block)
-		m.running.Go(func() { m.leadOnce(asked, st) })
+		m.running.Go(func() { m.leadOnce(asked, wait, st) })
 		return nil, true
 	case !keeps: // what goes by it ends there
 		l.leaving = true
@@ -57,10 +56,10 @@ func (m *mux) staying(l *link, st *stream, block []byte) (stays *link, waits boo
 }
 
 // leadOnce leads a stream once it is known where to, or after a while.
-func (m *mux) leadOnce(asked <-chan struct{}, st *stream) {
+func (m *mux) leadOnce(asked <-chan struct{}, wait time.Duration, st *stream) {
 	select {
 	case <-asked:
-	case <-time.After(askedWait):
+	case <-time.After(wait):
 	case <-m.ctx.Done():
 	}
 	m.mu.Lock()

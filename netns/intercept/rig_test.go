@@ -100,13 +100,14 @@ type dialer struct {
 }
 
 // Keeps implements Keeper.
-func (d *dialer) Keeps(_ *flow.Context, _ *flow.Decision, tunnel string) (bool, <-chan struct{}) {
+func (d *dialer) Keeps(_ *flow.Context, _ *flow.Decision, tunnel string) (keeps bool, asked <-chan struct{}, wait time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.keeps == nil {
-		return true, nil
+		return true, nil, 0
 	}
-	return d.keeps(tunnel)
+	keeps, asked = d.keeps(tunnel)
+	return keeps, asked, 100 * time.Millisecond
 }
 
 // by has new connections for an endpoint go to a server by a tunnel of the server's name, and what is kept go on as keeps says.

@@ -3,10 +3,12 @@ package tunnel
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"forefend.dev/forefend/netns/enter"
@@ -19,10 +21,14 @@ import (
 // drainRig is a service whose time the test makes pass, with one container and two tunnels of a class.
 type drainRig struct {
 	*Service
-	t     testing.TB
-	c     container
-	ask   api.AttachRequest
-	ahead atomic.Int64 // of the clock
+	t       testing.TB
+	c       container
+	ask     api.AttachRequest
+	ahead   atomic.Int64  // of the clock
+	told    atomic.Uint64 // the last change that the container's shim was told of
+	tunnels []Tunnel
+	dir     string
+	end     func() // of the service
 }
 
 func newDrainRig(t testing.TB) *drainRig {
@@ -30,25 +36,50 @@ func newDrainRig(t testing.TB) *drainRig {
 	root.Test(t)
 	a, b := newGateway(t).tunnel(t, "a", 1), newGateway(t).tunnel(t, "b", 1)
 	a.DeadAfter, b.DeadAfter = 1000*time.Hour, 1000*time.Hour
-	s, err := Open(t.Context(), NewPool([]Tunnel{a, b}), t.TempDir(), func(int) error { return nil })
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &drainRig{Service: s, t: t, c: newContainer(t)}
-	s.now = func() time.Time { return time.Now().Add(time.Duration(r.ahead.Load())) }
-	t.Cleanup(func() {
-		ended, cancel := context.WithCancel(context.Background())
-		cancel()
-		if err := s.Run(ended); err != nil {
-			t.Error(err)
-		}
-	})
-	guarded, err := s.Guard(t.Context(), r.c.guard())
+	r := &drainRig{t: t, c: newContainer(t), tunnels: []Tunnel{a, b}, dir: t.TempDir()}
+	t.Cleanup(func() { r.end() })
+	r.begin()
+	guarded, err := r.Guard(t.Context(), r.c.guard())
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.ask = api.AttachRequest{Namespace: guarded.Namespace, Profile: flow.Profile{Encryption: flow.Standard, Endpoint: "test"}}
+	r.follow()
 	return r
+}
+
+// begin has a service begin, with what an earlier one has written down.
+func (r *drainRig) begin() {
+	r.t.Helper()
+	s, err := Open(r.t.Context(), NewPool(r.tunnels), r.dir, r.dir+"-drained", func(int) error { return nil })
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	s.now = func() time.Time { return time.Now().Add(time.Duration(r.ahead.Load())) }
+	r.Service = s
+	r.end = func() {
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		if err := s.Run(ended); err != nil {
+			r.t.Error(err)
+		}
+	}
+}
+
+// follow has somebody be the container's shim, who hears of each change, until the test ends.
+func (r *drainRig) follow() {
+	s, ctx := r.Service, r.t.Context()
+	done := make(chan struct{})
+	r.t.Cleanup(func() { <-done })
+	go func() {
+		defer close(done)
+		for err, after := error(nil), uint64(0); err == nil && ctx.Err() == nil; {
+			var got api.DrainsResponse
+			got, err = s.Drains(ctx, api.DrainsRequest{Namespace: r.ask.Namespace, After: after, Wait: time.Minute})
+			after = got.Last
+			r.told.Store(after)
+		}
+	}()
 }
 
 // leads checks which tunnel the container is led to.
@@ -107,6 +138,9 @@ func TestRootDrain(t *testing.T) {
 	old := r.leads("a")
 	r.drain("a", true)
 	r.leads("b")
+	if told := r.told.Load(); told != r.drains.last {
+		t.Errorf("the container's shim was told of change %d, not of %d", told, r.drains.last)
+	}
 	r.has(2, 0) // by what was answered before, there are still new connections
 	fd := r.opening(old)
 	r.has(2, unaskedDrained+time.Second)
@@ -128,6 +162,30 @@ func TestRootDrain(t *testing.T) {
 	r.drain("b", false)
 	r.has(2, unaskedDrained)
 	r.leads("a")
+
+	// Another process drains what this one did.
+	again := func(drained ...string) {
+		t.Helper()
+		r.end()
+		r.begin()
+		r.follow()
+		if got := r.pool.allDrained(); !slices.Equal(got, drained) {
+			t.Errorf("the next process drains %q, want %q", got, drained)
+		}
+	}
+	r.drain("a", true)
+	r.leads("b")
+	again("a")
+	r.leads("b")
+	r.drain("b", true)
+	again("a", "b")
+	if got, err := r.Attach(t.Context(), r.ask); !errors.Is(err, errdefs.ErrUnavailable) {
+		t.Errorf("led to %+v, %v", got, err)
+	}
+	r.drain("b", false)
+	r.leads("b")
+	r.drain("a", false)
+	again()
 
 	// Nobody asks for either any more.
 	r.has(0, unasked)

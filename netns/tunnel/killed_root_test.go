@@ -39,7 +39,7 @@ func tunneld(in io.Reader, out io.Writer) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	s, err := Open(ctx, NewPool(e.Tunnels), e.Dir, func(int) error { return nil })
+	s, err := Open(ctx, NewPool(e.Tunnels), e.Dir, e.Dir+".drained", func(int) error { return nil })
 	if err != nil {
 		return err
 	}

@@ -301,6 +301,19 @@ func (p *Pool) drained(name string) bool {
 	return m != nil && m.draining
 }
 
+// allDrained are the names of the tunnels that are, in order.
+func (p *Pool) allDrained() (names []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, m := range p.tunnels {
+		if m.draining {
+			names = append(names, m.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // List tells how it stands with all tunnels, in the order of the configuration.
 func (p *Pool) List() []Standing {
 	p.mu.Lock()

@@ -84,23 +84,27 @@ func (d recordDir) load() ([]saved, error) {
 }
 
 func parseRecord(path string) (saved, error) {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return saved{}, err
-	}
-	if !info.Mode().IsRegular() || info.Size() > maxRecord {
-		return saved{}, fs.ErrInvalid
-	}
-	body, err := os.ReadFile(path)
-	if err != nil {
-		return saved{}, err
-	}
 	var r saved
-	if err := json.Unmarshal(body, &r); err != nil {
+	if err := readRecord(path, &r); err != nil {
 		return saved{}, err
 	}
 	if r.Version != recordVersion {
 		return saved{}, fmt.Errorf("version %d", r.Version)
 	}
 	return r, nil
+}
+
+func readRecord(path string, into any) error {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxRecord {
+		return fs.ErrInvalid
+	}
+	body, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(body, into)
 }

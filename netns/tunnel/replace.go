@@ -26,8 +26,9 @@ func (p *Pool) Replace(tunnels []Tunnel) (cut []Lease) {
 					m.leases = append(m.leases, l)
 				}
 			}
+			m.draining = old.draining // it is the name that an operator has drained
 			if same(&old.Tunnel, &t, -1) {
-				m.health, m.reason, m.draining = old.health, old.reason, old.draining
+				m.health, m.reason = old.health, old.reason
 			}
 		}
 		all = append(all, m)
@@ -75,9 +76,9 @@ func (t *Tunnel) print(slot int) string {
 // Reload has other tunnels served than before. What goes by one that is gone, or that is another one by now, is cut: it goes nowhere, and
 // who asks again gets what there is. What goes by others goes on.
 func (s *Service) Reload(ctx context.Context, tunnels []Tunnel) error {
-	cut := s.pool.Replace(tunnels)
+	cut, err := s.drains.replace(s.pool, tunnels)
 	s.openVPN.forget(tunnels)
-	var errs []error
+	errs := []error{err}
 	for _, sp := range s.all() {
 		sp.mu.Lock()
 		for _, u := range slices.Clone(sp.uses) {

@@ -20,7 +20,8 @@ import (
 	"forefend.dev/forefend/runtime/orchestrator/api"
 )
 
-// valid is what Attach's answers are good for: so long after a tunnel was drained there are new connections by it.
+// valid is what Attach's answers are good for: so long after a tunnel was drained there are new connections by it in a container whose
+// agent nobody could tell.
 const valid = 10 * time.Second
 
 // When a tunnel is taken away by which no TCP connection goes: one that is drained when the last answer that named it is no good any more,
@@ -56,7 +57,8 @@ type Service struct {
 	load    func(*space, *use) (owner.Load, error) // what goes by a device
 
 	kinds       map[Kind]maker
-	openVPN     *openVPN           // one of the kinds
+	openVPN     *openVPN // one of the kinds
+	drains      *drains
 	provisioned *provisioned       // what makes the devices of tunnels whose peers are a gateway's
 	resumed     sync.WaitGroup     // of devices that are waited for
 	moving      sync.WaitGroup     // of devices whose next endpoint is looked for
@@ -84,6 +86,8 @@ type space struct {
 	// before are leases of an earlier process whose devices are not there again yet. Guarded by mu.
 	before map[Lease]savedLease
 	over   bool // guarded by mu: released
+
+	knows uint64 // the last change of drains that its interceptor knows of; guarded by the mu of drains
 }
 
 // use is a tunnel in a namespace.
@@ -105,15 +109,15 @@ type use struct {
 	moving    bool      // its next endpoint is looked for
 }
 
-// Open makes a service of a pool, whose records are in dir. Namespaces and leases that it had in an earlier process it takes up again.
-// admit is called with each process that the service starts, before that reaches for the network.
-func Open(ctx context.Context, pool *Pool, dir string, admit func(pid int) error) (*Service, error) {
+// Open makes a service of a pool, whose records are in dir, and what is drained in a file of its own. Namespaces and leases that it had in an
+// earlier process it takes up again, and what was drained is. admit is called with each process that the service starts, before that reaches for the network.
+func Open(ctx context.Context, pool *Pool, dir, drained string, admit func(pid int) error) (*Service, error) {
 	home, err := enter.Process(os.Getpid())
 	if err != nil {
 		return nil, err
 	}
 	defer home.Close()
-	s := &Service{pool: pool, dir: recordDir(dir), own: home.ID(), now: time.Now, resolve: resolve, load: carried, provisioned: newProvisioned(), spaces: make(map[uint64]*space), downAt: make(map[string]time.Time)}
+	s := &Service{pool: pool, dir: recordDir(dir), own: home.ID(), now: time.Now, resolve: resolve, load: carried, drains: newDrains(drained), provisioned: newProvisioned(), spaces: make(map[uint64]*space), downAt: make(map[string]time.Time)}
 	s.openVPN = newOpenVPN(admit, s.found)
 	s.kinds = map[Kind]maker{WireGuard: wireGuard{}, OpenVPN: s.openVPN}
 	if err := openvpn.Sweep(); err != nil {
@@ -125,6 +129,9 @@ func Open(ctx context.Context, pool *Pool, dir string, admit func(pid int) error
 	all, err := s.dir.load()
 	if err != nil {
 		return nil, err
+	}
+	if err := s.drains.take(ctx, pool); err != nil {
+		log.G(ctx).WithError(err).Warn("forefend tunneld: drained tunnels")
 	}
 	for _, saved := range all {
 		if err := s.resume(ctx, saved); err != nil {
@@ -248,9 +255,4 @@ func (sp *space) describe() (api.Guarded, map[string][]api.TunnelUse) {
 		uses[u.lease.Tunnel] = append(uses[u.lease.Tunnel], out)
 	}
 	return g, uses
-}
-
-// Drain implements api.Tunnels.
-func (s *Service) Drain(_ context.Context, r api.DrainRequest) error {
-	return s.pool.Drain(r.Tunnel, !r.Undo)
 }

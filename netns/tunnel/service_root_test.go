@@ -171,7 +171,7 @@ func (g *gateway) tunnel(t testing.TB, name string, slots int) Tunnel {
 func serve(t testing.TB, dir string, tunnels ...Tunnel) (s *Service, stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	s, err := Open(ctx, NewPool(tunnels), dir, func(int) error { return nil })
+	s, err := Open(ctx, NewPool(tunnels), dir, dir+".drained", func(int) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -365,7 +365,7 @@ func TestRootEndpointByName(t *testing.T) {
 		t.Fatal(err)
 	}
 	one.Endpoints = append(one.Endpoints, "live.test:51820")
-	s, err := Open(t.Context(), NewPool([]Tunnel{one}), t.TempDir(), func(int) error { return nil })
+	s, err := Open(t.Context(), NewPool([]Tunnel{one}), t.TempDir(), t.TempDir()+"/drained", func(int) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

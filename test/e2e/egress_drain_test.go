@@ -104,9 +104,9 @@ func answered(resp *http.Response) (who string, err error) {
 	return strings.TrimSpace(string(body)), err
 }
 
-// TestEgressDrain: a tunnel is drained under a container that makes requests over kept-alive connections without a pause. Each next request
-// takes the other tunnel, none is lost or sent twice; what is no row of requests ends where it is, and then the device goes. Tunnels that
-// are drained and back again and again lose nothing either.
+// TestEgressDrain: a tunnel is drained under a container that makes requests over kept-alive connections without a pause. Once the command has
+// returned each next request takes the other tunnel, none is lost or sent twice; what is no row of requests ends where it is, and then the
+// device goes. Tunnels that are drained and back again and again lose nothing either. Another tunneld drains what the one before did.
 func TestEgressDrain(t *testing.T) {
 	rules := t.TempDir()
 	if err := os.WriteFile(rules+"/all.toml", []byte("[[rule]]\nname = \"all\"\nwhen = 'true'\ntunnel = { encryption = \"standard\" }\n"), 0o600); err != nil {
@@ -152,8 +152,11 @@ func TestEgressDrain(t *testing.T) {
 			return last == nil || *last != side || r.since.Load() < 20
 		})
 	}
+	var commands []time.Duration
 	drain := func(side string, on bool) {
 		t.Helper()
+		begun := time.Now()
+		defer func() { commands = append(commands, time.Since(begun)) }()
 		words := []string{"tunnel", "drain", side}
 		if !on {
 			words = append(words, "--undo")
@@ -162,11 +165,18 @@ func TestEgressDrain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	asked := map[string]*atomic.Int64{"left": left.asked, "right": right.asked}
 	// moves drains a side, and tells how long there were requests by it.
 	moves := func(from, to string) time.Duration {
 		t.Helper()
 		begun := time.Now()
 		drain(from, true)
+		before := asked[from].Load()
+		defer func() { // of each connection one may have been under way
+			if n := asked[from].Load() - before; n > int64(len(all)) {
+				t.Errorf("%d requests went by %s after it had been drained", n, from)
+			}
+		}()
 		eventually(t, "all requests by "+to, func() bool { return wholly(to) })
 		var last time.Duration
 		for _, r := range all {
@@ -197,9 +207,6 @@ func TestEgressDrain(t *testing.T) {
 	begun := time.Now()
 	took := moves("left", "right")
 	t.Logf("the last of %d connections had its first answer by the other tunnel after %s", len(all), took)
-	if took > 30*time.Second { // 10 s by what was known, and a busy machine
-		t.Errorf("requests went by a drained tunnel for %s", took)
-	}
 	if r := h.Forefend("tunnel", "show", "left"); !strings.Contains(r.Stdout, "drained") {
 		t.Errorf("tunnel show: %+v", r)
 	}
@@ -211,12 +218,12 @@ func TestEgressDrain(t *testing.T) {
 	if got := uses("left"); len(got) != 1 || got[0].Connections != 1 {
 		t.Errorf("under a connection the drained tunnel has %+v", got)
 	}
-	asked := left.asked.Load()
+	before := left.asked.Load()
 	_ = held.Close()
 	eventually(t, "no device of the drained tunnel", func() bool {
 		return len(uses("left")) == 0 && len(h.tunnelDevices(t, ns)) == 1
 	})
-	if n := left.asked.Load() - asked; n != 0 {
+	if n := left.asked.Load() - before; n != 0 {
 		t.Errorf("%d requests went by the drained tunnel after all had left it", n)
 	}
 
@@ -229,7 +236,30 @@ func TestEgressDrain(t *testing.T) {
 	t.Logf("to and fro: %s, %s, %s", moves("right", "left"), func() time.Duration { drain("right", false); return moves("left", "right") }(),
 		func() time.Duration { drain("left", false); return moves("right", "left") }())
 	ended()
-	var answers int64
+	slices.Sort(commands)
+	t.Logf("%d commands, until all agents knew: median %s, the longest %s", len(commands), commands[len(commands)/2], commands[len(commands)-1])
+
+	// Another tunneld drains it, too.
+	if err := h.Forefend("tunneld", "--stop").Check(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "another tunneld that drains right", func() bool {
+		r := h.Forefend("tunnel", "ls")
+		return r.Check() == nil && strings.Contains(r.Stdout, ", drained")
+	})
+	var extra int64
+	drain("left", true) // there is none left, of which agents know
+	if resp, err := web1(dialIn(t, ns, "198.51.100.1:"+harness.WebPort))(); err == nil {
+		t.Errorf("with all tunnels drained there was an answer by %s", resp)
+	}
+	drain("left", false)
+	if who, err := web1(dialIn(t, ns, "198.51.100.1:"+harness.WebPort))(); who != "left" || err != nil {
+		t.Errorf("with the other one drained there was an answer by %s, %v", who, err)
+	} else {
+		extra = 1
+	}
+
+	answers := extra
 	for _, r := range all {
 		answers += r.answers.Load()
 	}

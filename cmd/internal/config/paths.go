@@ -55,5 +55,8 @@ func (c *Config) TunnelsLog() string { return filepath.Join(c.Root, "tunneld.log
 // TunnelsDir is where tunneld writes down which network namespaces it guards.
 func (c *Config) TunnelsDir() string { return filepath.Join(c.State, "tunnels") }
 
+// DrainsFile is where tunneld writes down which tunnels are drained.
+func (c *Config) DrainsFile() string { return filepath.Join(c.Root, "drained-tunnels.json") }
+
 // UplinksFile is where tunneld writes down to which devices it gave a queueing discipline.
 func (c *Config) UplinksFile() string { return filepath.Join(c.State, "uplinks.json") }

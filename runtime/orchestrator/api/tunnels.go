@@ -30,8 +30,12 @@ type Tunnels interface {
 	Release(context.Context, ReleaseRequest) error
 	// Tunnels lists the tunnels and who uses them.
 	Tunnels(context.Context) (TunnelsResponse, error)
-	// Drain has nobody be led by a tunnel any more, also who has it, or again. Connections by it go on until they end.
+	// Drain has nobody be led by a tunnel any more, also who has it, or again, until that is taken back. When it returns, interceptors begin
+	// nothing by it any more; connections by it go on until they end.
 	Drain(context.Context, DrainRequest) error
+	// Drains is answered when the last change of what is drained is not After, or after Wait. Who asks after the last one
+	// says that the namespace's interceptor goes by no answer of Attach any more that was given before it.
+	Drains(context.Context, DrainsRequest) (DrainsResponse, error)
 	// Try opens a tunnel in a namespace of its own and waits for the gateway's answer.
 	Try(context.Context, TryRequest) (TryResponse, error)
 }
@@ -160,6 +164,18 @@ type DrainRequest struct {
 	Undo   bool   `json:"undo,omitempty"`
 }
 
+// DrainsRequest waits for tunnels to be drained or given back after the change that the last answer told of.
+type DrainsRequest struct {
+	Namespace uint64        `json:"namespace"`
+	After     uint64        `json:"after,omitempty"`
+	Wait      time.Duration `json:"wait"`
+}
+
+// DrainsResponse numbers the last such change. Numbers only grow, also from one tunneld to the next.
+type DrainsResponse struct {
+	Last uint64 `json:"last"`
+}
+
 // TryRequest names a tunnel.
 type TryRequest struct {
 	Tunnel string `json:"tunnel"`
@@ -181,6 +197,7 @@ func RegisterTunnels(server *ttrpc.Server, t Tunnels) {
 		"Release":   method(func(ctx context.Context, r ReleaseRequest) (none, error) { return none{}, t.Release(ctx, r) }),
 		"Tunnels":   method(func(ctx context.Context, _ none) (TunnelsResponse, error) { return t.Tunnels(ctx) }),
 		"Drain":     method(func(ctx context.Context, r DrainRequest) (none, error) { return none{}, t.Drain(ctx, r) }),
+		"Drains":    method(t.Drains),
 		"Try":       method(t.Try),
 	}})
 }
@@ -235,6 +252,11 @@ func (c *TunnelsClient) Tunnels(ctx context.Context) (TunnelsResponse, error) {
 func (c *TunnelsClient) Drain(ctx context.Context, r DrainRequest) error {
 	_, err := callOf[DrainRequest, none](ctx, c.ttrpc, TunnelsName, "Drain", r)
 	return err
+}
+
+// Drains implements Tunnels.
+func (c *TunnelsClient) Drains(ctx context.Context, r DrainsRequest) (DrainsResponse, error) {
+	return callOf[DrainsRequest, DrainsResponse](ctx, c.ttrpc, TunnelsName, "Drains", r)
 }
 
 // Try implements Tunnels.
