@@ -51,12 +51,12 @@ type audited struct {
 
 func newAudited(t testing.TB, s *Service, world string) *audited {
 	t.Helper()
-	a := &audited{guarded: newGuarded(t, s), s: s, world: world, began: time.Now()}
+	a := &audited{guarded: newGuarded(t, s), s: s, world: world}
 	got, err := s.Attach(t.Context(), a.ask())
 	if err != nil || !got.Receipts {
 		t.Fatalf("%+v, %v", got, err)
 	}
-	a.way = wayOf(got)
+	a.way, a.began = wayOf(got), time.Now() // not before it has a way, for which it may have to wait: what begins soon after is excused
 	if a.engine, err = intercept.New(a, a, intercept.Limits{}); err != nil {
 		t.Fatal(err)
 	}
