@@ -100,7 +100,7 @@ func (t *table) gateway(g Gateway, up, down *nftables.Set) error {
 			return err
 		}
 	}
-	if err := errors.Join(t.conn.AddSet(up, jumps(upward, g.Rated)), t.conn.AddSet(down, jumps(downward, g.Rated))); err != nil {
+	if err := errors.Join(t.set(up, jumps(upward, g.Rated)), t.set(down, jumps(downward, g.Rated))); err != nil {
 		return err
 	}
 	t.origins(g)
@@ -199,7 +199,7 @@ func GatewayCounts() (map[Counter]uint64, error) {
 func (t *table) class(g Gateway, c RateClass, d direct) error {
 	meter := &nftables.Set{Table: t.inet, Name: string(d) + "rate-" + c.Name, KeyType: nftables.TypeIPAddr, Dynamic: true, HasTimeout: true,
 		Timeout: settles, Size: rateSize}
-	if err := t.conn.AddSet(meter, nil); err != nil {
+	if err := t.set(meter, nil); err != nil {
 		return err
 	}
 	limit := &expr.Limit{Type: expr.LimitTypePktBytes, Rate: uint64(c.Rate), Over: true, Unit: expr.LimitTimeSecond, Burst: burst}

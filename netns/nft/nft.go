@@ -75,6 +75,7 @@ type table struct {
 	port          uint16
 	web           bool
 	planned       map[string]int // rules of inet's chains, as they are added
+	numbered      uint32         // sets, as they are added
 }
 
 // dial opens the thread's namespace.
@@ -95,6 +96,13 @@ func dial() (*table, error) {
 	t.own4 = &nftables.Set{Table: t.inet, Name: "own4", KeyType: nftables.TypeIPAddr}
 	t.own6 = &nftables.Set{Table: t.inet, Name: "own6", KeyType: nftables.TypeIP6Addr}
 	return t, nil
+}
+
+// set adds a set. It is numbered here: the library counts in a variable that all goroutines share, without a lock.
+func (t *table) set(s *nftables.Set, elements []nftables.SetElement) error {
+	t.numbered++
+	s.ID = t.numbered
+	return t.conn.AddSet(s, elements)
 }
 
 func (t *table) close() { _ = t.conn.CloseLasting() }
@@ -157,7 +165,7 @@ func (t *table) sets(s State) error {
 		ways = append(ways, way(tunnel.Mark, tunnel.Device))
 		entries = append(entries, entry(tunnel.Device, tunnel.Mark))
 	}
-	return errors.Join(t.conn.AddSet(t.ways, ways), t.conn.AddSet(t.entries, entries), t.conn.AddSet(t.own4, own4), t.conn.AddSet(t.own6, own6))
+	return errors.Join(t.set(t.ways, ways), t.set(t.entries, entries), t.set(t.own4, own4), t.set(t.own6, own6))
 }
 
 // Attach lets a tunnel's mark leave by its device, which must exist and not be up yet: no packet passes it unguarded.
