@@ -13,6 +13,7 @@ import (
 
 	"forefend.dev/forefend/netns/flow"
 	"forefend.dev/forefend/runtime/orchestrator/api"
+	"forefend.dev/forefend/test/network"
 )
 
 // TestRootFarEnd: whichever way a connection by OpenVPN is ended from here, the server at its far end learns of it by a reset, through the tunnel.
@@ -76,19 +77,10 @@ func told(t testing.TB, at string, learned chan<- error) error {
 		return err
 	}
 	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				_, _ = fmt.Fprintln(c, c.RemoteAddr())
-				_, err := io.Copy(io.Discard, c)
-				learned <- err
-			}()
-		}
-	}()
+	go network.Serve(l, func(c net.Conn) {
+		_, _ = fmt.Fprintln(c, c.RemoteAddr())
+		_, err := io.Copy(io.Discard, c)
+		learned <- err
+	})
 	return nil
 }
