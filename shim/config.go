@@ -16,6 +16,8 @@ const Name = "io.containerd.forefend.v1"
 // Config is what the shim needs of the node's configuration. All paths derive
 // from one config file, so several instances live side by side.
 type Config struct {
+	Fault error // why there is no configuration: no container is created
+
 	Containerd string           // GRPC address of the containerd that started this shim
 	Path       string           // the config file itself, handed on to the daemon; empty for the defaults
 	State      string           // root-only directory of sockets and run data

@@ -59,6 +59,9 @@ func unified() bool { return cgroup.CurrentMode() == cgroup.V2 }
 
 // prepare does everything that comes before runc. On error nothing is left.
 func (s *Service) prepare(ctx context.Context, r *taskv3.CreateTaskRequest) (_ *container, err error) {
+	if s.cfg.Fault != nil {
+		return nil, fmt.Errorf("%w: %w", s.cfg.Fault, errdefs.ErrFailedPrecondition)
+	}
 	ns, err := namespaces.NamespaceRequired(ctx)
 	if err != nil {
 		return nil, err

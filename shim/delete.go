@@ -7,6 +7,9 @@ import (
 
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/log"
+	"google.golang.org/protobuf/proto"
+
+	"forefend.dev/forefend/shim/early"
 )
 
 // How long Delete waits for the last sample of an exited container and the event
@@ -53,18 +56,33 @@ func (s *Service) Delete(ctx context.Context, r *taskv3.DeleteRequest) (*taskv3.
 		cancel()
 		c.watch.abandon()
 	}
-	if c.supervised != nil {
-		if err := c.supervised.Close(); err != nil {
-			log.G(ctx).WithError(err).WithField("id", r.ID).Warn("forefend: seccomp listener not closed cleanly")
+	left := false
+	failed := func(err error, what string) {
+		if err != nil {
+			left = true
+			log.G(ctx).WithError(err).WithField("id", r.ID).Warn("forefend: " + what)
 		}
 	}
-	if err := c.closeGate(); err != nil {
-		log.G(ctx).WithError(err).WithField("id", r.ID).Warn("forefend: gate not closed cleanly")
+	if c.supervised != nil {
+		failed(c.supervised.Close(), "seccomp listener not closed cleanly")
 	}
-	if err := s.cfg.Containers.Remove(c.id); err != nil {
-		log.G(ctx).WithError(err).WithField("id", r.ID).Warn("forefend: record not removed")
+	failed(c.closeGate(), "gate not closed cleanly")
+	failed(s.cfg.Containers.Remove(c.id), "record not removed")
+	if !left {
+		s.noteRemoved(ctx, c, resp)
 	}
 	return resp, nil
+}
+
+// noteRemoved spares the delete command, which containerd runs once the shim is gone, a search for what is left of a container.
+func (s *Service) noteRemoved(ctx context.Context, c *container, resp *taskv3.DeleteResponse) {
+	response, err := proto.Marshal(resp)
+	if err == nil {
+		err = early.NoteRemoved(c.bundle, s.socket, response)
+	}
+	if err != nil { // the bundle may be gone: a containerd that was restarted removes it
+		log.G(ctx).WithError(err).WithField("id", c.id.Container).Debug("forefend: the delete command will look for what is left")
+	}
 }
 
 // Pids tells containerd, which asks when it has been restarted, that a container has

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -21,7 +20,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/workload"
 	"forefend.dev/forefend/shim/internal/bootstrap"
 	"forefend.dev/forefend/shim/internal/upstream"
@@ -38,16 +36,9 @@ func NewManager(cfg Config) shim.Shim {
 	return manager{Shim: upstream.NewManager(Name), cfg: cfg}
 }
 
-// Start starts the shim and, beside it, the daemon if there is none: by the
-// time the first Create asks, it is up or on its way. Failing that is no
-// error here, Create has the fallback.
+// Start starts the shim where package early did not.
 func (m manager) Start(ctx context.Context, p *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error) {
 	skipGarbage()
-	if c, err := api.Dial(ctx, m.cfg.Socket); err == nil {
-		_ = c.Close() // it was only a knock
-	} else {
-		m.warmDaemon(ctx)
-	}
 	m.shareOptions(p)
 	return m.Shim.Start(ctx, p)
 }
@@ -88,23 +79,7 @@ func (m manager) Info(ctx context.Context, in io.Reader) (*types.RuntimeInfo, er
 	return m.Shim.Info(ctx, bytes.NewReader(body))
 }
 
-// warmDaemon starts the daemon without waiting for it, unless another shim is
-// doing that right now.
-func (m manager) warmDaemon(ctx context.Context) {
-	started := func(cmd *exec.Cmd) error {
-		if err := cmd.Start(); err != nil {
-			return err
-		}
-		return cmd.Process.Release() // this process ends long before the daemon does
-	}
-	ctx, cancel := context.WithTimeout(ctx, m.cfg.ColdStart)
-	defer cancel()
-	if err := startDaemon(ctx, m.cfg, started); err != nil {
-		log.G(ctx).WithError(err).Debug("forefend: daemon not started ahead of need")
-	}
-}
-
-// Stop is what the separate delete process runs after a shim has died: upstream
+// Stop is what the separate delete process runs after a shim has died, and package early found something left: upstream
 // removes the container, then what was made for it goes. It
 // works from disk alone and may be repeated.
 func (m manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"io"
 	"os"
 
 	containerd "github.com/containerd/containerd/v2/pkg/shim"
@@ -14,10 +15,10 @@ import (
 )
 
 // Run is the shim's main: it starts, serves or deletes as its command line
-// says, for daemons from containerd 1.6 on. It is called once, and may end the process.
-func Run(ctx context.Context, cfg Config) error {
+// says, for daemons from containerd 1.6 on. in is what standard input has. It is called once, and may end the process.
+func Run(ctx context.Context, cfg Config, in io.Reader) error {
 	register(cfg)
-	return bootstrap.Translate(os.Args[1:], func() { containerd.RunShim(ctx, NewManager(cfg)) })
+	return bootstrap.Translate(os.Args[1:], in, func() { containerd.RunShim(ctx, NewManager(cfg)) })
 }
 
 // register puts the decorated task service where containerd's shim looks for one.

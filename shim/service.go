@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 
 	"forefend.dev/forefend/runtime/orchestrator/api"
@@ -65,7 +66,18 @@ func NewService(ctx context.Context, cfg Config, publisher shim.Publisher, sd sh
 	s := decorate(cfg, inner, exits, sd)
 	s.socket = socket
 	endWhenOrphaned(sd, &s.used, bundleGone, orphanCheck)
+	if cfg.Fault == nil {
+		go s.warmDaemon(ctx)
+	}
 	return s, nil
+}
+
+// warmDaemon has the daemon, if there is none, on its way by the time the first Create asks. Failing that is no error here: Create has the
+// fallback.
+func (s *Service) warmDaemon(ctx context.Context) {
+	if err := s.link.ensure(ctx); err != nil {
+		log.G(ctx).WithError(err).Debug("forefend: daemon not started ahead of need")
+	}
 }
 
 // decorate puts a Service around inner and ties its goroutines to sd.

@@ -11,10 +11,10 @@ import (
 )
 
 // configure reads the node's configuration into what the shim needs of it.
-func configure() (shim.Config, error) {
+func configure() shim.Config {
 	c, err := config.FromEnv()
-	if err != nil {
-		return shim.Config{}, err
+	if err != nil { // what has to be removed is removed all the same
+		return shim.Config{Fault: err, RuncOptions: config.RuntimeOptions}
 	}
 	return shim.Config{
 		Path:          c.Path,
@@ -44,7 +44,7 @@ func configure() (shim.Config, error) {
 		Checkpoint:    c.Checkpoint,
 		Quiet:         c.Phases.Quiet,
 		Gates:         &gates{dir: c.GatesDir()},
-	}, nil
+	}
 }
 
 // daemonBinary is the forefend beside this shim, else the one in PATH: an

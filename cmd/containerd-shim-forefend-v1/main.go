@@ -7,8 +7,8 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
 
+	"forefend.dev/forefend/cmd/containerd-shim-forefend-v1/first"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/shim"
 )
@@ -21,16 +21,8 @@ func main() {
 		fmt.Printf("containerd-shim-forefend-v1 %s (api %d)\n", version, api.Version)
 		return
 	}
-	cfg, err := configure()
-	if err != nil && !slices.Contains(os.Args[1:], "delete") { // cleaning up must work without a valid config
-		fail(err)
+	if err := shim.Run(context.Background(), configure(), first.Input); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", shim.Name, err)
+		os.Exit(1)
 	}
-	if err := shim.Run(context.Background(), cfg); err != nil {
-		fail(err)
-	}
-}
-
-func fail(err error) {
-	fmt.Fprintf(os.Stderr, "%s: %v\n", shim.Name, err)
-	os.Exit(1)
 }

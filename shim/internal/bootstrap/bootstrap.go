@@ -12,7 +12,6 @@ package bootstrap
 import (
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -21,50 +20,27 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"forefend.dev/forefend/shim/internal/cmdline"
 )
 
 // maxInput bounds what a daemon may write to a starting shim, as upstream does.
 const maxInput = 10 << 20
 
 // invocation is how a daemon started this process.
-type invocation struct {
-	action, id, namespace, address, publisher string
-	debug                                     bool
-}
-
-// parse reads a shim's command line. Flags of other actions are accepted and ignored.
-func parse(args []string) (invocation, error) {
-	var v invocation
-	f := flag.NewFlagSet("shim", flag.ContinueOnError)
-	f.SetOutput(io.Discard)
-	f.StringVar(&v.id, "id", "", "")
-	f.StringVar(&v.namespace, "namespace", "", "")
-	f.StringVar(&v.address, "address", "", "")
-	f.StringVar(&v.publisher, "publish-binary", "", "")
-	f.BoolVar(&v.debug, "debug", false, "")
-	for _, ignored := range []string{"socket", "debug-socket", "bundle"} {
-		f.String(ignored, "", "")
-	}
-	for _, ignored := range []string{"v", "version", "info"} {
-		f.Bool(ignored, false, "")
-	}
-	if err := f.Parse(args); err != nil {
-		return v, err
-	}
-	v.action = f.Arg(0)
-	return v, nil
-}
+type invocation struct{ cmdline.Invocation }
 
 // Translate runs main, which must be a shim of containerd 2.4 that reads
-// os.Stdin and writes os.Stdout. When an older daemon asks it to start, main is given
+// os.Stdin and writes os.Stdout. in is what standard input has. When an older daemon asks it to start, main is given
 // the parameters that daemon did not send, and the daemon the address it expects.
-func Translate(args []string, main func()) error {
-	v, err := parse(args)
-	if err != nil || v.action != "start" {
+func Translate(args []string, in io.Reader, main func()) error {
+	parsed, err := cmdline.Parse(args)
+	v := invocation{parsed}
+	if err != nil || v.Action != "start" {
 		main() // it reports what is wrong with the flags
 		return nil
 	}
-	input, err := io.ReadAll(io.LimitReader(os.Stdin, maxInput))
+	input, err := io.ReadAll(io.LimitReader(in, maxInput))
 	if err != nil {
 		return fmt.Errorf("read standard input: %w", err)
 	}
@@ -91,16 +67,16 @@ func Translate(args []string, main func()) error {
 // options can decode as such, so the identity has to agree with the flags.
 func (v invocation) sent(input []byte) bool {
 	var p bootapi.BootstrapParams
-	return len(input) > 0 && proto.Unmarshal(input, &p) == nil && p.InstanceID == v.id && p.Namespace == v.namespace
+	return len(input) > 0 && proto.Unmarshal(input, &p) == nil && p.InstanceID == v.ID && p.Namespace == v.Namespace
 }
 
 // params are the bootstrap parameters an older daemon would have sent.
 func (v invocation) params(input []byte) ([]byte, error) {
 	p := &bootapi.BootstrapParams{
-		InstanceID: v.id, Namespace: v.namespace, ContainerdGrpcAddress: v.address,
-		ContainerdTtrpcAddress: os.Getenv("TTRPC_ADDRESS"), ContainerdBinary: v.publisher,
+		InstanceID: v.ID, Namespace: v.Namespace, ContainerdGrpcAddress: v.Address,
+		ContainerdTtrpcAddress: os.Getenv("TTRPC_ADDRESS"), ContainerdBinary: v.Publisher,
 	}
-	if v.debug {
+	if v.Debug {
 		p.LogLevel = bootapi.LogLevel_LOG_LEVEL_DEBUG
 	}
 	var sent anypb.Any

@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/containerd/api/types/runc/options"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"forefend.dev/forefend/shim/internal/cmdline"
 )
 
 // start is how containerd 1.6 to 2.2 starts a shim.
@@ -33,7 +35,7 @@ func translate(t *testing.T, args []string, input []byte, main func(*bootapi.Boo
 	in, out := os.Stdin, os.Stdout
 	os.Stdin, os.Stdout = stdin, stdout
 	defer func() { os.Stdin, os.Stdout = in, out; stdin.Close(); stdout.Close() }()
-	err = Translate(args, func() {
+	err = Translate(args, os.Stdin, func() {
 		given, _ = io.ReadAll(os.Stdin)
 		var p bootapi.BootstrapParams
 		if err := proto.Unmarshal(given, &p); err != nil {
@@ -168,7 +170,7 @@ func TestOtherActionsPassThrough(t *testing.T) {
 	for _, args := range [][]string{{"-namespace", "ns", "-id", "one", "delete"}, {"-v"}, {"-no-such-flag"}, {}} {
 		called := false
 		stdin := os.Stdin
-		if err := Translate(args, func() { called = os.Stdin == stdin }); err != nil || !called {
+		if err := Translate(args, os.Stdin, func() { called = os.Stdin == stdin }); err != nil || !called {
 			t.Errorf("%q: main called with its own standard input: %v, error %v", args, called, err)
 		}
 	}
@@ -183,7 +185,7 @@ func TestShimWithoutAnAnswerIsAnError(t *testing.T) {
 	in := os.Stdin
 	os.Stdin = stdin
 	defer func() { os.Stdin = in }()
-	if err := Translate(start, func() {}); err == nil {
+	if err := Translate(start, os.Stdin, func() {}); err == nil {
 		t.Error("a shim that printed nothing passes for started")
 	}
 }
@@ -206,7 +208,7 @@ func FuzzParams(f *testing.F) {
 		f.Add(body)
 	}
 	f.Fuzz(func(t *testing.T, input []byte) {
-		v := invocation{id: "one", namespace: "ns", address: "/c.sock", publisher: "/bin/containerd"}
+		v := invocation{cmdline.Invocation{ID: "one", Namespace: "ns", Address: "/c.sock", Publisher: "/bin/containerd"}}
 		if v.sent(input) {
 			return
 		}
@@ -215,7 +217,7 @@ func FuzzParams(f *testing.F) {
 			return
 		}
 		var p bootapi.BootstrapParams
-		if !v.sent(body) || proto.Unmarshal(body, &p) != nil || p.ContainerdGrpcAddress != v.address || p.ContainerdBinary != v.publisher {
+		if !v.sent(body) || proto.Unmarshal(body, &p) != nil || p.ContainerdGrpcAddress != v.Address || p.ContainerdBinary != v.Publisher {
 			t.Errorf("%q became parameters that upstream would refuse: %v", input, &p)
 		}
 		if v.sent(body) && len(body) > len(input)+4096 {
@@ -262,7 +264,7 @@ func FuzzTranslate(f *testing.F) {
 		defer func() { os.Stdin, os.Stdout = in, out; stdin.Close(); stdout.Close() }()
 		calls := 0
 		var given []byte
-		err = Translate(strings.Split(args, "\x00"), func() {
+		err = Translate(strings.Split(args, "\x00"), os.Stdin, func() {
 			calls++
 			given, _ = io.ReadAll(os.Stdin)
 			_, _ = os.Stdout.Write(reply)
@@ -271,9 +273,10 @@ func FuzzTranslate(f *testing.F) {
 		if rerr != nil {
 			t.Fatal(rerr)
 		}
-		v, perr := parse(strings.Split(args, "\x00"))
+		parsed, perr := cmdline.Parse(strings.Split(args, "\x00"))
+		v := invocation{parsed}
 		var result bootapi.BootstrapResult
-		switch asked := perr == nil && v.action == "start"; {
+		switch asked := perr == nil && v.Action == "start"; {
 		case calls > 1 || err == nil && calls == 0:
 			t.Errorf("main was called %d times: %v", calls, err)
 		case !asked && (err != nil || string(said) != string(reply)):
