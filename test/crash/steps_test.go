@@ -104,6 +104,7 @@ var steps = stepList{
 	{name: "listener about to go", op: opDelete, in: inShim, call: removes("n")},
 	{name: "record about to go", op: opDelete, in: inShim, call: removes("record.json")},
 	{name: "record gone", op: opDelete, in: inShim, call: removed("record.json")},
+	{name: "removal noted", op: opDelete, in: inShim, call: renamed("forefend-removed")},
 	{name: "decision about to be written", op: opCreate, in: inDaemon, call: writes("DECISIONS")},
 	{name: "decision written", op: opCreate, in: inDaemon, call: synced("DECISIONS")},
 	{name: "last observation about to be written", op: opDelete, in: inDaemon, call: writes("RUNS")},
