@@ -5,8 +5,11 @@ import (
 	"io/fs"
 	"os"
 
+	containerd "github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"golang.org/x/sys/unix"
+
+	"forefend.dev/forefend/shim/internal/bootstrap"
 )
 
 // listenerFD is the descriptor on which the start command hands over the socket to serve.
@@ -24,7 +27,7 @@ func socketOf(listener int) string {
 	return ""
 }
 
-// forgetSocket removes the shim's socket at its end. Upstream does that with what
+// forgetSocket removes the shim's socket at its end, where upstream does not: it goes by what
 // it finds in the bundle, which a containerd that was restarted may have removed before.
 func forgetSocket(sd shutdown.Service, socket string) {
 	if socket == "" {
@@ -35,8 +38,11 @@ func forgetSocket(sd shutdown.Service, socket string) {
 		return
 	}
 	sd.RegisterCallback(func(context.Context) error {
+		if address, err := containerd.ReadAddress(bootstrap.AddressFile); err == nil && address == "unix://"+socket {
+			return nil // upstream takes a socket that is gone already for a fault
+		}
 		if now, err := os.Lstat(socket); err == nil && os.SameFile(now, ours) { // not that of the next shim
-			_ = os.Remove(socket) // upstream may be about to do it as well
+			_ = os.Remove(socket) // nobody is left to tell
 		}
 		return nil
 	})

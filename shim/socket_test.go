@@ -4,15 +4,33 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/pkg/shutdown"
+
+	"forefend.dev/forefend/shim/internal/bootstrap"
 )
 
 func TestForgetSocket(t *testing.T) {
-	for name, replaced := range map[string]bool{"ours": false, "of the next shim": true} {
+	for name, test := range map[string]struct {
+		replaced bool
+		address  string // in the bundle
+		stays    bool
+	}{
+		"ours":                    {},
+		"of the next shim":        {replaced: true, stays: true},
+		"which upstream will":     {address: "unix://PATH", stays: true},
+		"though upstream has one": {address: "unix:///other"},
+	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "s")
+			t.Chdir(t.TempDir())
+			if test.address != "" {
+				if err := os.WriteFile(bootstrap.AddressFile, []byte(strings.Replace(test.address, "PATH", path, 1)), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
 			l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 			if err != nil {
 				t.Fatal(err)
@@ -26,7 +44,7 @@ func TestForgetSocket(t *testing.T) {
 			defer f.Close()
 			_, sd := shutdown.WithShutdown(t.Context())
 			forgetSocket(sd, socketOf(int(f.Fd())))
-			if replaced {
+			if test.replaced {
 				if err := os.Rename(path, path+".old"); err != nil { // keeps the inode from being used again
 					t.Fatal(err)
 				}
@@ -38,7 +56,7 @@ func TestForgetSocket(t *testing.T) {
 			}
 			sd.Shutdown()
 			<-sd.Done()
-			if _, err := os.Lstat(path); (err == nil) != replaced {
+			if _, err := os.Lstat(path); (err == nil) != test.stays {
 				t.Errorf("afterwards: %v", err)
 			}
 		})
