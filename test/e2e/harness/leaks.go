@@ -13,8 +13,8 @@ import (
 )
 
 // settle is how long Leaks gives a runtime to finish what it does behind the caller's back: a shim outlives the
-// deletion of its last container for a moment.
-const settle = 5 * time.Second
+// container it served, and stock's takes five seconds more when something hangs at its end.
+const settle = 20 * time.Second
 
 // Leaks returns what is left on the machine of containers that are gone: processes, mounts, cgroups, shim sockets,
 // bundles, runc's state, network namespaces held open, TCP ports still listened on; one line each, sorted. Call it
