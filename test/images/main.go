@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -55,12 +56,18 @@ func run(ctx context.Context, dir string, wanted []string) error {
 			return err
 		}
 	}
-	for _, r := range chosen {
-		if err := buildOnce(ctx, dir, r); err != nil {
-			return fmt.Errorf("image %s: %w", r.name, err)
-		}
+	// Side by side: an image of Debian packages keeps one processor busy for a minute and more.
+	failed := make([]error, len(chosen))
+	var building sync.WaitGroup
+	for i, r := range chosen {
+		building.Go(func() {
+			if err := buildOnce(ctx, dir, r); err != nil {
+				failed[i] = fmt.Errorf("image %s: %w", r.name, err)
+			}
+		})
 	}
-	return nil
+	building.Wait()
+	return errors.Join(failed...)
 }
 
 // buildOnce makes the archive of r unless the one in dir was made from the same things.

@@ -37,7 +37,7 @@ type imageConfig struct {
 
 var searchPath = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
-// recipes are all images, in the order they are built. None has an entrypoint: what a test passes is what runs.
+// recipes are all images; those of one run are built side by side. None has an entrypoint: what a test passes is what runs.
 var recipes = []recipe{
 	{
 		name:   "static",
