@@ -31,8 +31,10 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 # Packages that decide and never touch the world: test/deps holds them to it, `make cover` to full coverage.
 PURE := runtime/policy runtime/rewrite predictor/estimate predictor/risk netns/pdp
 
-# Static binaries, and one build cache for building, vetting and testing. Only `make race` and runc need cgo.
+# Static binaries, and one build cache for building, vetting and testing, in whatever directory: with other flags all that we build on would
+# be compiled twice. Only `make race` and runc need cgo.
 export CGO_ENABLED := 0
+export GOFLAGS     := $(strip $(filter-out -trimpath,$(GOFLAGS)) -trimpath)
 
 ##@ Build
 
@@ -48,7 +50,7 @@ help: ## List the targets
 .PHONY: build
 build: ## Build Forefend's binaries into ./bin
 	@mkdir -p $(BIN)
-	$(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+	$(GO) build -buildvcs=false -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
 
 # Where install puts what; uninstall and the packages go by the same lines.
 SHARE := $(DESTDIR)$(PREFIX)/share
@@ -189,9 +191,9 @@ test-vm-smoke: ## What differs between cgroup v1 and v2, in the VM (minutes; aft
 .PHONY: test-critest
 test-critest: ## Run critest and containerd's suite for CRI under Forefend and stock runc, fail on a difference
 	@$(MAKE) --no-print-directory setup-test build images
-	cd test/tools/cri-tools && $(GO) build -trimpath -o '$(CURDIR)/$(BIN)/' sigs.k8s.io/cri-tools/cmd/crictl
-	cd test/tools/cri-tools && $(GO) test -c -trimpath -o '$(CURDIR)/$(BIN)/critest' sigs.k8s.io/cri-tools/cmd/critest
-	cd test/tools/containerd-cri && $(GO) test -c -trimpath -o '$(CURDIR)/$(BIN)/containerd-cri.test' \
+	cd test/tools/cri-tools && $(GO) build -o '$(CURDIR)/$(BIN)/' sigs.k8s.io/cri-tools/cmd/crictl
+	cd test/tools/cri-tools && $(GO) test -c -o '$(CURDIR)/$(BIN)/critest' sigs.k8s.io/cri-tools/cmd/critest
+	cd test/tools/containerd-cri && $(GO) test -c -o '$(CURDIR)/$(BIN)/containerd-cri.test' \
 	  github.com/containerd/containerd/v2/integration
 	$(GO) run ./test/conformance -suite critest
 	$(GO) run ./test/conformance -suite containerd
