@@ -122,6 +122,7 @@ func (s *Service) watch(ctx context.Context, o *workload.Observation) {
 	if r := s.running[o.ID]; r != nil && r.decision.Facts.Run == o.Run {
 		before := r.assessed()
 		r.found, r.usage = found, o.Usage
+		r.looks++
 		s.assessLocked(r, risk)
 		r.usage.Series = nil
 		if before != nil && risk != nil && before.Level != risk.Level {

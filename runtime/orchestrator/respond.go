@@ -187,7 +187,7 @@ func (s *Service) reassess(ctx context.Context, id workload.ID) (is moment, ok b
 		return is, false
 	}
 	is = moment{decision: r.decision, usage: r.usage, found: r.found}
-	d, before := r.decision, r.assessed()
+	d, before, looks := r.decision, r.assessed(), r.looks
 	s.mu.Unlock()
 	now := s.monitor.Reassess(d, is.found)
 	if now == nil {
@@ -196,6 +196,10 @@ func (s *Service) reassess(ctx context.Context, id workload.ID) (is moment, ok b
 	is.risk = *now
 	s.mu.Lock()
 	if r := s.running[id]; r != nil && r.decision.Facts.Run == d.Facts.Run {
+		if r.looks != looks { // something was found meanwhile: that risk counts, and is responded to next
+			s.mu.Unlock()
+			return is, false
+		}
 		s.assessLocked(r, now)
 	}
 	s.mu.Unlock()

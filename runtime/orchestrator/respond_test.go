@@ -129,6 +129,50 @@ func TestRiskChangesTheRunningPolicy(t *testing.T) {
 	})
 }
 
+// deliberate is a Monitor that finds a contact in every report, and takes its time to think about a container of which nothing is found.
+type deliberate struct {
+	suspicious
+	thinks, answers chan struct{}
+}
+
+func (m *deliberate) Watch(*workload.Observation, api.Decision, evidence.Findings) (evidence.Findings, []api.Event) {
+	return evidence.Findings{Contacts: []evidence.Contact{{}}}, nil
+}
+
+func (m *deliberate) Reassess(_ api.Decision, found evidence.Findings) *evidence.Risk {
+	if !found.Empty() {
+		return &evidence.Risk{Score: 90, Level: evidence.Critical}
+	}
+	close(m.thinks)
+	<-m.answers
+	return &evidence.Risk{Score: 5, Level: evidence.Low}
+}
+
+// A contact that is found while the risk of before is being worked out is not forgotten over it.
+func TestRiskOfMeanwhile(t *testing.T) {
+	m := &deliberate{thinks: make(chan struct{}), answers: make(chan struct{})}
+	n := newNode(t, func(c *Config) { c.Monitor = m })
+	d := n.admit(t, "web")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if is, ok := n.reassess(t.Context(), d.Facts.ID); ok {
+			t.Errorf("responds to a risk of %v", is.risk)
+		}
+	}()
+	<-m.thinks
+	o := observation("web", false)
+	n.watch(t.Context(), &o)
+	close(m.answers)
+	<-done
+	if s, ok := n.Subject(d.Facts.ID); !ok || s.Risk != 90 {
+		t.Errorf("%+v %t", s, ok)
+	}
+	if is, ok := n.reassess(t.Context(), d.Facts.ID); !ok || is.risk.Score != 90 {
+		t.Errorf("the next time: %v %t", is.risk, ok)
+	}
+}
+
 // What a privileged container is left as it asked for is left while it runs too.
 func TestRiskOfWhatIsLeftAsAsked(t *testing.T) {
 	n := newNode(t, func(c *Config) { c.Monitor, c.Responder = &suspicious{time.Now()}, &scripted{} })

@@ -105,6 +105,7 @@ type running struct {
 	pid      int
 	started  time.Time
 	found    evidence.Findings // by the monitor
+	looks    int               // how often the monitor has found
 	risk     *evidence.Risk    // with found; nil: as decided
 }
 
