@@ -202,18 +202,11 @@ func (a *seat) answer(ctx context.Context, method string, body []byte) ([]byte, 
 		}
 		return json.Marshal(d)
 	case askMany:
-		var qs []asked
-		if err := json.Unmarshal(body, &qs); err != nil {
+		var many flow.Many
+		if err := json.Unmarshal(body, &many); err != nil {
 			return nil, fmt.Errorf("contexts of requests: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
-		if len(qs) > api.MaxDecisions {
-			return nil, fmt.Errorf("%d requests at once, the most is %d: %w", len(qs), api.MaxDecisions, errdefs.ErrInvalidArgument)
-		}
-		cs := make([]flow.Context, 0, len(qs))
-		for _, q := range qs {
-			cs = append(cs, q.context())
-		}
-		all, err := a.decideMany(ctx, cs)
+		all, err := a.decideMany(ctx, many)
 		if err != nil {
 			return nil, err
 		}

@@ -64,6 +64,11 @@ func (d *decisionPoint) Epoch(ctx context.Context, r api.EpochRequest) (api.Epoc
 
 // serve serves d on a socket until stop is called.
 func (d *decisionPoint) serve(t *testing.T, socket string) (stop func()) {
+	return decisionsOf(t, d, socket)
+}
+
+// decisionsOf serves any.
+func decisionsOf(t *testing.T, d api.Decisions, socket string) (stop func()) {
 	t.Helper()
 	server, err := ttrpc.NewServer()
 	if err != nil {

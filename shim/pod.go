@@ -197,31 +197,36 @@ func (a *seat) decide(ctx context.Context, c flow.Context) (d flow.Decision, err
 	return d, err
 }
 
-// decideMany asks the daemon about requests with one message.
-func (a *seat) decideMany(ctx context.Context, cs []flow.Context) ([]*flow.Decision, error) {
-	r := api.DecideManyRequest{Version: flow.Version}
-	var questions []question
-	for _, c := range cs {
-		q := a.question(c)
-		questions, r.Requests = append(questions, q), append(r.Requests, q.DecideRequest)
+// decideMany asks the daemon about requests of one container with one message. What is known here of who asks counts for all of them.
+func (a *seat) decideMany(ctx context.Context, many flow.Many) (flow.Answers, error) {
+	all, err := many.Contexts(api.MaxDecisions)
+	if err != nil {
+		return flow.Answers{}, fmt.Errorf("contexts of requests: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	q := a.question(all[0])
+	r := api.DecideManyRequest{Version: flow.Version, Many: many, Proves: q.Proves, Among: q.Among, Told: q.Told}
+	r.Many.Base = q.Context
+	for _, own := range []string{"container", "namespace", "workload", "image", "risk"} {
+		delete(r.Many.Differ, own)
 	}
 	var got api.DecideManyResponse
-	err := a.s.link.call(ctx, a.s.cfg.DecideWithin, func(ctx context.Context, client *api.Client) (err error) {
+	err = a.s.link.call(ctx, a.s.cfg.DecideWithin, func(ctx context.Context, client *api.Client) (err error) {
 		got, err = client.DecideMany(ctx, r)
 		return err
 	})
-	if err == nil && len(got.Decisions) != len(cs) {
-		err = fmt.Errorf("the daemon answered %d of %d requests: %w", len(got.Decisions), len(cs), errdefs.ErrInternal)
+	if err == nil && len(got.Answers.Which) != len(all) {
+		err = fmt.Errorf("the daemon answered %d of %d requests: %w", len(got.Answers.Which), len(all), errdefs.ErrInternal)
 	}
 	if err != nil {
-		return nil, err
+		return flow.Answers{}, err
 	}
-	for i, d := range got.Decisions {
-		if d != nil {
-			a.answered(&questions[i], d)
+	for i := range all {
+		if d := got.Answers.Of(i); d != nil {
+			q.asked = all[i].User
+			a.answered(&q, d)
 		}
 	}
-	return got.Decisions, nil
+	return got.Answers, nil
 }
 
 // question is what the daemon is asked about a request.

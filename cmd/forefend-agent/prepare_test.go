@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 // batches is a shim that decides by host, many at a time unless it is of an older release.
 type batches struct {
 	older bool
+	short bool // an answer is missing
 
 	mu    sync.Mutex
 	alone int // guarded by mu
@@ -43,13 +45,23 @@ func (b *batches) Ask(_ context.Context, method string, body []byte) ([]byte, er
 		return nil, errors.New("agents do not ask for that")
 	}
 	b.many++
-	var all []flow.Context
-	if err := json.Unmarshal(body, &all); err != nil || len(all) > api.MaxMany {
-		return nil, fmt.Errorf("%d at once: %w", len(all), err)
+	var many flow.Many
+	if err := json.Unmarshal(body, &many); err != nil {
+		return nil, err
 	}
-	var answers []*flow.Decision
+	all, err := many.Contexts(api.MaxMany)
+	if err != nil {
+		return nil, err
+	}
+	var answers flow.Answers
 	for _, c := range all {
-		answers = append(answers, decide(c))
+		if c.Container != all[0].Container || c.Credential != flow.Credential(c.User) {
+			return nil, fmt.Errorf("%+v among %+v", c, all[0])
+		}
+		answers.Add(decide(c))
+	}
+	if b.short {
+		answers.Which = answers.Which[1:]
 	}
 	return json.Marshal(answers)
 }
@@ -58,12 +70,14 @@ func (b *batches) Ask(_ context.Context, method string, body []byte) ([]byte, er
 func TestPrepare(t *testing.T) {
 	var all []flow.Context
 	for n := range 300 {
-		all = append(all, flow.Context{Version: flow.Version, Host: fmt.Sprintf("h%d", n/2)}) // two of each
+		user := fmt.Sprint("u", n%3)
+		all = append(all, flow.Context{Version: flow.Version, Host: fmt.Sprintf("h%d", n/2), // two of each
+			Container: fmt.Sprint(n % 2), User: user, Credential: flow.Credential(user), Path: strings.Repeat("/", n*n/50)})
 	}
 	all = append(all, flow.Context{Version: flow.Version, Host: "unknown"})
-	for name, older := range map[string]bool{"many": false, "an older shim": true} {
+	for name, shim := range map[string]*batches{"many": {}, "an older shim": {older: true}, "one that leaves some out": {short: true}} {
 		t.Run(name, func(t *testing.T) {
-			shim := &batches{older: older}
+			alone := shim.older || shim.short
 			made, err := newInterceptor(shim)
 			if err != nil {
 				t.Fatal(err)
@@ -74,18 +88,18 @@ func TestPrepare(t *testing.T) {
 			i.Prepare(t.Context(), all)
 			for _, c := range all {
 				want := c.Host
-				if older || want == "unknown" {
+				if alone || want == "unknown" {
 					want = "alone"
 				}
 				if d, err := i.Decide(t.Context(), c); err != nil || d.Reason != want {
 					t.Fatalf("%s: %+v, %v", c.Host, d, err)
 				}
 			}
-			if shim.many < 3 && !older || shim.many > 9 || shim.alone > 1 && !older {
+			if shim.many < 3 && !alone || shim.many > 30 || shim.alone > 1 && !alone {
 				t.Errorf("%d questions about many, %d about one", shim.many, shim.alone)
 			}
 			asked := shim.many
-			if i.Prepare(t.Context(), all[:300]); shim.many != asked {
+			if i.Prepare(t.Context(), all[:300]); shim.many != asked && !alone {
 				t.Error("what is known is asked for again")
 			}
 		})

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -196,22 +197,48 @@ func (e *egress) Decide(ctx context.Context, r api.DecideRequest) (flow.Decision
 	return d, nil
 }
 
-// DecideMany implements api.Batches. A central decision point is asked about all at once.
+// DecideMany implements api.Batches.
 func (e *egress) DecideMany(ctx context.Context, r api.DecideManyRequest) (api.DecideManyResponse, error) {
 	if len(r.Requests) > api.MaxDecisions {
 		return api.DecideManyResponse{}, fmt.Errorf("%d requests at once, the most is %d: %w", len(r.Requests), api.MaxDecisions, errdefs.ErrInvalidArgument)
 	}
-	answers := make([]*flow.Decision, len(r.Requests))
-	var all sync.WaitGroup
-	for i, q := range r.Requests {
-		all.Go(func() {
-			if d, err := e.Decide(ctx, q); err == nil {
-				answers[i] = &d
+	if len(r.Requests) > 0 {
+		return api.DecideManyResponse{Decisions: e.decideEach(ctx, r.Requests)}, nil
+	}
+	all, err := r.Many.Contexts(api.MaxDecisions)
+	if err != nil {
+		return api.DecideManyResponse{}, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	requests := make([]api.DecideRequest, len(all))
+	for i, c := range all {
+		requests[i] = api.DecideRequest{Version: r.Version, Context: c, Token: c.Credential, Proves: r.Proves, Among: r.Among, Told: r.Told}
+	}
+	var out api.DecideManyResponse
+	for _, d := range e.decideEach(ctx, requests) {
+		out.Answers.Add(d)
+	}
+	return out, nil
+}
+
+// decidedAtOnce is of how many of many requests a central decision point is asked at once: it answers those with few messages.
+const decidedAtOnce = 32
+
+// decideEach decides about requests; nil: it cannot.
+func (e *egress) decideEach(ctx context.Context, all []api.DecideRequest) []*flow.Decision {
+	answers := make([]*flow.Decision, len(all))
+	var next atomic.Int64
+	var group sync.WaitGroup
+	for range min(len(all), decidedAtOnce) {
+		group.Go(func() {
+			for i := int(next.Add(1)) - 1; i < len(all); i = int(next.Add(1)) - 1 {
+				if d, err := e.Decide(ctx, all[i]); err == nil {
+					answers[i] = &d
+				}
 			}
 		})
 	}
-	all.Wait()
-	return api.DecideManyResponse{Decisions: answers}, nil
+	group.Wait()
+	return answers
 }
 
 // prove verifies the token of a request, whose subject is its user. Without a valid one the user is a claim, which lowers nothing: it is the word

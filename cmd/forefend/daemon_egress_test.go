@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -89,22 +90,46 @@ func TestEgressDecides(t *testing.T) {
 	}
 }
 
-// TestEgressDecidesMany: many requests are answered in their order, and what cannot be is left out.
+// TestEgressDecidesMany: many requests are answered in their order, what is the same once, and what cannot be is left out.
 func TestEgressDecidesMany(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "a.toml"), []byte(egressRules), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	_, c := servedEgress(t, dir)
-	of := func(version int, host string) api.DecideRequest {
-		return api.DecideRequest{Version: version, Context: flow.Context{Namespace: "default", Container: "c1", Host: host}}
+	of := func(host string) flow.Context { return flow.Context{Namespace: "default", Container: "c1", Host: host} }
+	var hosts []flow.Context
+	for i := range api.MaxDecisions {
+		hosts = append(hosts, of([]string{"busy", "label", "else"}[i%3]))
 	}
-	got, err := c.DecideMany(t.Context(), api.DecideManyRequest{Version: flow.Version, Requests: []api.DecideRequest{
-		of(flow.Version, "busy"), of(flow.Version+1, "busy"), of(flow.Version, "label"),
+	got, err := c.DecideMany(t.Context(), api.DecideManyRequest{Version: flow.Version, Many: flow.ManyOf(hosts)})
+	if err != nil || len(got.Answers.Which) != len(hosts) || len(got.Answers.Decisions) != 3 {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	for i, h := range hosts {
+		d := got.Answers.Of(i)
+		alone, err := c.Decide(t.Context(), api.DecideRequest{Version: flow.Version, Context: h})
+		if d.Valid, alone.Valid = 0, 0; err != nil || !reflect.DeepEqual(d, &alone) {
+			t.Fatalf("%s: %+v, alone %+v, %v", h.Host, d, alone, err)
+		}
+	}
+	if got, err = c.DecideMany(t.Context(), api.DecideManyRequest{Version: flow.Version + 1, Many: flow.ManyOf(hosts)}); err != nil || got.Answers.Of(0) != nil {
+		t.Errorf("another version: %+v, %v", got, err)
+	}
+	for _, n := range []int{0, api.MaxDecisions + 1} {
+		if _, err := c.DecideMany(t.Context(), api.DecideManyRequest{Many: flow.Many{Count: n}}); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%d: %v", n, err)
+		}
+	}
+	older := func(version int, host string) api.DecideRequest {
+		return api.DecideRequest{Version: version, Context: of(host)}
+	}
+	got, err = c.DecideMany(t.Context(), api.DecideManyRequest{Version: flow.Version, Requests: []api.DecideRequest{
+		older(flow.Version, "busy"), older(flow.Version+1, "busy"), older(flow.Version, "label"),
 	}})
 	if err != nil || len(got.Decisions) != 3 || got.Decisions[1] != nil || !strings.Contains(fmt.Sprint(got.Decisions[0].Matches), "busy") ||
 		strings.Contains(fmt.Sprint(got.Decisions[2].Matches), "busy") {
-		t.Errorf("%+v, %v", got, err)
+		t.Errorf("of a shim of an older release: %+v, %v", got, err)
 	}
 	if _, err := c.DecideMany(t.Context(), api.DecideManyRequest{Requests: make([]api.DecideRequest, api.MaxDecisions+1)}); !errdefs.IsInvalidArgument(err) {
 		t.Error(err)

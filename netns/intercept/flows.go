@@ -148,8 +148,11 @@ func (e *Engine) Flows() []Flow {
 	return out
 }
 
-// deciders is how many flows are decided again at once.
-const deciders = 8
+// Flows are decided again together, so many at a time, and those are cut while others are being decided: so many at once.
+const (
+	together = 128
+	deciders = 8
+)
 
 // Redecide decides all opaque flows again, because the rules changed, and cuts those that may not go on as they are. When
 // it returns, nothing is served by older rules but answers to HTTP requests that were under way. The Decider has to
@@ -157,27 +160,37 @@ const deciders = 8
 func (e *Engine) Redecide() {
 	e.epoch.Add(1)
 	all := e.flows.all()
-	if p, ok := e.decider.(Preparer); ok {
-		p.Prepare(e.ctx, e.contexts(all))
-	}
+	first := min(len(all), 1)
+	e.redecideTogether(all[:first]) // what is decided of it is so of most others
 	var group sync.WaitGroup
-	work := make(chan *live)
+	work := make(chan []*live)
 	for range deciders {
 		group.Go(func() {
-			for l := range work {
-				e.redecide(l)
+			for some := range work {
+				e.redecideTogether(some)
 			}
 		})
 	}
-	for _, l := range all {
-		work <- l
+	for some := range slices.Chunk(all[first:], together) {
+		work <- some
 	}
 	close(work)
 	group.Wait()
 }
 
+// redecideTogether decides flows again, about which is asked together.
+func (e *Engine) redecideTogether(some []*live) {
+	if p, ok := e.decider.(Preparer); ok {
+		p.Prepare(e.ctx, e.contexts(some))
+	}
+	for _, l := range some {
+		e.redecide(l)
+	}
+}
+
 // contexts are what flows are decided by again.
-func (e *Engine) contexts(all []*live) (cs []flow.Context) {
+func (e *Engine) contexts(all []*live) []flow.Context {
+	cs := make([]flow.Context, 0, len(all))
 	for _, l := range all {
 		if l.carries() != nil {
 			cs = append(cs, l.streamContexts()...)

@@ -347,6 +347,52 @@ func TestRedecide(t *testing.T) {
 	}
 }
 
+// TestRedecideGoesOn: what may not go on is cut while others are still being decided, and all that comes first and alone is known for the rest.
+func TestRedecideGoesOn(t *testing.T) {
+	const n = 2*together + 1
+	addr := server(t, func(c *client) { _, _ = io.Copy(c, c.r) })
+	r := newRig(t, addr, Limits{})
+	r.rules.set(func(flow.Context) (flow.Decision, error) { return endpoint(""), nil })
+	for range n {
+		c := r.client()
+		c.send("\x00")
+		if b, err := c.r.ReadByte(); err != nil {
+			t.Fatal(b, err)
+		}
+	}
+	r.rules.told()
+	r.rules.set(denyNow)
+	var asked atomic.Int32
+	late := make(chan struct{})
+	r.rules.mu.Lock()
+	r.rules.hold = func(all []flow.Context) {
+		if i := asked.Add(1); i == 1 && len(all) != 1 || i > 1 && len(all) != together {
+			t.Errorf("question %d is about %d flows", i, len(all))
+		} else if i == 2 {
+			<-late
+		}
+	}
+	r.rules.mu.Unlock()
+	done := make(chan struct{})
+	go func() { r.Redecide(); close(done) }()
+	eventually(t, func() error {
+		if cut := r.Counters().Cut; cut != together+1 {
+			return fmt.Errorf("%d cut while the others are not decided", cut)
+		}
+		return nil
+	})
+	select {
+	case <-done:
+		t.Error("it says that nothing is served by older rules while something is")
+	default:
+	}
+	close(late)
+	<-done
+	if cut := r.Counters().Cut; cut != n {
+		t.Errorf("%d cut", cut)
+	}
+}
+
 // TestQuota: connections beyond the quota are reset, and the ones before live.
 func TestQuota(t *testing.T) {
 	r := newRig(t, echo(t, "a"), Limits{Connections: 2})

@@ -31,14 +31,19 @@ type rules struct {
 	mu       sync.Mutex
 	rule     func(flow.Context) (flow.Decision, error)
 	seen     []flow.Context
-	prepared []flow.Context // that it was told of before
+	prepared []flow.Context       // that it was told of before
+	hold     func([]flow.Context) // called then; nil: nothing is
 }
 
 // Prepare implements Preparer.
 func (r *rules) Prepare(_ context.Context, all []flow.Context) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.prepared = append(r.prepared, all...)
+	hold := r.hold
+	r.mu.Unlock()
+	if hold != nil {
+		hold(all)
+	}
 }
 
 // told are the contexts that it was told of since the last time.

@@ -224,7 +224,7 @@ const (
 )
 
 // MaxMany is how many decisions may be asked for with one question.
-const MaxMany = 64
+const MaxMany = 128
 
 // Ask is one question of the agent's, to be answered by its number. Who asks has waited for a request of a container's: it is a claim.
 type Ask struct {
@@ -236,7 +236,7 @@ type Ask struct {
 // The questions.
 const (
 	AskDecide  = "decide"      // flow.Context and its token, answered by flow.Decision
-	AskMany    = "decide-many" // at most MaxMany of those, answered by as many of flow.Decision in their order; null: it has to be asked about alone
+	AskMany    = "decide-many" // flow.Many of one container, at most MaxMany, answered by flow.Answers; who gets none asks about it alone
 	AskWay     = "way"         // flow.Profile and a user, answered by a tunnel
 	AskProcess = "process"     // the ends of a connection, answered by flow.Process
 

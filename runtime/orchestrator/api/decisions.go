@@ -25,17 +25,25 @@ type Batches interface {
 }
 
 // MaxDecisions is how many requests a message may have.
-const MaxDecisions = 64
+const MaxDecisions = 128
 
-// DecideManyRequest are requests of a container, or of a pod.
+// DecideManyRequest are requests of one container, or of one of Among.
 type DecideManyRequest struct {
-	Version  int             `json:"version"` // flow.Version
-	Requests []DecideRequest `json:"requests"`
+	Version int       `json:"version"` // flow.Version
+	Many    flow.Many `json:"many"`
+	// As in DecideRequest, of all of them.
+	Proves bool          `json:"proves,omitempty"`
+	Among  []workload.ID `json:"among,omitempty"`
+	Told   bool          `json:"told,omitempty"`
+
+	Requests []DecideRequest `json:"requests,omitempty"` // of a shim of an older release, instead of Many
 }
 
-// DecideManyResponse are the answers in the order of the requests; null: there is none, and Decide says why.
+// DecideManyResponse are the answers. Where there is none, Decide says why.
 type DecideManyResponse struct {
-	Decisions []*flow.Decision `json:"decisions"`
+	Answers flow.Answers `json:"answers"`
+
+	Decisions []*flow.Decision `json:"decisions"` // about Requests, in their order
 }
 
 // DecideRequest is a request of a container.
