@@ -209,7 +209,7 @@ func listen(path string) (net.Listener, error) {
 
 // run serves until ctx ends.
 func (d *daemon) run(ctx context.Context) error {
-	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(d.door))
+	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(d.door), ttrpc.WithUnaryServerInterceptor(newCollector().intercept))
 	if err != nil {
 		return errors.Join(fmt.Errorf("build the server: %w", err), d.close())
 	}

@@ -60,17 +60,17 @@ func TestBytesAreCounted(t *testing.T) {
 			end(m, o) // again: amended
 		}
 		bytes, open := 0, 0
-		for _, s := range m.summaries {
-			bytes += s.sizeOf()
+		for _, p := range m.summaries.packed {
+			bytes += p.size()
 		}
 		for _, r := range m.open {
 			open += r.size
 		}
-		if bytes != m.bytes || open != m.openBytes {
-			t.Fatalf("after %d runs: %d and %d bytes, counted %d and %d", n, bytes, open, m.bytes, m.openBytes)
+		if bytes != m.summaries.bytes || open != m.openBytes {
+			t.Fatalf("after %d runs: %d and %d bytes, counted %d and %d", n, bytes, open, m.summaries.bytes, m.openBytes)
 		}
-		if m.bytes > m.maxBytes+10_000 { // checkpoints and amendments shrink nothing; the next end does
-			t.Fatalf("after %d runs: %d bytes of %d", n, m.bytes, m.maxBytes)
+		if m.summaries.bytes > m.maxBytes+10_000 { // checkpoints and amendments shrink nothing; the next end does
+			t.Fatalf("after %d runs: %d bytes of %d", n, m.summaries.bytes, m.maxBytes)
 		}
 	}
 	again, err := readModel(strings.NewReader(string(encoded(t, m))), 0.99, 60)
@@ -78,11 +78,11 @@ func TestBytesAreCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	sum := 0
-	for _, s := range again.summaries {
-		sum += s.sizeOf()
+	for _, p := range again.summaries.packed {
+		sum += p.size()
 	}
-	if sum != again.bytes {
-		t.Errorf("read again: %d bytes, counted %d", sum, again.bytes)
+	if sum != again.summaries.bytes {
+		t.Errorf("read again: %d bytes, counted %d", sum, again.summaries.bytes)
 	}
 }
 

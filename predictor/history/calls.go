@@ -130,9 +130,6 @@ func (c *calls) loners() int {
 	return len(runs)
 }
 
-// entries is how many calls there is memory for.
-func (c *calls) entries() int { return cap(c.many) + cap(c.once) }
-
 // all yields the calls that any run made: first those of several runs.
 func (c *calls) all(yield func(call) bool) {
 	for _, list := range [][]call{c.many, c.once} {

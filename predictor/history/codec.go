@@ -54,6 +54,7 @@ type reader struct {
 	r       *bufio.Reader
 	err     error
 	version uint64 // of the snapshot that is read
+	number  [8]byte
 }
 
 func (r *reader) fail(err error) {
@@ -87,23 +88,25 @@ func (r *reader) count(most int) int {
 
 func (r *reader) uint32() uint32 { return uint32(r.count(math.MaxUint32)) }
 
-func (r *reader) bytes(n int) []byte {
-	b := make([]byte, n)
+// fill reads as much as b has room for.
+func (r *reader) fill(b []byte) []byte {
 	if r.err == nil {
-		if _, err := io.ReadFull(r.r, b); err != nil {
-			r.fail(err)
-			clear(b)
+		_, err := io.ReadFull(r.r, b)
+		if err == nil {
+			return b
 		}
+		r.fail(err)
 	}
+	clear(b)
 	return b
 }
 
-func (r *reader) string(most int) string { return string(r.bytes(r.count(most))) }
+func (r *reader) string(most int) string { return string(r.fill(make([]byte, r.count(most)))) }
 
 func (r *reader) float() float32 {
-	return math.Float32frombits(binary.LittleEndian.Uint32(r.bytes(4)))
+	return math.Float32frombits(binary.LittleEndian.Uint32(r.fill(r.number[:4])))
 }
 
 func (r *reader) double() float64 {
-	return math.Float64frombits(binary.LittleEndian.Uint64(r.bytes(8)))
+	return math.Float64frombits(binary.LittleEndian.Uint64(r.fill(r.number[:])))
 }

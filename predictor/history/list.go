@@ -51,7 +51,7 @@ func (b *Book) matching(filter string) (found []Workload) {
 	lower := strings.ToLower(filter)
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	for _, s := range b.model.summaries {
+	for s := range b.model.summaries.heads() {
 		if s.name != "" && (filter == "" || strings.HasPrefix(s.key.Value, filter) || strings.HasPrefix(s.key.String(), filter) ||
 			strings.Contains(strings.ToLower(s.name), lower)) {
 			found = append(found, Workload{Key: s.key, Name: s.name, Last: time.Unix(0, s.last)})
@@ -101,8 +101,8 @@ type Stats struct {
 func (b *Book) Stats() Stats {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	s := Stats{Keys: len(b.model.summaries), Runs: b.model.runs, Open: len(b.model.open), LostNames: b.model.names.lost, Load: b.took}
-	for _, sum := range b.model.summaries {
+	s := Stats{Keys: len(b.model.summaries.packed), Runs: b.model.runs, Open: len(b.model.open), LostNames: b.model.names.lost, Load: b.took}
+	for sum := range b.model.summaries.heads() {
 		if sum.name != "" {
 			s.Workloads++
 		}

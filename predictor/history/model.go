@@ -22,7 +22,7 @@ var slacks = [kinds]float64{memory: 24 << 20, cpu: 0.1, pids: 4, received: 64 <<
 
 // model is everything a Book has in memory. It has no lock.
 type model struct {
-	summaries map[workload.Key]*summary
+	summaries shelf
 	names     names
 	kin       kinship
 	bounds    [kinds]*estimate.Calibrator
@@ -30,7 +30,6 @@ type model struct {
 	open      map[string]*run         // runs that go on, by id, as of their last checkpoint
 	live      map[workload.Key][]*run // of open, those with this key, oldest first
 	openBytes int                     // of open, about
-	bytes     int                     // of summaries, about
 	runs      uint64                  // counted in all, forgotten workloads included
 	maxKeys   int
 	maxBytes  int
@@ -41,12 +40,12 @@ type model struct {
 const (
 	maxOpen      = 8192      // runs that go on
 	maxOpenBytes = 48 << 20  // and what their last checkpoints take, about
-	maxBytes     = 192 << 20 // all summaries, about; 100,000 usual ones take 100 MiB
+	maxBytes     = 192 << 20 // all summaries, about; 100,000 usual ones take 80 MiB
 )
 
 func newModel(coverage float64, maxKeys int) *model {
 	m := &model{
-		summaries: make(map[workload.Key]*summary),
+		summaries: newShelf(),
 		names:     newNames(),
 		kin:       newKinship(),
 		ended:     newRecent(),
@@ -74,13 +73,12 @@ func (m *model) end(o *workload.Observation, at time.Time) {
 	m.learn(r)
 	m.runs++
 	for i, key := range o.Keys {
-		s := m.summary(key)
-		if i == 0 {
-			m.heard(s, o, at)
-		}
-		before := s.sizeOf()
-		s.add(r)
-		m.bytes += s.sizeOf() - before
+		m.summaries.change(key, func(s *summary) {
+			if i == 0 {
+				s.heard(o, at)
+			}
+			s.add(r)
+		})
 	}
 	m.related(r)
 	m.shrink()
@@ -88,10 +86,9 @@ func (m *model) end(o *workload.Observation, at time.Time) {
 
 func (m *model) amend(r *run) {
 	for _, key := range r.obs.Keys {
-		if s := m.summaries[key]; s != nil {
-			before := s.sizeOf()
+		if s := m.summaries.get(key); s != nil {
 			s.amend(r)
-			m.bytes += s.sizeOf() - before
+			m.summaries.put(s)
 		}
 	}
 }
@@ -107,7 +104,7 @@ func (m *model) checkpoint(o *workload.Observation, at time.Time) {
 	m.forgetOpen(o.Run)
 	r.size = r.sizeOf()
 	m.open[o.Run], m.openBytes = r, m.openBytes+r.size
-	m.heard(m.summary(o.Keys[0]), o, at)
+	m.summaries.change(o.Keys[0], func(s *summary) { s.heard(o, at) })
 	for _, key := range o.Keys {
 		m.live[key] = append(m.live[key], r)
 	}
@@ -128,16 +125,6 @@ func (m *model) forgetOpen(id string) {
 	}
 }
 
-func (m *model) summary(key workload.Key) *summary {
-	s := m.summaries[key]
-	if s == nil {
-		s = &summary{key: key}
-		m.summaries[key] = s
-		m.bytes += s.sizeOf()
-	}
-	return s
-}
-
 // crowded returns the run that has been silent for longest when more go on than
 // a model remembers, else nil.
 func (m *model) crowded() (oldest *run) {
@@ -153,9 +140,8 @@ func (m *model) crowded() (oldest *run) {
 }
 
 // heard notes the name and time of a run at its most exact key.
-func (m *model) heard(s *summary, o *workload.Observation, at time.Time) {
-	if s.name != o.Name && o.Name != "" {
-		m.bytes += len(o.Name) - len(s.name)
+func (s *summary) heard(o *workload.Observation, at time.Time) {
+	if o.Name != "" {
 		s.name = o.Name
 	}
 	s.last = max(s.last, at.UnixNano())

@@ -156,10 +156,10 @@ func FuzzReadModel(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if len(m.summaries) > 100 {
-			t.Fatalf("%d summaries", len(m.summaries))
+		if len(m.summaries.packed) > 100 {
+			t.Fatalf("%d summaries", len(m.summaries.packed))
 		}
-		for key := range m.summaries { // what was accepted must be usable
+		for key := range m.summaries.packed { // what was accepted must be usable
 			m.predict(workload.Query{Keys: []workload.Key{key}}, 0.99, seal{unseen: 0.2, runs: 4})
 			o := observe(program(1), 1, 1<<20, "openat")
 			o.Keys = []workload.Key{key}
@@ -175,8 +175,8 @@ func TestForgetsTheLongestUnheardOf(t *testing.T) {
 	m := newModel(0.99, 100)
 	for n := range 1000 {
 		end(m, observe(program(n), n, 1<<20, "openat"))
-		if len(m.summaries) > 100 {
-			t.Fatalf("%d summaries", len(m.summaries))
+		if len(m.summaries.packed) > 100 {
+			t.Fatalf("%d summaries", len(m.summaries.packed))
 		}
 	}
 	if m.known(program(999).Keys()[0]) != 1 || m.known(program(0).Keys()[0]) != 0 {

@@ -35,8 +35,8 @@ func (m *model) predict(q workload.Query, coverage float64, limit seal) workload
 // known counts the runs of a key, those that go on included.
 func (m *model) known(key workload.Key) int {
 	n := len(m.live[key])
-	if s := m.summaries[key]; s != nil {
-		n += int(s.runs)
+	if p, ok := m.summaries.packed[key]; ok {
+		n += int(p.head().runs)
 	}
 	return n
 }
@@ -180,7 +180,7 @@ func (m *model) predictCalls(p *workload.Prediction, keys []workload.Key, limit 
 		if !keepsCalls(key.Level) {
 			break
 		}
-		s := m.summaries[key]
+		s := m.summaries.get(key)
 		if s == nil || s.runs == 0 {
 			continue
 		}
@@ -201,7 +201,7 @@ func (m *model) predictCalls(p *workload.Prediction, keys []workload.Key, limit 
 	}
 	m.addLiveCalls(p, keys)
 	for _, key := range keys {
-		s := m.summaries[key]
+		s := m.summaries.get(key)
 		if !exact(key.Level) {
 			break
 		}
@@ -232,9 +232,7 @@ func (m *model) describe(p *workload.Prediction, s *summary) {
 	}
 	slices.Sort(p.Hot)
 	p.Watched, p.More = int(s.calls.runs), len(s.destinations) >= maxDestinations
-	for _, d := range s.destinations {
-		p.Destinations = append(p.Destinations, d.Value())
-	}
+	p.Destinations = s.destinations
 	slices.Sort(p.Destinations)
 }
 

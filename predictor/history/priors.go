@@ -79,7 +79,7 @@ func (p *Priors) WriteTo(to io.Writer) (int64, error) {
 // error for what cannot be used is ErrNoPriors.
 func ReadPriors(from io.Reader) (*Priors, error) {
 	r := &reader{r: bufio.NewReader(from)}
-	if magic := string(r.bytes(len(priorsMagic))); r.err != nil || magic != priorsMagic {
+	if magic := string(r.fill(make([]byte, len(priorsMagic)))); r.err != nil || magic != priorsMagic {
 		return nil, fmt.Errorf("%w: the first line is not %q", ErrNoPriors, priorsMagic)
 	}
 	if v := r.uint(); v != priorsVersion {

@@ -6,7 +6,6 @@ import (
 	"io"
 	"math"
 	"slices"
-	"unique"
 
 	"forefend.dev/forefend/predictor/estimate"
 	"forefend.dev/forefend/runtime/workload"
@@ -38,8 +37,8 @@ func (m *model) WriteTo(to io.Writer) (int64, error) {
 		w.calibration(c.State())
 	}
 	w.kinship(m.kin)
-	w.uint(uint64(len(m.summaries)))
-	for _, s := range m.summaries {
+	w.uint(uint64(len(m.summaries.packed)))
+	for s := range m.summaries.all() {
 		w.summary(s)
 	}
 	w.flush()
@@ -77,7 +76,7 @@ func (w *writer) summary(s *summary) {
 	}
 	w.uint(uint64(len(s.destinations)))
 	for _, d := range s.destinations {
-		w.string(d.Value())
+		w.string(d)
 	}
 	w.ways(&s.ways)
 }
@@ -131,11 +130,7 @@ func readModel(from io.Reader, coverage float64, maxKeys int) (*model, error) {
 		if r.err != nil {
 			break
 		}
-		if old := m.summaries[s.key]; old != nil {
-			m.bytes -= old.sizeOf()
-		}
-		m.summaries[s.key] = s
-		m.bytes += s.sizeOf()
+		m.summaries.put(s)
 		m.shrink()
 	}
 	if r.err == nil {
@@ -187,9 +182,9 @@ func (r *reader) summary(names int) *summary {
 		c.many, c.once = r.calls(names), r.calls(names)
 	}
 	if n := r.count(maxDestinations); n > 0 {
-		s.destinations = make([]unique.Handle[string], n)
+		s.destinations = make([]string, n)
 		for i := range s.destinations {
-			s.destinations[i] = unique.Make(r.string(maxText))
+			s.destinations[i] = r.string(maxText)
 		}
 	}
 	if r.version > 4 {

@@ -40,7 +40,7 @@ func exact(l workload.Level) bool { return l <= workload.LevelRepositoryCommand 
 
 // of collects the measured runs of a key. ok is false when there are none.
 func (m *model) of(key workload.Key) (s source, ok bool) {
-	sum := m.summaries[key]
+	sum := m.summaries.get(key)
 	if sum == nil {
 		return source{}, false
 	}

@@ -2,7 +2,6 @@ package history
 
 import (
 	"slices"
-	"unique"
 
 	"forefend.dev/forefend/predictor/estimate"
 	"forefend.dev/forefend/runtime/workload"
@@ -12,7 +11,7 @@ import (
 const maxDestinations = 16
 
 // summary is what is remembered of the runs of one key. A node has tens of
-// thousands: every byte counts.
+// thousands: they lie packed in a shelf.
 type summary struct {
 	key  workload.Key
 	name string // for people; empty when no run had this key as its most exact
@@ -30,14 +29,8 @@ type summary struct {
 	serving    calls   // of runs that served for long enough to tell: what they did meanwhile
 	stopping   calls   // of those, the ones that were told to end: what they did then
 
-	destinations []unique.Handle[string] // oldest first
-	ways         ways                    // by which its requests left
-}
-
-// sizeOf is about how many bytes s takes, its place in the model included.
-func (s *summary) sizeOf() int {
-	const fixed, destination = 400, 96 // a destination is shared by all summaries that know it
-	return fixed + len(s.name) + 4*kinds*(cap(s.ring)+cap(s.older)) + 4*(s.calls.entries()+s.serving.entries()+s.stopping.entries()) + destination*(cap(s.destinations)+cap(s.ways.list))
+	destinations []string // oldest first
+	ways         ways     // by which its requests left
 }
 
 // peak is one run's usage, by kind.
@@ -119,9 +112,6 @@ func (s *summary) byPhase(r *run, take func(*calls, seen)) {
 
 func (s *summary) push(p peak) {
 	if len(s.ring) < estimate.Window {
-		if len(s.ring) == cap(s.ring) {
-			s.ring = slices.Grow(s.ring, min(max(1, len(s.ring)), estimate.Window-len(s.ring)))
-		}
 		s.ring = append(s.ring, p)
 		return
 	}
@@ -146,14 +136,13 @@ func (s *summary) contacted(destinations map[string]uint64) {
 		return
 	}
 	for _, d := range busiest(destinations, maxDestinations) {
-		h := unique.Make(d)
-		if i := slices.Index(s.destinations, h); i >= 0 {
+		if i := slices.Index(s.destinations, d); i >= 0 {
 			s.destinations = slices.Delete(s.destinations, i, i+1)
 		}
-		s.destinations = append(s.destinations, h)
+		s.destinations = append(s.destinations, d)
 	}
 	if extra := len(s.destinations) - maxDestinations; extra > 0 {
-		s.destinations = slices.Clip(slices.Delete(s.destinations, 0, extra))
+		s.destinations = slices.Delete(s.destinations, 0, extra)
 	}
 }
 

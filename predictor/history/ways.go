@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"slices"
-	"unique"
 
 	"forefend.dev/forefend/runtime/workload"
 )
@@ -25,7 +24,7 @@ type ways struct {
 
 // usedWay is a way and which runs took it: one bit for each, the newest the lowest.
 type usedWay struct {
-	name unique.Handle[string]
+	name string
 	runs uint16
 }
 
@@ -39,11 +38,10 @@ func (w *ways) add(asked map[string]uint64) {
 		w.list[i].runs <<= 1
 	}
 	for _, name := range busiest(asked, workload.MaxWays) {
-		h := unique.Make(name)
-		i := slices.IndexFunc(w.list, func(u usedWay) bool { return u.name == h })
+		i := slices.IndexFunc(w.list, func(u usedWay) bool { return u.name == name })
 		if i < 0 {
 			i = len(w.list)
-			w.list = append(w.list, usedWay{name: h})
+			w.list = append(w.list, usedWay{name: name})
 		}
 		w.list[i].runs |= 1
 	}
@@ -52,7 +50,6 @@ func (w *ways) add(asked map[string]uint64) {
 		slices.SortStableFunc(w.list, func(a, b usedWay) int { return cmp.Compare(b.newest(), a.newest()) })
 		w.list = slices.Delete(w.list, 0, extra)
 	}
-	w.list = slices.Clip(w.list)
 }
 
 // newest is how many runs ago it was taken last.
@@ -72,7 +69,7 @@ func (w *ways) likely() (out []workload.LikelyWay) {
 			used++
 		}
 		if float64(used) >= likelyShare*float64(w.runs) {
-			out = append(out, workload.LikelyWay{Way: u.name.Value(), Used: used, Runs: int(w.runs)})
+			out = append(out, workload.LikelyWay{Way: u.name, Used: used, Runs: int(w.runs)})
 		}
 	}
 	slices.SortFunc(out, func(a, b workload.LikelyWay) int {
@@ -87,7 +84,7 @@ func (m *model) predictWays(keys []workload.Key) []workload.LikelyWay {
 		if !exact(key.Level) {
 			break
 		}
-		if s := m.summaries[key]; s != nil && s.ways.runs > 0 {
+		if s := m.summaries.get(key); s != nil && s.ways.runs > 0 {
 			return s.ways.likely()
 		}
 	}
@@ -98,7 +95,7 @@ func (w *writer) ways(of *ways) {
 	w.uint(uint64(of.runs))
 	w.uint(uint64(len(of.list)))
 	for _, u := range of.list {
-		w.string(u.name.Value())
+		w.string(u.name)
 		w.uint(uint64(u.runs))
 	}
 }
@@ -113,7 +110,7 @@ func (r *reader) ways() (w ways) {
 			r.fail(errNoRuns)
 			return ways{}
 		}
-		w.list = append(w.list, usedWay{unique.Make(name), runs})
+		w.list = append(w.list, usedWay{name, runs})
 	}
 	return w
 }

@@ -50,7 +50,7 @@ func TestWays(t *testing.T) {
 		t.Errorf("%d at once", len(got))
 	}
 	run("none")
-	if s := m.summaries[redis.Query().Keys[0]]; len(s.ways.list) != workload.MaxWays {
+	if s := m.summaries.get(redis.Query().Keys[0]); len(s.ways.list) != workload.MaxWays {
 		t.Errorf("%d are kept", len(s.ways.list))
 	}
 }
