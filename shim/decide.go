@@ -39,7 +39,7 @@ func (s *Service) decide(ctx context.Context, req api.AdmitRequest) (api.Decisio
 
 func (s *Service) ask(ctx context.Context, req api.AdmitRequest) (d api.Decision, err error) {
 	admit := func(ctx context.Context, c *api.Client) (err error) {
-		d, err = c.Admit(ctx, req)
+		s.turn.Do(func() { d, err = c.Admit(ctx, req) }) // the daemon's answer is of use once this process has had it
 		return err
 	}
 	err = s.link.call(ctx, s.cfg.AdmitDeadline, admit)
@@ -68,7 +68,7 @@ func (s *Service) askAgain(ctx context.Context, req api.AdmitRequest, first api.
 	req.Waited, req.Facts = true, first.Facts // who it is need not be found out again
 	var d api.Decision
 	err := s.link.call(ctx, s.cfg.AdmitDeadline, func(ctx context.Context, c *api.Client) (err error) {
-		d, err = c.Admit(ctx, req)
+		s.turn.Do(func() { d, err = c.Admit(ctx, req) })
 		return err
 	})
 	if err != nil && (errdefs.IsUnavailable(err) || errors.Is(err, context.DeadlineExceeded)) {

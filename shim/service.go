@@ -17,6 +17,7 @@ import (
 
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/seccomp"
+	"forefend.dev/forefend/runtime/turn"
 	"forefend.dev/forefend/shim/internal/upstream"
 )
 
@@ -34,6 +35,7 @@ type Service struct {
 	airbags    *airbags    // that raise predicted memory limits
 	ledger     *ledger     // of what the airbags do
 	socket     string      // where this shim serves; "" when that is not known
+	turn       turn.Brief  // while an answer is waited for
 	used       atomic.Bool // it has had a container, or is about to
 	// accepted is told of the first TCP connection that a container accepted; nil: nobody is. It must not block.
 	accepted func(*container, Passage)

@@ -22,6 +22,7 @@ import (
 	"forefend.dev/forefend/runtime/cgroup"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/seccomp"
+	"forefend.dev/forefend/runtime/turn"
 	"forefend.dev/forefend/runtime/workload"
 )
 
@@ -250,7 +251,7 @@ func TestDaemonPrecedes(t *testing.T) {
 			continue // it has ended
 		}
 		_, after, _ := strings.Cut(string(text), ") ")
-		if nice := strings.Fields(after)[16]; nice != fmt.Sprint(daemonNice) {
+		if nice := strings.Fields(after)[16]; nice != fmt.Sprint(turn.Nice) {
 			t.Errorf("%s: niceness %s", file, nice)
 		}
 	}

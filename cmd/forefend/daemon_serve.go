@@ -37,6 +37,7 @@ import (
 	"forefend.dev/forefend/runtime/orchestrator/identity"
 	"forefend.dev/forefend/runtime/record"
 	"forefend.dev/forefend/runtime/store"
+	"forefend.dev/forefend/runtime/turn"
 )
 
 const (
@@ -157,7 +158,7 @@ func (d *daemon) settle(ctx context.Context) {
 		degrade("no cgroup of its own", cgroup.Join(d.cgroup(daemonGroup), os.Getpid()))
 		degrade("no share of the CPU of its own", cgroup.Prefer(d.cgroup(daemonGroup), daemonShare))
 	}
-	degrade("no raised priority", precede())
+	degrade("no raised priority", turn.Ahead())
 	degrade("no protection from the OOM killer", os.WriteFile("/proc/self/oom_score_adj", fmt.Appendf(nil, "%d", daemonOOMScore), 0))
 }
 
@@ -234,6 +235,7 @@ func (d *daemon) run(ctx context.Context) error {
 		})
 	}
 	beside.Go(func() { d.keepLog(background) })
+	beside.Go(func() { d.keepShare(background) })
 	beside.Go(func() { d.keepTunnels(background) })
 	beside.Go(func() { d.watchUplinks(background) })
 	d.runSources(background, &beside)
