@@ -139,23 +139,27 @@ lint: ## Format, vet, lint
 .PHONY: test
 test: ## Set everything up, then every test, root parts and a smoke test in the VM included
 	@$(MAKE) --no-print-directory setup-test vm-setup build images
-	@$(MAKE) --no-print-directory lint cover fuzz-ci test-root test-vm-smoke
+	@$(MAKE) --no-print-directory lint cover fuzz-ci
+	@$(MAKE) --no-print-directory test-root VM_SMOKE_BESIDE=yes
 
 # Packages with tests that change the machine, by what these import: one after the other; the rest side by side, and beside the soak, which
 # mostly waits. All have leave to run what needs root, so a test that this overlooks is not skipped. Never from go's cache: it does not see
-# that a binary in ./bin changed.
+# that a binary in ./bin changed. What lint has vetted is not vetted again. With VM_SMOKE_BESIDE the VM, which uses one processor and
+# shares nothing with this machine but its files, is beside the tests that need root, which wait a good part of the time.
 ROOT_TESTS := '$$0 ~ /forefend\/test\/(root|network|e2e\/harness)( |$$)/'
 
 .PHONY: test-root
 test-root: ## The tests that need root, containerd and the images, and whole what check runs short (after: setup-test build images)
 	@mkdir -p .cache; export FOREFEND_ROOT_TESTS=1 SOAK='$(SOAK)' SOAK_CONTAINERS='$(SOAK_CONTAINERS)'; status=0; \
 	 tests=$$($(GO) list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./...); \
-	 $(GO) test -count=1 -timeout 45m ./test/soak >.cache/soak.log 2>&1 & soak=$$!; \
+	 $(GO) test -vet=off -count=1 -timeout 45m ./test/soak >.cache/soak.log 2>&1 & soak=$$!; \
 	 echo '== tests that change nothing'; \
-	 $(GO) test -count=1 -timeout 20m $$(awk '!('$(ROOT_TESTS)') {print $$1}' <<<"$$tests") || status=$$?; \
+	 $(GO) test -vet=off -count=1 -timeout 20m $$(awk '!('$(ROOT_TESTS)') {print $$1}' <<<"$$tests") || status=$$?; \
 	 wait $$soak || status=$$?; cat .cache/soak.log; \
+	 [ -z '$(VM_SMOKE_BESIDE)' ] || { $(MAKE) --no-print-directory test-vm-smoke >.cache/vm-smoke.log 2>&1 & smoke=$$!; }; \
 	 echo '== tests that need root'; \
-	 $(GO) test -p 1 -count=1 -timeout 45m $$(awk $(ROOT_TESTS)' && $$1 !~ /test\/soak$$/ {print $$1}' <<<"$$tests") || status=$$?; \
+	 $(GO) test -vet=off -p 1 -count=1 -timeout 45m $$(awk $(ROOT_TESTS)' && $$1 !~ /test\/soak$$/ {print $$1}' <<<"$$tests") || status=$$?; \
+	 [ -z '$(VM_SMOKE_BESIDE)' ] || { wait $$smoke || status=$$?; echo '== in the VM'; cat .cache/vm-smoke.log; }; \
 	 exit $$status
 
 .PHONY: test-apps
@@ -185,7 +189,7 @@ test-vm: ## The core suite in a VM: cgroup v2, a stock kernel (an hour; after: s
 
 .PHONY: test-vm-smoke
 test-vm-smoke: ## What differs between cgroup v1 and v2, in the VM (minutes; after the same)
-	$(VM) test -cpus $(VM_CPUS) -timeout 15m -run '$(VM_SMOKE)' ./runtime/cgroup ./netns/gate ./test/e2e
+	$(VM) test -cpus $(VM_CPUS) -timeout 30m -boot 5m -run '$(VM_SMOKE)' ./runtime/cgroup ./netns/gate ./test/e2e
 
 # Not in CI: other people's suites, half an hour for both.
 .PHONY: test-critest
