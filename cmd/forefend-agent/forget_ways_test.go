@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,7 +19,7 @@ type questions chan chan string
 
 // Ask implements agent.Asker. The answer "" is an error.
 func (q questions) Ask(ctx context.Context, _ string, _ []byte) ([]byte, error) {
-	answer := make(chan string)
+	answer := make(chan string, 1) // for who does not wait any more
 	select {
 	case q <- answer:
 	case <-ctx.Done():
@@ -33,6 +34,23 @@ func (q questions) Ask(ctx context.Context, _ string, _ []byte) ([]byte, error) 
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// all answers whatever is asked from now on, until stop.
+func (q questions) all(tunnel string) (stop func()) {
+	ended := make(chan struct{})
+	var answering sync.WaitGroup
+	answering.Go(func() {
+		for {
+			select {
+			case answer := <-q:
+				answer <- tunnel
+			case <-ended:
+				return
+			}
+		}
+	})
+	return func() { close(ended); answering.Wait() }
 }
 
 // TestForgetWays: what was told before counts no more: for new connections, for kept ones, for what is being asked and what is being dialled.
@@ -116,16 +134,14 @@ func TestForgetWays(t *testing.T) {
 			}
 		},
 		"what is being dialled": func(t *testing.T, i *interceptor, shim questions) {
-			for _, answer := range [][]string{{"one"}, {"two"}, {"", ""}} {
+			for _, answer := range []string{"one", "two", ""} {
 				dialled := &dialled{i: i}
-				go func() {
-					for _, tunnel := range answer {
-						(<-shim) <- tunnel
-					}
-				}()
+				stop := shim.all(answer)
 				up, err := dialAgain(t.Context(), i, c, d, dialled.dial, func(up *call) (string, io.Closer) { return up.tunnel, up })
-				want := map[string][]string{"one": {"one"}, "two": {"one, closed", "two"}, "": {"one, closed"}}[answer[0]]
-				if got := dialled.fates(); !slices.Equal(got, want) || (err != nil) != (answer[0] == "") {
+				want := map[string][]string{"one": {"one"}, "two": {"one, closed", "two"}, "": {"one, closed"}}[answer]
+				i.renewing.Wait()
+				stop()
+				if got := dialled.fates(); !slices.Equal(got, want) || (err != nil) != (answer == "") {
 					t.Errorf("%q: dialled %q, %+v, %v", answer, got, up, err)
 				}
 				i.ForgetWays()
@@ -134,6 +150,92 @@ func TestForgetWays(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+		},
+		"what is being dialled by a tunnel that does not answer": func(t *testing.T, i *interceptor, shim questions) {
+			reached := &call{tunnel: "two"}
+			// hangs dials until that is given up, and tells how that began.
+			hangs := func(began chan<- string) func(o *dialling) (*call, error) {
+				return func(o *dialling) (*call, error) {
+					way, err := o.Way(o.ctx, o.context, o.decision)
+					if err != nil {
+						return nil, err
+					}
+					began <- way.Tunnel
+					if way.Tunnel == reached.tunnel {
+						return reached, nil
+					}
+					<-o.ctx.Done()
+					return nil, o.ctx.Err()
+				}
+			}
+			began, done := make(chan string), make(chan error, 3)
+			begins := func() string {
+				select {
+				case by := <-began:
+					return by
+				case <-time.After(30 * time.Second):
+					t.Fatal("nothing is dialled any more")
+					return ""
+				}
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			dials := func() {
+				up, err := dialAgain(ctx, i, c, d, hangs(began), func(up *call) (string, io.Closer) { return up.tunnel, up })
+				if err == nil && up != reached {
+					err = errors.New("another one")
+				}
+				done <- err
+			}
+			for _, answers := range [][]string{{""}, {"one"}, {"", "one"}} { // nobody knows a better way: it is not given up
+				go dials()
+				if by := begins(); by != "one" {
+					t.Errorf("it is dialled by %s", by)
+				}
+				for _, answer := range answers {
+					i.ForgetWays()
+					(<-shim) <- answer
+					i.renewing.Wait()
+				}
+				i.mu.Lock()
+				n := len(i.dialling)
+				i.mu.Unlock()
+				if len(done) > 0 || n != 1 {
+					t.Fatalf("%q: %d are being dialled", answers, n)
+				}
+				cancel()
+				if err := <-done; !errors.Is(err, context.Canceled) {
+					t.Errorf("%q: %v", answers, err)
+				}
+				ctx, cancel = context.WithCancel(t.Context())
+				i.ForgetWays()
+				go func() { (<-shim) <- "one" }()
+				if _, err := i.Way(ctx, c, d); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 3 {
+				go dials()
+				begins()
+			}
+			i.ForgetWays()
+			first := <-shim
+			i.ForgetWays() // nobody asks twice for that, but once more
+			first <- "one"
+			defer shim.all("two")()
+			for range 3 {
+				if by := begins(); by != "two" {
+					t.Errorf("it is dialled by %s", by)
+				}
+			}
+			for range 3 {
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			}
+			if len(i.dialling) != 0 {
+				t.Errorf("%d are being dialled", len(i.dialling))
+			}
+			cancel()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -166,8 +268,8 @@ type call struct {
 
 func (c *call) Close() error { c.closed = true; return nil }
 
-func (o *dialled) dial(ctx context.Context, c flow.Context, d flow.Decision) (*call, error) {
-	way, err := o.i.Way(ctx, c, d)
+func (o *dialled) dial(by *dialling) (*call, error) {
+	way, err := by.Way(by.ctx, by.context, by.decision)
 	if err != nil {
 		return nil, err
 	}

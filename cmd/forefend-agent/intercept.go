@@ -34,8 +34,7 @@ const (
 	maxAccounts = 1000
 )
 
-// interceptor is netns/intercept as the agent knows it. It implements agent.Interceptor, intercept.Decider, intercept.Ways
-// and intercept.Finder.
+// interceptor is netns/intercept as the agent knows it. It implements agent.Interceptor, intercept.Decider and intercept.Finder.
 type interceptor struct {
 	asker     agent.Asker
 	dialer    again
@@ -54,9 +53,10 @@ type interceptor struct {
 	forgot uint64     // how often; guarded by turn
 
 	mu         sync.Mutex
-	port       uint16             // 0: it has not begun; guarded by mu
-	ways       map[wayKey]*wayFor // guarded by mu
-	waysForgot uint64             // how often; guarded by mu
+	port       uint16                 // 0: it has not begun; guarded by mu
+	ways       map[wayKey]*wayFor     // guarded by mu
+	waysForgot uint64                 // how often; guarded by mu
+	dialling   map[*dialling]struct{} // guarded by mu
 
 	ctx      context.Context // of questions nobody waits for; ends with Close
 	stop     context.CancelFunc
@@ -89,10 +89,10 @@ func (t turns) give() { <-t }
 
 // newInterceptor makes one that has not begun.
 func newInterceptor(asker agent.Asker) (agent.Interceptor, error) {
-	i := &interceptor{asker: asker, decisions: cache.New(cached), ways: make(map[wayKey]*wayFor),
+	i := &interceptor{asker: asker, decisions: cache.New(cached), ways: make(map[wayKey]*wayFor), dialling: make(map[*dialling]struct{}),
 		deciding: make(turns, decisionsAtOnce), leading: make(turns, waysAtOnce), finding: make(turns, processesAtOnce)}
 	i.ctx, i.stop = context.WithCancel(context.Background())
-	i.dialer = again{i, intercept.Marked{Ways: i}}
+	i.dialer = again{i}
 	engine, err := intercept.New(i, i.dialer, intercept.Limits{})
 	if err != nil {
 		i.stop()

@@ -49,11 +49,18 @@ type wayFor struct {
 	asking chan struct{} // whether it still is the way, for the sake of connections that are kept; closed with the answer, nil: nobody asks
 }
 
-// ForgetWays implements agent.Interceptor. What is being asked for is asked for once more, and who is about to connect looks again.
+// ForgetWays implements agent.Interceptor. What is being asked for is asked for once more, and what is being dialled is given up if it is
+// led elsewhere by now.
 func (i *interceptor) ForgetWays() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.waysForgot++
+	for o := range i.dialling {
+		if o.way != nil && !o.asking {
+			o.asking = true
+			i.renewing.Go(o.ask)
+		}
+	}
 }
 
 func (i *interceptor) forgettings() uint64 {
@@ -62,7 +69,7 @@ func (i *interceptor) forgettings() uint64 {
 	return i.waysForgot
 }
 
-// Way implements intercept.Ways.
+// Way is where new connections are led: what is known, or what the shim says.
 func (i *interceptor) Way(ctx context.Context, c flow.Context, d flow.Decision) (intercept.Way, error) {
 	key := keyOf(&c, &d)
 	if known, ok := i.way(key); ok {
@@ -160,15 +167,98 @@ func (a again) Keeps(c *flow.Context, d *flow.Decision, tunnel string) (keeps bo
 	return true, done, keptWait
 }
 
-// again asks once more for a way by which nobody could be reached: its tunnel may have been taken away.
-type again struct {
-	i *interceptor
-	intercept.Marked
+// dialling is a dial in progress.
+type dialling struct {
+	i        *interceptor
+	ctx      context.Context // of the dial
+	giveUp   context.CancelFunc
+	context  flow.Context
+	decision flow.Decision
+
+	// guarded by the interceptor's mu
+	way    *intercept.Way // by which it goes; nil: it is being asked for
+	asking bool           // whether that still is the way
+	left   bool           // it was given up, since it is not
 }
+
+// dials notes a dial that begins.
+func (i *interceptor) dials(ctx context.Context, c flow.Context, d flow.Decision) *dialling {
+	o := &dialling{i: i, context: c, decision: d}
+	o.ctx, o.giveUp = context.WithCancel(ctx)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.dialling[o] = struct{}{}
+	return o
+}
+
+// Way implements intercept.Ways, for that dial.
+func (o *dialling) Way(ctx context.Context, c flow.Context, d flow.Decision) (intercept.Way, error) {
+	for {
+		before := o.i.forgettings()
+		way, err := o.i.Way(ctx, c, d)
+		if err != nil {
+			return way, err
+		}
+		if o.goes(way, before) {
+			return way, nil
+		}
+	}
+}
+
+// goes notes the way, unless ways were forgotten meanwhile.
+func (o *dialling) goes(way intercept.Way, before uint64) bool {
+	o.i.mu.Lock()
+	defer o.i.mu.Unlock()
+	if o.i.waysForgot != before {
+		return false
+	}
+	o.way = &way
+	return true
+}
+
+// ask finds out whether the dial goes where a new one would, and gives it up if not. Where there is no answer it goes on: by nothing else
+// than it was led by.
+func (o *dialling) ask() {
+	for {
+		before := o.i.forgettings()
+		way, err := o.i.Way(o.ctx, o.context, o.decision)
+		if o.asked(way, err, before) {
+			return
+		}
+	}
+}
+
+// asked takes the answer, unless ways were forgotten meanwhile.
+func (o *dialling) asked(way intercept.Way, err error, before uint64) bool {
+	o.i.mu.Lock()
+	defer o.i.mu.Unlock()
+	if o.i.waysForgot != before && o.ctx.Err() == nil {
+		return false
+	}
+	o.asking = false
+	if err == nil && way.Tunnel != o.way.Tunnel {
+		o.left = true
+		o.giveUp()
+	}
+	return true
+}
+
+// end notes that the dial has, and tells whether it was given up.
+func (o *dialling) end() (left bool) {
+	o.giveUp()
+	o.i.mu.Lock()
+	defer o.i.mu.Unlock()
+	delete(o.i.dialling, o)
+	return o.left
+}
+
+// again asks once more for a way by which nobody could be reached: its tunnel may have been taken away.
+type again struct{ i *interceptor }
 
 // Dial implements intercept.Dialer.
 func (a again) Dial(ctx context.Context, c flow.Context, d flow.Decision) (intercept.Upstream, error) {
-	up, err := dialAgain(ctx, a.i, c, d, a.Marked.Dial, func(up intercept.Upstream) (string, io.Closer) { return up.Tunnel, up.Conn })
+	dial := func(o *dialling) (intercept.Upstream, error) { return intercept.Marked{Ways: o}.Dial(o.ctx, c, d) }
+	up, err := dialAgain(ctx, a.i, c, d, dial, func(up intercept.Upstream) (string, io.Closer) { return up.Tunnel, up.Conn })
 	if err == nil {
 		a.i.contacts.note(&c)
 	}
@@ -177,12 +267,13 @@ func (a again) Dial(ctx context.Context, c flow.Context, d flow.Decision) (inter
 
 // DialPacket implements intercept.Packets.
 func (a again) DialPacket(ctx context.Context, c flow.Context, d flow.Decision) (intercept.Socket, error) {
-	return dialAgain(ctx, a.i, c, d, a.Marked.DialPacket, func(s intercept.Socket) (string, io.Closer) { return s.Tunnel, s })
+	dial := func(o *dialling) (intercept.Socket, error) { return intercept.Marked{Ways: o}.DialPacket(o.ctx, c, d) }
+	return dialAgain(ctx, a.i, c, d, dial, func(s intercept.Socket) (string, io.Closer) { return s.Tunnel, s })
 }
 
 // dialAgain dials, once more by another way where there is one by then. by is the tunnel of what was dialled, and what closes it.
 func dialAgain[T any](ctx context.Context, i *interceptor, c flow.Context, d flow.Decision,
-	dial func(context.Context, flow.Context, flow.Decision) (T, error), by func(T) (tunnel string, conn io.Closer)) (T, error) {
+	dial func(*dialling) (T, error), by func(T) (tunnel string, conn io.Closer)) (T, error) {
 	up, err := dialNow(ctx, i, c, d, dial, by)
 	if err == nil || ctx.Err() != nil {
 		return up, err
@@ -207,10 +298,14 @@ func dialAgain[T any](ctx context.Context, i *interceptor, c flow.Context, d flo
 
 // dialNow dials by a way that was not forgotten meanwhile: nothing has gone by the connection yet.
 func dialNow[T any](ctx context.Context, i *interceptor, c flow.Context, d flow.Decision,
-	dial func(context.Context, flow.Context, flow.Decision) (T, error), by func(T) (tunnel string, conn io.Closer)) (T, error) {
+	dial func(*dialling) (T, error), by func(T) (tunnel string, conn io.Closer)) (T, error) {
 	for {
 		before := i.forgettings()
-		up, err := dial(ctx, c, d)
+		o := i.dials(ctx, c, d)
+		up, err := dial(o)
+		if left := o.end(); err != nil && left && ctx.Err() == nil {
+			continue
+		}
 		if err != nil || i.forgettings() == before {
 			return up, err
 		}
