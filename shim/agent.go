@@ -107,7 +107,7 @@ type seat struct {
 
 	paths     paths
 	audit     audit
-	drains    drains
+	changes   wayChanges
 	granted   grants
 	searching sync.Mutex // held while the process of a connection is looked for
 
@@ -335,7 +335,7 @@ func (a *seat) inject() (done bool) {
 		for _, c := range a.sharing() {
 			a.s.epochs.join(c.id.String(), agent)
 		}
-		a.drains.begin(a, agent)
+		a.changes.begin(a, agent)
 	case err != nil && !closed && !again: // the next failures say nothing new
 		a.report(api.EventDegraded, "no agent: "+err.Error(), nil)
 	}
@@ -388,7 +388,7 @@ func (a *seat) close() {
 		return
 	}
 	<-a.over
-	a.drains.work.Wait()
+	a.changes.work.Wait()
 	a.mu.Lock()
 	agent := a.agent
 	a.mu.Unlock()

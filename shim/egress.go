@@ -33,9 +33,9 @@ type Egress interface {
 	// Reconcile holds what the interceptor of a namespace has counted against what its tunnels' gateways have, and ends the connections with
 	// which something is wrong.
 	Reconcile(context.Context, api.ReconcileRequest) (api.Reconciled, error)
-	// Drains returns the number of the last change of which tunnels are drained, once that is not after any more, or after a while. Asked after
-	// the last one, it says that nothing begins in the namespace by what Way told before.
-	Drains(ctx context.Context, namespace, after uint64) (last uint64, err error)
+	// WayChanges returns the number of the last change of where Way leads the namespace (a tunnel is drained, given back or found down), once
+	// that is not after any more, or after a while. Asked after the last one, it says that nothing begins in the namespace by what Way told before.
+	WayChanges(ctx context.Context, namespace, after uint64) (last uint64, err error)
 	// Release gives up what Guard and Way made. The namespace stays closed.
 	Release(ctx context.Context, namespace uint64) error
 }

@@ -146,20 +146,20 @@ func (t tunnels) Reconcile(ctx context.Context, r api.ReconcileRequest) (out api
 }
 
 const (
-	drainsWait = 30 * time.Second // how long a call for the next change of what is drained is held
-	drainsLate = 3 * time.Second  // by how much its answer may be overdue
+	wayChangesWait = 30 * time.Second // how long a call for the next change of where a namespace is led is held
+	wayChangesLate = 3 * time.Second  // by how much its answer may be overdue
 )
 
-// Drains implements shim.Egress.
-func (t tunnels) Drains(ctx context.Context, namespace, after uint64) (uint64, error) {
+// WayChanges implements shim.Egress.
+func (t tunnels) WayChanges(ctx context.Context, namespace, after uint64) (uint64, error) {
 	client, err := t.dial(ctx)
 	if err != nil {
 		return 0, err
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(ctx, drainsWait+drainsLate)
+	ctx, cancel := context.WithTimeout(ctx, wayChangesWait+wayChangesLate)
 	defer cancel()
-	r, err := client.Drains(ctx, api.DrainsRequest{Namespace: namespace, After: after, Wait: drainsWait})
+	r, err := client.WayChanges(ctx, api.WayChangesRequest{Namespace: namespace, After: after, Wait: wayChangesWait})
 	return r.Last, err
 }
 

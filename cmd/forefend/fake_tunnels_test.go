@@ -78,8 +78,8 @@ func (fakeTunnels) Drain(_ context.Context, r api.DrainRequest) error {
 	return nil
 }
 
-func (fakeTunnels) Drains(context.Context, api.DrainsRequest) (api.DrainsResponse, error) {
-	return api.DrainsResponse{}, errdefs.ErrNotImplemented
+func (fakeTunnels) WayChanges(context.Context, api.WayChangesRequest) (api.WayChangesResponse, error) {
+	return api.WayChangesResponse{}, errdefs.ErrNotImplemented
 }
 
 func (fakeTunnels) Try(_ context.Context, r api.TryRequest) (api.TryResponse, error) {

@@ -65,18 +65,6 @@ type unreadyError struct{ error }
 
 func (e *unreadyError) Unwrap() []error { return []error{e.error, errdefs.ErrUnavailable} }
 
-// found is how a tunnel was found. One that is down is tried again in a while.
-func (s *Service) found(tunnel string, h Health, why string) {
-	s.pool.Report(tunnel, h, why)
-	s.downs.Lock()
-	defer s.downs.Unlock()
-	if h == Down {
-		s.downAt[tunnel] = s.now()
-	} else {
-		delete(s.downAt, tunnel)
-	}
-}
-
 // wire has a lease's device in a namespace, where it is not yet. A lease that comes to nothing is given back. Those who ask at once wait
 // for the same device.
 func (s *Service) wire(ctx context.Context, sp *space, l Lease, t Tunnel) (*use, error) {

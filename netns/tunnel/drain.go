@@ -19,23 +19,10 @@ import (
 	"forefend.dev/forefend/runtime/whole"
 )
 
-// maxDrainsWait bounds how long a call of Drains is held.
-const maxDrainsWait = time.Minute
-
-// drains are what is drained, as it is written down, and which interceptors know of it.
+// drains are what is drained, as it is written down.
 type drains struct {
-	file string
-
+	file    string
 	writing sync.Mutex // held while the pool changes and the file follows it
-
-	mu      sync.Mutex
-	last    uint64        // number of the last change; it only grows, also from one process to the next; guarded by mu
-	changed chan struct{} // closed with the next change; guarded by mu
-	heard   chan struct{} // closed when another interceptor knows of it, or a namespace has ended; guarded by mu
-}
-
-func newDrains(file string) *drains {
-	return &drains{file: file, last: uint64(time.Now().UnixNano()), changed: make(chan struct{}), heard: make(chan struct{})}
 }
 
 // savedDrains is what is written down. It is for the boots to come as well: what an operator drains stays so until he takes it back.
@@ -106,66 +93,18 @@ func (d *drains) replace(pool *Pool, tunnels []Tunnel) (cut []Lease, err error) 
 	return cut, d.follow(before, pool)
 }
 
-// next numbers another change, and tells who waits for one.
-func (d *drains) next() (number uint64) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.last++
-	close(d.changed)
-	d.changed = make(chan struct{})
-	return d.last
-}
-
-// know notes the last change that a namespace's interceptor knows of. It returns the last one that there is, and what is closed with the next.
-func (d *drains) know(sp *space, number uint64) (last uint64, changed <-chan struct{}) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if number == d.last && sp.knows != number {
-		sp.knows = number
-		d.wakeLocked()
-	}
-	return d.last, d.changed
-}
-
-// hear returns what is closed when interceptors know of more than now, or fewer are left that do not.
-func (d *drains) hear() <-chan struct{} {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.heard
-}
-
-// behind are the spaces whose interceptors do not know of a change yet.
-func (d *drains) behind(all []*space, number uint64) []*space {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return slices.DeleteFunc(all, func(sp *space) bool { return sp.knows >= number })
-}
-
-// ended notes that a space has.
-func (d *drains) ended() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.wakeLocked()
-}
-
-// wakeLocked has those look again who wait for interceptors. mu is held.
-func (d *drains) wakeLocked() {
-	close(d.heard)
-	d.heard = make(chan struct{})
-}
-
 // Drain implements api.Tunnels. It waits for interceptors no longer than they could go by what they were told before: one that nobody can
 // tell, or of a shim that does not ask, holds nobody up for ever.
 func (s *Service) Drain(ctx context.Context, r api.DrainRequest) error {
 	if err := s.drains.set(s.pool, r.Tunnel, !r.Undo); err != nil {
 		return err
 	}
-	number := s.drains.next()
+	number := s.changes.everywhere()
 	expired := time.NewTimer(valid)
 	defer expired.Stop()
 	for {
-		heard := s.drains.hear()
-		behind := s.drains.behind(s.all(), number)
+		heard := s.changes.hear()
+		behind := s.changes.behind(s.all(), number)
 		if len(behind) == 0 {
 			return nil
 		}
@@ -188,25 +127,4 @@ func names(all []*space) (names []string) {
 		sp.mu.Unlock()
 	}
 	return names
-}
-
-// Drains implements api.Tunnels.
-func (s *Service) Drains(ctx context.Context, r api.DrainsRequest) (api.DrainsResponse, error) {
-	sp, err := s.find(r.Namespace)
-	if err != nil {
-		return api.DrainsResponse{}, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, min(max(r.Wait, 0), maxDrainsWait))
-	defer cancel()
-	for {
-		last, changed := s.drains.know(sp, r.After)
-		if last != r.After {
-			return api.DrainsResponse{Last: last}, nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return api.DrainsResponse{Last: last}, nil
-		}
-	}
 }

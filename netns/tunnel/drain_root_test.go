@@ -74,8 +74,8 @@ func (r *drainRig) follow() {
 	go func() {
 		defer close(done)
 		for err, after := error(nil), uint64(0); err == nil && ctx.Err() == nil; {
-			var got api.DrainsResponse
-			got, err = s.Drains(ctx, api.DrainsRequest{Namespace: r.ask.Namespace, After: after, Wait: time.Minute})
+			var got api.WayChangesResponse
+			got, err = s.WayChanges(ctx, api.WayChangesRequest{Namespace: r.ask.Namespace, After: after, Wait: time.Minute})
 			after = got.Last
 			r.told.Store(after)
 		}
@@ -138,8 +138,8 @@ func TestRootDrain(t *testing.T) {
 	old := r.leads("a")
 	r.drain("a", true)
 	r.leads("b")
-	if told := r.told.Load(); told != r.drains.last {
-		t.Errorf("the container's shim was told of change %d, not of %d", told, r.drains.last)
+	if told := r.told.Load(); told != r.changes.last {
+		t.Errorf("the container's shim was told of change %d, not of %d", told, r.changes.last)
 	}
 	r.has(2, 0) // by what was answered before, there are still new connections
 	fd := r.opening(old)

@@ -26,11 +26,11 @@ func direct(names ...string) (all []Tunnel) {
 // TestDrainsAreKept: the process to come drains what this one did, and nothing that the configuration has not by then.
 func TestDrainsAreKept(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "made", "drained.json")
-	var d *drains
+	d := drains{file: file}
 	var pool *Pool
 	begin := func(tunnels []Tunnel, want ...string) {
 		t.Helper()
-		d, pool = newDrains(file), NewPool(tunnels)
+		pool = NewPool(tunnels)
 		if err := d.take(t.Context(), pool); err != nil {
 			t.Fatal(err)
 		}
@@ -106,7 +106,7 @@ func TestDrainsDamaged(t *testing.T) {
 			if err := damage(file); err != nil {
 				t.Fatal(err)
 			}
-			d, pool := newDrains(file), NewPool(direct("a"))
+			d, pool := drains{file: file}, NewPool(direct("a"))
 			if err := d.take(t.Context(), pool); err != nil || pool.drained("a") {
 				t.Errorf("drained: %v, %v", pool.drained("a"), err)
 			}
@@ -123,7 +123,7 @@ func TestDrainsDamaged(t *testing.T) {
 // TestDrainTells: whoever drains a tunnel waits until the interceptors know, or until what they were told before is no good any more.
 func TestDrainTells(t *testing.T) {
 	rig := func(t *testing.T) *Service {
-		s := &Service{pool: NewPool(direct("a")), drains: newDrains(filepath.Join(t.TempDir(), "drained.json")), spaces: make(map[uint64]*space)}
+		s := &Service{pool: NewPool(direct("a")), drains: drains{file: filepath.Join(t.TempDir(), "drained.json")}, changes: newWayChanges(), spaces: make(map[uint64]*space)}
 		s.spaces[1] = &space{saved: saved{Container: "k8s.io/c"}}
 		return s
 	}
@@ -137,7 +137,7 @@ func TestDrainTells(t *testing.T) {
 	after := func(t *testing.T, s *Service, number uint64) <-chan uint64 {
 		last := make(chan uint64, 1)
 		go func() {
-			r, err := s.Drains(t.Context(), api.DrainsRequest{Namespace: 1, After: number, Wait: time.Second})
+			r, err := s.WayChanges(t.Context(), api.WayChangesRequest{Namespace: 1, After: number, Wait: time.Second})
 			if err != nil {
 				t.Error(err)
 			}
@@ -183,26 +183,40 @@ func TestDrainTells(t *testing.T) {
 			first := drain(s, t.Context())
 			number := <-after(t, s, 0)
 			second := drain(s, t.Context())
-			after(t, s, number)
-			if returned(first) || returned(second) {
-				t.Errorf("returned: %v, %v", returned(first), returned(second))
+			if last := <-after(t, s, number); last != number+1 || !returned(first) || returned(second) {
+				t.Errorf("after %d it is %d; returned: %v, %v", number, last, returned(first), returned(second))
 			}
 			after(t, s, number+1)
 			if !returned(first) || !returned(second) {
 				t.Errorf("returned: %v, %v", returned(first), returned(second))
 			}
 		},
+		"a tunnel is found down meanwhile": func(t *testing.T, s *Service) {
+			done := drain(s, t.Context())
+			number := <-after(t, s, 0)
+			s.changes.in([]*space{s.spaces[1]})
+			if last := <-after(t, s, number); last != number+1 || !returned(done) {
+				t.Errorf("after %d it is %d; who drains has returned: %v", number, last, returned(done))
+			}
+			if done := drain(s, t.Context()); returned(done) {
+				t.Error("of the next drain nobody knows")
+			}
+			if last := <-after(t, s, number+1); last != number+2 {
+				t.Errorf("after %d it is %d", number+1, last)
+			}
+			time.Sleep(valid)
+		},
 		"the container ends": func(t *testing.T, s *Service) {
 			done := drain(s, t.Context())
 			s.mu.Lock()
 			delete(s.spaces, 1)
 			s.mu.Unlock()
-			s.drains.ended()
+			s.changes.ended()
 			synctest.Wait()
 			if !returned(done) || <-done != nil {
 				t.Error("it waits for nobody")
 			}
-			if _, err := s.Drains(t.Context(), api.DrainsRequest{Namespace: 1}); !errors.Is(err, errdefs.ErrNotFound) {
+			if _, err := s.WayChanges(t.Context(), api.WayChangesRequest{Namespace: 1}); !errors.Is(err, errdefs.ErrNotFound) {
 				t.Errorf("%v", err)
 			}
 		},
@@ -215,8 +229,8 @@ func TestDrainTells(t *testing.T) {
 			}
 		},
 		"of another process": func(t *testing.T, s *Service) {
-			if last := <-after(t, s, s.drains.last+5); last != s.drains.last {
-				t.Errorf("%d, want %d", last, s.drains.last)
+			if last := <-after(t, s, s.changes.last+5); last != s.changes.last {
+				t.Errorf("%d, want %d", last, s.changes.last)
 			}
 			if done := drain(s, t.Context()); returned(done) {
 				t.Error("somebody who knows of another process's changes counts")

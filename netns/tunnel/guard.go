@@ -171,6 +171,6 @@ func (s *Service) end(sp *space) error {
 		s.pool.Release(u.lease)
 	}
 	sp.uses = nil
-	s.drains.ended()
+	s.changes.ended()
 	return errors.Join(err, unix.Close(sp.pidfd))
 }

@@ -271,13 +271,31 @@ func (p *Pool) held(l Lease) bool {
 	return m != nil && slices.Contains(m.leases, l)
 }
 
-// Report says how a tunnel was found, and why it is down.
-func (p *Pool) Report(name string, h Health, reason string) {
+// Report says how a tunnel was found, and why it is down. It returns whether it is down and was not before.
+func (p *Pool) Report(name string, h Health, reason string) (fell bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if m := p.find(name); m != nil {
-		m.health, m.reason = h, reason
+	m := p.find(name)
+	if m == nil {
+		return false
 	}
+	fell = h == Down && m.health != Down
+	m.health, m.reason = h, reason
+	return fell
+}
+
+// stranded are the namespaces that have leases of a tunnel that is down; none of one that is not.
+func (p *Pool) stranded(name string) (namespaces []uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := p.find(name)
+	if m == nil || m.health != Down {
+		return nil
+	}
+	for _, l := range m.leases {
+		namespaces = append(namespaces, l.Holder.Namespace)
+	}
+	return namespaces
 }
 
 // Drain has a tunnel be handed to nobody, also not to who holds a lease of it, or to anybody again. Leases stay until they are given back.

@@ -58,7 +58,8 @@ type Service struct {
 
 	kinds       map[Kind]maker
 	openVPN     *openVPN // one of the kinds
-	drains      *drains
+	drains      drains
+	changes     *wayChanges
 	provisioned *provisioned       // what makes the devices of tunnels whose peers are a gateway's
 	resumed     sync.WaitGroup     // of devices that are waited for
 	moving      sync.WaitGroup     // of devices whose next endpoint is looked for
@@ -68,8 +69,7 @@ type Service struct {
 	spaces map[uint64]*space // by namespace, guarded by mu
 	ahead  foresight
 
-	downs  sync.Mutex           // taken after a space's
-	downAt map[string]time.Time // of tunnels, guarded by downs
+	downs downs
 }
 
 var _ api.Tunnels = (*Service)(nil)
@@ -87,7 +87,7 @@ type space struct {
 	before map[Lease]savedLease
 	over   bool // guarded by mu: released
 
-	knows uint64 // the last change of drains that its interceptor knows of; guarded by the mu of drains
+	numbers numbers // of wayChanges, guarded by the mu there
 }
 
 // use is a tunnel in a namespace.
@@ -117,7 +117,7 @@ func Open(ctx context.Context, pool *Pool, dir, drained string, admit func(pid i
 		return nil, err
 	}
 	defer home.Close()
-	s := &Service{pool: pool, dir: recordDir(dir), own: home.ID(), now: time.Now, resolve: resolve, load: carried, drains: newDrains(drained), provisioned: newProvisioned(), spaces: make(map[uint64]*space), downAt: make(map[string]time.Time)}
+	s := &Service{pool: pool, dir: recordDir(dir), own: home.ID(), now: time.Now, resolve: resolve, load: carried, drains: drains{file: drained}, changes: newWayChanges(), provisioned: newProvisioned(), spaces: make(map[uint64]*space)}
 	s.openVPN = newOpenVPN(admit, s.found)
 	s.kinds = map[Kind]maker{WireGuard: wireGuard{}, OpenVPN: s.openVPN}
 	if err := openvpn.Sweep(); err != nil {

@@ -319,7 +319,8 @@ func TestRootServiceRefuses(t *testing.T) {
 	}
 }
 
-// TestRootFailOver: a gateway that falls silent is passed over for another one of its class, and for none that is weaker.
+// TestRootFailOver: a gateway that falls silent is passed over for another one of its class, and for none that is weaker. Agents of who has it
+// are told.
 func TestRootFailOver(t *testing.T) {
 	root.Test(t)
 	ctx := t.Context()
@@ -334,16 +335,39 @@ func TestRootFailOver(t *testing.T) {
 	if got, err := s.Attach(ctx, ask); err != nil || got.Tunnel != "a" {
 		t.Fatalf("%+v, %v", got, err)
 	}
+	other, err := s.Guard(ctx, newContainer(t).guard()) // which has none
+	if err != nil {
+		t.Fatal(err)
+	}
+	numbers := make(map[uint64]uint64)
+	changed := func(namespace uint64, wait time.Duration) bool {
+		t.Helper()
+		got, err := s.WayChanges(ctx, api.WayChangesRequest{Namespace: namespace, After: numbers[namespace], Wait: wait})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { numbers[namespace] = got.Last }()
+		return got.Last != numbers[namespace]
+	}
+	changed(guarded.Namespace, 0)
+	changed(other.Namespace, 0)
 	dead.device.Close()
-	eventually(t, "another tunnel", func() bool {
-		got, err := s.Attach(ctx, ask)
-		return err == nil && got.Tunnel == "b"
-	})
+	if !changed(guarded.Namespace, time.Minute) {
+		t.Error("nobody was told that a is down")
+	}
+	if got, err := s.Attach(ctx, ask); err != nil || got.Tunnel != "b" {
+		t.Errorf("told that a is down: %+v, %v", got, err)
+	}
 	live.device.Close()
-	eventually(t, "no tunnel", func() bool {
-		_, err := s.Attach(ctx, ask)
-		return errors.Is(err, errdefs.ErrUnavailable)
-	})
+	if !changed(guarded.Namespace, time.Minute) {
+		t.Error("nobody was told that b is down")
+	}
+	if got, err := s.Attach(ctx, ask); !errors.Is(err, errdefs.ErrUnavailable) {
+		t.Errorf("told that b is down: %+v, %v", got, err)
+	}
+	if changed(other.Namespace, 0) {
+		t.Error("somebody was told who has neither")
+	}
 }
 
 // TestRootEndpointByName: a tunnel goes on by its next endpoint, whose name is looked up, while others are served.

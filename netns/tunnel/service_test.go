@@ -16,7 +16,7 @@ import (
 
 // TestLockOrder has the state of a tunnel told, as who looks at a space does, while Guard has the service and waits for that space.
 func TestLockOrder(t *testing.T) {
-	s := &Service{pool: NewPool([]Tunnel{{Name: "one", Kind: WireGuard}}), now: time.Now, spaces: make(map[uint64]*space), downAt: make(map[string]time.Time)}
+	s := &Service{pool: NewPool([]Tunnel{{Name: "one", Kind: WireGuard}}), now: time.Now, spaces: make(map[uint64]*space)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	told := make(chan struct{})
@@ -29,7 +29,7 @@ func TestLockOrder(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("it waits for the service, which waits for it")
 	}
-	if now := s.pool.List()[0]; now.Health != Down || s.downAt["one"].IsZero() {
+	if now := s.pool.List()[0]; now.Health != Down || s.downs.at["one"].IsZero() {
 		t.Errorf("%+v", now)
 	}
 }
@@ -98,7 +98,7 @@ func TestRestoreTaken(t *testing.T) {
 // TestNameOutside: while the name of a tunnel's next endpoint is looked up nobody else waits, and a tunnel that is gone by then is left alone.
 func TestNameOutside(t *testing.T) {
 	asked, answer := make(chan string), make(chan netip.AddrPort)
-	s := &Service{pool: NewPool([]Tunnel{{Name: "one", Kind: WireGuard}}), now: time.Now, downAt: make(map[string]time.Time),
+	s := &Service{pool: NewPool([]Tunnel{{Name: "one", Kind: WireGuard}}), now: time.Now,
 		resolve: func(_ context.Context, endpoint string) (netip.AddrPort, error) {
 			asked <- endpoint
 			return <-answer, nil

@@ -57,16 +57,10 @@ func (s *Service) look(ctx context.Context) {
 		}
 		sp.mu.Unlock()
 	}
+	s.tellDown(ctx)
 	s.openVPN.keep(s.now(), s.pool.List(), s.pool.spare)
 	s.provisioned.keep(s.pool.List())
-	s.downs.Lock()
-	defer s.downs.Unlock()
-	for name, at := range s.downAt {
-		if s.now().Sub(at) > retry {
-			delete(s.downAt, name)
-			s.pool.Report(name, Unknown, "")
-		}
-	}
+	s.tryAgain()
 }
 
 // ended tells whether a process has.

@@ -102,6 +102,11 @@ func (m *mirror) Status(context.Context) (Status, error) {
 // serve puts o behind a unix socket the way the daemon does.
 func serve(t *testing.T, o Orchestrator) (socket string) {
 	t.Helper()
+	return serveBy(t, func(s *ttrpc.Server) { Register(s, o) })
+}
+
+func serveBy(t *testing.T, register func(*ttrpc.Server)) (socket string) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "ffapi") // short: a socket's path has to fit
 	if err != nil {
 		t.Fatal(err)
@@ -115,7 +120,7 @@ func serve(t *testing.T, o Orchestrator) (socket string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	Register(server, o)
+	register(server)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

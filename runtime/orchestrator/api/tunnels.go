@@ -33,9 +33,10 @@ type Tunnels interface {
 	// Drain has nobody be led by a tunnel any more, also who has it, or again, until that is taken back. When it returns, interceptors begin
 	// nothing by it any more; connections by it go on until they end.
 	Drain(context.Context, DrainRequest) error
-	// Drains is answered when the last change of what is drained is not After, or after Wait. Who asks after the last one
-	// says that the namespace's interceptor goes by no answer of Attach any more that was given before it.
-	Drains(context.Context, DrainsRequest) (DrainsResponse, error)
+	// WayChanges is answered when the last change of where Attach leads a namespace is not After, or after Wait: a tunnel is drained or given
+	// back, or one that it uses is found down. Who asks after the last one says that the namespace's interceptor goes by no answer of Attach
+	// any more that was given before it.
+	WayChanges(context.Context, WayChangesRequest) (WayChangesResponse, error)
 	// Try opens a tunnel in a namespace of its own and waits for the gateway's answer.
 	Try(context.Context, TryRequest) (TryResponse, error)
 }
@@ -164,15 +165,15 @@ type DrainRequest struct {
 	Undo   bool   `json:"undo,omitempty"`
 }
 
-// DrainsRequest waits for tunnels to be drained or given back after the change that the last answer told of.
-type DrainsRequest struct {
+// WayChangesRequest waits for a change after the one that the last answer told of.
+type WayChangesRequest struct {
 	Namespace uint64        `json:"namespace"`
 	After     uint64        `json:"after,omitempty"`
 	Wait      time.Duration `json:"wait"`
 }
 
-// DrainsResponse numbers the last such change. Numbers only grow, also from one tunneld to the next.
-type DrainsResponse struct {
+// WayChangesResponse numbers the last change. Numbers only grow, also from one tunneld to the next.
+type WayChangesResponse struct {
 	Last uint64 `json:"last"`
 }
 
@@ -188,17 +189,20 @@ type TryResponse struct {
 	Engine    string        `json:"engine"`
 }
 
+// wayChangesMethod is what WayChanges is called between processes, for the sake of releases of before: drains were all that it told of.
+const wayChangesMethod = "Drains"
+
 // RegisterTunnels serves t on server.
 func RegisterTunnels(server *ttrpc.Server, t Tunnels) {
 	server.RegisterService(TunnelsName, &ttrpc.ServiceDesc{Methods: map[string]ttrpc.Method{
-		"Guard":     method(t.Guard),
-		"Attach":    method(t.Attach),
-		"Reconcile": method(t.Reconcile),
-		"Release":   method(func(ctx context.Context, r ReleaseRequest) (none, error) { return none{}, t.Release(ctx, r) }),
-		"Tunnels":   method(func(ctx context.Context, _ none) (TunnelsResponse, error) { return t.Tunnels(ctx) }),
-		"Drain":     method(func(ctx context.Context, r DrainRequest) (none, error) { return none{}, t.Drain(ctx, r) }),
-		"Drains":    method(t.Drains),
-		"Try":       method(t.Try),
+		"Guard":          method(t.Guard),
+		"Attach":         method(t.Attach),
+		"Reconcile":      method(t.Reconcile),
+		"Release":        method(func(ctx context.Context, r ReleaseRequest) (none, error) { return none{}, t.Release(ctx, r) }),
+		"Tunnels":        method(func(ctx context.Context, _ none) (TunnelsResponse, error) { return t.Tunnels(ctx) }),
+		"Drain":          method(func(ctx context.Context, r DrainRequest) (none, error) { return none{}, t.Drain(ctx, r) }),
+		wayChangesMethod: method(t.WayChanges),
+		"Try":            method(t.Try),
 	}})
 }
 
@@ -254,9 +258,9 @@ func (c *TunnelsClient) Drain(ctx context.Context, r DrainRequest) error {
 	return err
 }
 
-// Drains implements Tunnels.
-func (c *TunnelsClient) Drains(ctx context.Context, r DrainsRequest) (DrainsResponse, error) {
-	return callOf[DrainsRequest, DrainsResponse](ctx, c.ttrpc, TunnelsName, "Drains", r)
+// WayChanges implements Tunnels.
+func (c *TunnelsClient) WayChanges(ctx context.Context, r WayChangesRequest) (WayChangesResponse, error) {
+	return callOf[WayChangesRequest, WayChangesResponse](ctx, c.ttrpc, TunnelsName, wayChangesMethod, r)
 }
 
 // Try implements Tunnels.

@@ -12,14 +12,14 @@ import (
 	"forefend.dev/forefend/runtime/workload"
 )
 
-// draining is a tunneld that answers as the test says.
-type draining struct {
+// changing is a tunneld that answers as the test says.
+type changing struct {
 	Egress
 	asked  chan uint64 // after which change
 	answer chan any    // the last one, or an error
 }
 
-func (d *draining) Drains(ctx context.Context, namespace, after uint64) (uint64, error) {
+func (d *changing) WayChanges(ctx context.Context, namespace, after uint64) (uint64, error) {
 	if namespace != 42 {
 		return 0, errors.New("another namespace")
 	}
@@ -51,13 +51,13 @@ func (f *forgetting) ForgetWays(context.Context) error {
 	return f.failed
 }
 
-// TestFollowDrains: a change that tunneld tells of is said to be known once the agent has forgotten its ways, and not before.
-func TestFollowDrains(t *testing.T) {
+// TestFollowWays: a change that tunneld tells of is said to be known once the agent has forgotten its ways, and not before.
+func TestFollowWays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tunneld, agent := &draining{asked: make(chan uint64), answer: make(chan any)}, &forgetting{}
+		tunneld, agent := &changing{asked: make(chan uint64), answer: make(chan any)}, &forgetting{}
 		a := &seat{s: &Service{cfg: Config{Egress: tunneld}}, c: &container{id: workload.ID{Namespace: "ns", Container: "c"}}, guarded: 42}
 		a.ctx, a.giveUp = context.WithCancel(context.Background())
-		a.drains.begin(a, agent)
+		a.changes.begin(a, agent)
 		away := errors.New("away")
 		begun := time.Now()
 		for _, step := range []struct {
@@ -69,11 +69,11 @@ func TestFollowDrains(t *testing.T) {
 		}{
 			{0, nil, uint64(7), 1, 0},
 			{7, nil, uint64(7), 1, 0},
-			{7, away, uint64(8), 2, drainsRetry}, // the agent does not answer
+			{7, away, uint64(8), 2, waysRetry}, // the agent does not answer
 			{7, nil, uint64(8), 3, 0},
-			{8, nil, away, 3, drainsRetry}, // tunneld does not
-			{8, nil, errdefs.ErrNotImplemented, 3, drainsNone},
-			{8, nil, errdefs.ErrNotFound, 3, drainsNone},
+			{8, nil, away, 3, waysRetry}, // tunneld does not
+			{8, nil, errdefs.ErrNotImplemented, 3, waysNone},
+			{8, nil, errdefs.ErrNotFound, 3, waysNone},
 			{8, nil, uint64(3), 4, 0}, // of another tunneld, whose clock is behind
 		} {
 			if after := <-tunneld.asked; after != step.after {
@@ -92,10 +92,10 @@ func TestFollowDrains(t *testing.T) {
 		if after := <-tunneld.asked; after != 3 {
 			t.Errorf("asked after %d", after)
 		}
-		if took := time.Since(begun); took != 2*drainsRetry+2*drainsNone {
+		if took := time.Since(begun); took != 2*waysRetry+2*waysNone {
 			t.Errorf("it took %s", took)
 		}
 		a.giveUp()
-		a.drains.work.Wait()
+		a.changes.work.Wait()
 	})
 }
