@@ -64,6 +64,9 @@ func (e *Env) ContainerdLog() string { return filepath.Join(e.Dir, "containerd.l
 // DaemonLog is the path of the log of Forefend's daemon, if one was started.
 func (e *Env) DaemonLog() string { return filepath.Join(e.Dir, "forefend", "daemon.log") }
 
+// TunnelsLog is the path of tunneld's log, if one was started.
+func (e *Env) TunnelsLog() string { return filepath.Join(e.Dir, "forefend", "tunneld.log") }
+
 // containerd is a running daemon.
 type containerd struct {
 	cmd    *exec.Cmd
