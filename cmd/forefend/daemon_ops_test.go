@@ -81,9 +81,13 @@ func TestDaemonServesMetrics(t *testing.T) {
 			}
 		}
 	}
+	const most = 60 << 20 // bytes; a busy machine makes for more scrapes than one, whose garbage goes again
 	st := statusOf(t, c)
+	for end := time.Now().Add(time.Minute); st.RSS > most && time.Now().Before(end); st = statusOf(t, c) {
+		time.Sleep(100 * time.Millisecond)
+	}
 	t.Logf("RSS after three containers and a scrape: %.1f MiB", float64(st.RSS)/(1<<20))
-	if st.RSS > 60<<20 {
+	if st.RSS > most {
 		t.Errorf("RSS is %d bytes", st.RSS)
 	}
 	s.stop(t)
