@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -106,11 +107,26 @@ func (s *Service) Profile(_ context.Context, req api.ProfileRequest) (api.Profil
 // watch lets the monitor look at an observation that is about to be recorded, notes what it found with the run and in
 // the observation, and tells of the news.
 func (s *Service) watch(ctx context.Context, o *workload.Observation) {
+	news, ours := s.look(o)
+	for _, e := range news {
+		s.tell(ctx, e)
+	}
+	if ours && s.cfg.responds() && !o.Final {
+		s.responses.at(o.ID, s.cfg.Now())
+	}
+}
+
+// look is watch without telling, and reports whether the run is one that the daemon knows. One report of a container is looked at after the
+// other: what is found in it is added to what was found before. A few containers share their turns.
+func (s *Service) look(o *workload.Observation) (news []api.Event, ours bool) {
+	turn := &s.watching[maphash.Comparable(s.seed, o.ID)%uint64(len(s.watching))]
+	turn.Lock()
+	defer turn.Unlock()
 	s.mu.Lock()
 	r := s.running[o.ID]
 	if s.monitor == nil || r == nil || r.decision.Facts.Run != o.Run {
 		s.mu.Unlock()
-		return
+		return nil, false
 	}
 	d, before := r.decision, r.found
 	s.mu.Unlock()
@@ -119,6 +135,7 @@ func (s *Service) watch(ctx context.Context, o *workload.Observation) {
 	o.Findings = found
 	o.Findings.Forecasts = nil // of a moment, not of the run
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if r := s.running[o.ID]; r != nil && r.decision.Facts.Run == o.Run {
 		before := r.assessed()
 		r.found, r.usage = found, o.Usage
@@ -129,13 +146,7 @@ func (s *Service) watch(ctx context.Context, o *workload.Observation) {
 			news = append(news, riskEvent(o, before, risk, s.cfg.Now()))
 		}
 	}
-	s.mu.Unlock()
-	for _, e := range news {
-		s.tell(ctx, e)
-	}
-	if s.cfg.responds() && !o.Final {
-		s.responses.at(o.ID, s.cfg.Now())
-	}
+	return news, true
 }
 
 // riskEvent tells of a level that is another than before, with the factor that weighs most.

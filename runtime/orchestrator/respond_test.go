@@ -173,6 +173,46 @@ func TestRiskOfMeanwhile(t *testing.T) {
 	}
 }
 
+// collecting adds what it is told of to what it found before, and thinks about each report until it is told to go on.
+type collecting struct {
+	suspicious
+	looking, goOn chan struct{}
+}
+
+func (m *collecting) Watch(o *workload.Observation, _ api.Decision, before evidence.Findings) (evidence.Findings, []api.Event) {
+	m.looking <- struct{}{}
+	<-m.goOn
+	return before.With(evidence.Findings{Contacts: []evidence.Contact{{Destination: o.Name}}}), nil
+}
+
+func (m *collecting) Reassess(api.Decision, evidence.Findings) *evidence.Risk { return nil }
+
+// Two reports of a container at once, of a shim that had a new connection, say: nothing that is found in one is forgotten over the other.
+func TestReportsOfMeanwhile(t *testing.T) {
+	m := &collecting{looking: make(chan struct{}, 2), goOn: make(chan struct{})}
+	n := newNode(t, func(c *Config) { c.Monitor = m })
+	d := n.admit(t, "web")
+	var both sync.WaitGroup
+	for _, name := range []string{"first", "second"} {
+		o := observation("web", false)
+		o.Name = name
+		both.Go(func() { n.watch(t.Context(), &o) })
+	}
+	<-m.looking
+	select {
+	case <-m.looking:
+		t.Error("both are looked at at once")
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(m.goOn)
+	both.Wait()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if found := n.running[d.Facts.ID].found.Contacts; len(found) != 2 {
+		t.Errorf("found %+v", found)
+	}
+}
+
 // What a privileged container is left as it asked for is left while it runs too.
 func TestRiskOfWhatIsLeftAsAsked(t *testing.T) {
 	n := newNode(t, func(c *Config) { c.Monitor, c.Responder = &suspicious{time.Now()}, &scripted{} })

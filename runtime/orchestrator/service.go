@@ -83,8 +83,9 @@ type Service struct {
 	seed      maphash.Seed
 	sealed    map[workload.Key]sealNote // sealPolicy alone uses it
 	meter     Meter
-	adjusting [64]turn   // turns of Adjust, by container; see turn
-	auditing  sync.Mutex // of audit and enter: one looks after what the journal lacks; locked before mu
+	adjusting [64]turn       // turns of Adjust, by container; see turn
+	watching  [64]sync.Mutex // turns of look, by container; taken before mu
+	auditing  sync.Mutex     // of audit and enter: one looks after what the journal lacks; locked before mu
 
 	mu      sync.Mutex
 	running map[workload.ID]*running // guarded by mu; changed by keepLocked and dropLocked alone
