@@ -156,7 +156,7 @@ test-root: ## The tests that need root, containerd and the images, and whole wha
 	 echo '== tests that change nothing'; \
 	 $(GO) test -vet=off -count=1 -timeout 20m $$(awk '!('$(ROOT_TESTS)') {print $$1}' <<<"$$tests") || status=$$?; \
 	 wait $$soak || status=$$?; cat .cache/soak.log; \
-	 [ -z '$(VM_SMOKE_BESIDE)' ] || { $(MAKE) --no-print-directory test-vm-smoke >.cache/vm-smoke.log 2>&1 & smoke=$$!; }; \
+	 [ -z '$(VM_SMOKE_BESIDE)' ] || { $(VM_SMOKE_TEST) >.cache/vm-smoke.log 2>&1 & smoke=$$!; }; \
 	 echo '== tests that need root'; \
 	 $(GO) test -vet=off -p 1 -count=1 -timeout 45m $$(awk $(ROOT_TESTS)' && $$1 !~ /test\/soak$$/ {print $$1}' <<<"$$tests") || status=$$?; \
 	 [ -z '$(VM_SMOKE_BESIDE)' ] || { wait $$smoke || status=$$?; echo '== in the VM'; cat .cache/vm-smoke.log; }; \
@@ -172,6 +172,7 @@ test-apps: ## Real applications by nerdctl, stock and Forefend compared (minutes
 VM          := .cache/vm/vm
 VM_CPUS     ?= 1
 VM_SMOKE    := ^(TestRoot.*|TestCgroup|TestUpdate|TestObservation|TestDaemonIsApart)$$|^TestLifecycle$$/^(pause|oom)$$
+VM_SMOKE_TEST = $(VM) test -cpus $(VM_CPUS) -timeout 30m -boot 5m -run '$(VM_SMOKE)' ./runtime/cgroup ./netns/gate ./test/e2e
 VM_PACKAGES := ./runtime/cgroup ./netns/gate ./netns/egress ./netns/uplink ./netns/gateway ./runtime/bundle ./runtime/rootfs ./runtime/seccomp ./test/e2e/harness ./test/e2e
 
 .PHONY: vm-setup
@@ -189,7 +190,7 @@ test-vm: ## The core suite in a VM: cgroup v2, a stock kernel (an hour; after: s
 
 .PHONY: test-vm-smoke
 test-vm-smoke: ## What differs between cgroup v1 and v2, in the VM (minutes; after the same)
-	$(VM) test -cpus $(VM_CPUS) -timeout 30m -boot 5m -run '$(VM_SMOKE)' ./runtime/cgroup ./netns/gate ./test/e2e
+	$(VM_SMOKE_TEST)
 
 # Not in CI: other people's suites, half an hour for both.
 .PHONY: test-critest
