@@ -110,11 +110,16 @@ type seat struct {
 	changes   wayChanges
 	granted   grants
 	searching sync.Mutex // held while the process of a connection is looked for
+	telling   sync.Mutex // held while rules are put together and told, so that the last ones told are the newest; taken before mu
 
 	port    uint16       // where the agent takes outbound connections; guarded by mu
 	gate    Gate         // around the agent, nil: none; guarded by mu
 	guarded uint64       // the network namespace that was closed around it; guarded by mu
 	members []*container // of the pod, beside the sandbox, whose connections it takes; guarded by mu
+	// rules are those that a container's network was moved to: its decision says so later, and meanwhile others of the pod are moved. Of
+	// who is not here the decision counts. Guarded by mu.
+	rules map[*container]GateRules
+	given json.RawMessage // what the agent that was started last began with; guarded by mu
 }
 
 // newSeat decides whether a container that was created gets an agent, and when (docs/decisions/0053).
@@ -335,6 +340,7 @@ func (a *seat) inject() (done bool) {
 		for _, c := range a.sharing() {
 			a.s.epochs.join(c.id.String(), agent)
 		}
+		a.catchUp(ctx)
 		a.changes.begin(a, agent)
 	case err != nil && !closed && !again: // the next failures say nothing new
 		a.report(api.EventDegraded, "no agent: "+err.Error(), nil)

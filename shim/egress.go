@@ -97,7 +97,7 @@ func (a *seat) intercepting() *AgentIntercept {
 		return nil
 	}
 	return &AgentIntercept{
-		Settings: a.settings,
+		Settings: a.begins,
 		Ready: func(ctx context.Context, port uint16) error {
 			a.mu.Lock()
 			a.port = port
@@ -120,7 +120,9 @@ func (a *seat) intercepting() *AgentIntercept {
 
 // fence puts a gate around the agent: what the container sends by it does not pass the container's own.
 func (a *seat) fence() error {
-	rules := a.agentRules(nil, GateRules{})
+	a.telling.Lock()
+	defer a.telling.Unlock()
+	rules := a.agentRules()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.gate != nil || a.c.gate == nil {

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -55,6 +56,8 @@ func (a *seat) join(ctx context.Context, c *container) {
 		return
 	}
 	a.s.epochs.join(c.id.String(), agent)
+	a.telling.Lock()
+	defer a.telling.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, joinDeadline)
 	defer cancel()
 	if err := a.tell(ctx, a.settings()); err != nil && a.ctx.Err() == nil {
@@ -66,6 +69,7 @@ func (a *seat) join(ctx context.Context, c *container) {
 func (a *seat) part(c *container) {
 	a.mu.Lock()
 	a.members = slices.DeleteFunc(a.members, func(m *container) bool { return m == c })
+	delete(a.rules, c)
 	a.mu.Unlock()
 	a.s.epochs.leave(c.id.String())
 }
@@ -113,23 +117,52 @@ func described(c *container, rules GateRules) EgressContainer {
 	return e
 }
 
-// settings are the interceptor's, by the policies in force.
-func (a *seat) settings() json.RawMessage { return a.settingsWith(nil, GateRules{}) }
+// rulesFor are the rules of one of the containers, as its network was moved to last.
+func (a *seat) rulesFor(c *container) GateRules {
+	a.mu.Lock()
+	rules, moved := a.rules[c]
+	a.mu.Unlock()
+	if !moved {
+		return rulesOf(c.current().Effective)
+	}
+	return rules
+}
 
-// settingsWith are those with other rules for one of the containers.
-func (a *seat) settingsWith(changed *container, rules GateRules) json.RawMessage {
+// settings are the interceptor's, by the rules in force.
+func (a *seat) settings() json.RawMessage {
 	var all []EgressContainer
 	for _, c := range a.sharing() {
-		r := rulesOf(c.current().Effective)
-		if c == changed {
-			r = rules
-		}
-		all = append(all, described(c, r))
+		all = append(all, described(c, a.rulesFor(c)))
 	}
 	if a.pod {
 		return a.s.cfg.Egress.Settings(all[0], all)
 	}
 	return a.s.cfg.Egress.Settings(all[0], nil)
+}
+
+// begins are the settings of an agent that starts.
+func (a *seat) begins() json.RawMessage {
+	settings := a.settings()
+	a.mu.Lock()
+	a.given = settings
+	a.mu.Unlock()
+	return settings
+}
+
+// catchUp tells an agent that was just injected what has changed since it was given its first settings: until it is known here, nobody tells it.
+func (a *seat) catchUp(ctx context.Context) {
+	a.telling.Lock()
+	defer a.telling.Unlock()
+	settings := a.settings()
+	a.mu.Lock()
+	given := a.given
+	a.mu.Unlock()
+	if bytes.Equal(settings, given) {
+		return
+	}
+	if err := a.tell(ctx, settings); err != nil && a.ctx.Err() == nil {
+		a.report(api.EventDegraded, fmt.Sprintf("its agent does not know of rules that changed while it started, until it is told of others: %v", err), nil)
+	}
 }
 
 // hold has the agent that takes a container's connections hold it to rules from the next request on. Where none runs, the one to come
@@ -139,26 +172,29 @@ func (c *container) hold(ctx context.Context, rules GateRules) error {
 	if a == nil {
 		return nil
 	}
+	a.telling.Lock()
+	defer a.telling.Unlock()
 	a.mu.Lock()
+	if a.rules == nil {
+		a.rules = make(map[*container]GateRules)
+	}
+	a.rules[c] = rules
 	gate := a.gate
 	a.mu.Unlock()
 	if gate != nil {
-		if err := gate.Set(a.agentRules(c, rules)); err != nil {
+		if err := gate.Set(a.agentRules()); err != nil {
 			return err
 		}
 	}
-	return a.tell(ctx, a.settingsWith(c, rules))
+	return a.tell(ctx, a.settings())
 }
 
-// agentRules are those of the agent's own gate, with others for one of the containers: of threat feeds what the strictest wants. The agent
+// agentRules are those of the agent's own gate: of threat feeds what the strictest of the containers wants. The agent
 // knows of all other rules before it sends, and only the kernel has threat feeds.
-func (a *seat) agentRules(changed *container, rules GateRules) GateRules {
+func (a *seat) agentRules() GateRules {
 	var out GateRules
 	for i, c := range a.sharing() {
-		r := rulesOf(c.current().Effective)
-		if c == changed {
-			r = rules
-		}
+		r := a.rulesFor(c)
 		if i == 0 {
 			out.Allow = r.Allow
 		}
