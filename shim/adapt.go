@@ -34,6 +34,9 @@ func (a adapter) Adapt(ctx context.Context, req api.AdaptRequest) (api.AdaptResp
 	}
 	c.updating.Lock()
 	defer c.updating.Unlock()
+	if err := ctx.Err(); err != nil { // the one before has taken too long: whoever asked has been told that nothing came of it
+		return api.AdaptResponse{}, fmt.Errorf("container %s: another change of it was under way: %w", req.ID, err)
+	}
 	defer a.s.changing(c)()
 	before := c.current()
 	if before.Facts.Run != req.Run || before.Revision != req.Before || !req.Since.IsZero() && !req.Since.Equal(before.Changed()) {
@@ -50,6 +53,9 @@ func (a adapter) Adapt(ctx context.Context, req api.AdaptRequest) (api.AdaptResp
 	after, results, err := a.s.adapt(ctx, c, before, wanted, manner{reclaim: req.Reclaim, table: wanted.Table})
 	if err != nil {
 		log.G(ctx).WithError(err).WithField("id", c.id.Container).Info("forefend: a part of a change was not made")
+	}
+	if ctx.Err() != nil && after.Revision != before.Revision { // nobody hears the answer
+		a.s.reporter.changed(after)
 	}
 	if req.Brief && after.Effective.Equal(wanted.Effective) {
 		return api.AdaptResponse{AsAsked: true, Results: results}, nil

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -17,8 +18,16 @@ type lever interface {
 	holds(policy.Key) bool
 	// move brings the container from before to after as far as the lever's keys go, and reads back that it did. It returns how to
 	// go back, nil where nothing was changed. On an error everything is as before, or the error says what is not;
-	// one that wraps errdefs.ErrFailedPrecondition or ErrInvalidArgument says that nothing was tried.
+	// one that wraps errdefs.ErrFailedPrecondition or ErrInvalidArgument says that nothing was tried. Going back does not end with ctx.
 	move(ctx context.Context, c *container, before, after policy.Effective, how manner) (undo func(context.Context) error, err error)
+}
+
+// backWithin is how long going back to what was in force may take.
+const backWithin = 20 * time.Second
+
+// lasting is ctx for what is to be done also if whoever asked has gone away.
+func lasting(ctx context.Context, within time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), within)
 }
 
 // manner is how a change is to be made, beside what it is.

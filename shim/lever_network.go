@@ -32,6 +32,8 @@ func (l networkLever) move(ctx context.Context, c *container, before, after poli
 	}
 	set := func(ctx context.Context, r GateRules) error { return errors.Join(c.gate.Set(r), c.hold(ctx, r)) }
 	if err := set(ctx, is); err != nil {
+		ctx, cancel := lasting(ctx, backWithin)
+		defer cancel()
 		return nil, errors.Join(err, set(ctx, was))
 	}
 	l.s.tellFrames(c)

@@ -62,6 +62,8 @@ func (l resourcesLever) move(ctx context.Context, c *container, before, after po
 		return back, nil
 	}
 	err = explainBusy(group, before, after, err)
+	ctx, cancel := lasting(ctx, backWithin)
+	defer cancel()
 	if undone := back(ctx); undone != nil && !errors.Is(undone, fs.ErrNotExist) { // half of it may be in force
 		err = errors.Join(err, fmt.Errorf("and the limits could not be put back: %w", undone))
 	}

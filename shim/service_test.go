@@ -32,7 +32,10 @@ type inner struct {
 	update func(*taskv3.UpdateTaskRequest) error // nil: it succeeds
 }
 
-func (i *inner) Update(_ context.Context, r *taskv3.UpdateTaskRequest) (*types.Empty, error) {
+func (i *inner) Update(ctx context.Context, r *taskv3.UpdateTaskRequest) (*types.Empty, error) {
+	if err := ctx.Err(); err != nil { // upstream starts no runc then
+		return nil, err
+	}
 	if i.update == nil {
 		return &types.Empty{}, nil
 	}

@@ -121,6 +121,7 @@ func possible(c *container, before, after policy.Effective) error {
 // retract tells the daemon, which believes that d's successor is in force, that
 // d still is.
 func (s *Service) retract(ctx context.Context, c *container, d api.Decision) {
+	ctx = context.WithoutCancel(ctx) // the daemon is to know also if the client has gone away
 	if err := s.link.call(ctx, s.cfg.AdmitDeadline, func(ctx context.Context, client *api.Client) error {
 		_, err := client.Update(ctx, api.UpdateRequest{Version: api.Version, ID: c.id, Before: d, Refused: true})
 		return err
