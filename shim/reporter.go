@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"forefend.dev/forefend/runtime/orchestrator/api"
@@ -39,12 +40,14 @@ type reporter struct {
 	events      []api.Event                     // guarded by mu
 	checkpoints map[string]workload.Observation // by run, the newest only; guarded by mu
 	decisions   map[string]api.Decision         // made by this shim, by run, the newest only; guarded by mu
+	sending     int                             // who have taken what waited, and do not know yet whether it arrives; guarded by mu
+	ended       map[string]bool                 // runs whose end was reported meanwhile; guarded by mu
 	lost        uint64                          // guarded by mu
 }
 
 func newReporter(l *link) *reporter {
 	r := &reporter{
-		link: l, spool: l.cfg.SpoolDir, checkpoints: make(map[string]workload.Observation), decisions: make(map[string]api.Decision),
+		link: l, spool: l.cfg.SpoolDir, checkpoints: make(map[string]workload.Observation), decisions: make(map[string]api.Decision), ended: make(map[string]bool),
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	go r.run()
@@ -84,15 +87,22 @@ func (r *reporter) changed(d api.Decision) {
 func (r *reporter) final(o workload.Observation, d api.Decision) {
 	r.mu.Lock()
 	delete(r.checkpoints, o.Run)
+	if r.sending > 0 {
+		r.ended[o.Run] = true
+	}
 	req := r.takeLocked()
 	r.mu.Unlock()
 	req.Observations = append(req.Observations, o)
-	if err := r.send(req); err != nil {
+	err := r.send(req)
+	if err != nil {
 		// The decision too: a daemon that was killed may not have it on disk.
 		if err := errors.Join(spool(r.spool, o.Run+api.SpooledDecision, d), spool(r.spool, o.Run+api.SpooledRun, o)); err != nil {
 			log.L.WithError(err).WithField("run", o.Run).Error("forefend: the final observation of a run is lost")
 		}
-		r.putBack(req)
+	}
+	r.sent(req, err)
+	if err != nil {
+		r.nudge()
 	}
 }
 
@@ -117,11 +127,12 @@ func (r *reporter) run() {
 		r.mu.Lock()
 		req := r.takeLocked()
 		r.mu.Unlock()
-		if len(req.Events) == 0 && len(req.Observations) == 0 && len(req.Changed) == 0 {
-			continue
+		var err error
+		if len(req.Events)+len(req.Observations)+len(req.Changed) > 0 {
+			err = r.send(req)
 		}
-		if err := r.send(req); err != nil {
-			r.putBack(req)
+		r.sent(req, err)
+		if err != nil {
 			if !r.pause(reportRetry) {
 				return
 			}
@@ -141,8 +152,9 @@ func (r *reporter) pause(d time.Duration) bool {
 	}
 }
 
-// takeLocked empties the queues. r.mu is held.
+// takeLocked empties the queues; sent is to be called with what came of it. r.mu is held.
 func (r *reporter) takeLocked() api.ObserveRequest {
+	r.sending++
 	req := api.ObserveRequest{Version: api.Version, Events: r.events, Lost: r.lost}
 	for run, o := range r.checkpoints {
 		req.Observations = append(req.Observations, o)
@@ -156,17 +168,31 @@ func (r *reporter) takeLocked() api.ObserveRequest {
 	return req
 }
 
-// putBack returns events and decisions that could not be sent; the next checkpoint of each
-// run replaces the ones that were lost.
-func (r *reporter) putBack(req api.ObserveRequest) {
+// sent puts back what could not be sent, but for what there is newer of. Checkpoints are kept for a daemon that was away: a container in
+// which nothing happens has no next one for a long time (quiet). What the daemon refuses it would refuse again.
+func (r *reporter) sent(req api.ObserveRequest, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err != nil {
+		r.putBackLocked(req, errdefs.IsUnavailable(err) || errdefs.IsDeadlineExceeded(err))
+	}
+	if r.sending--; r.sending == 0 {
+		clear(r.ended)
+	}
+}
+
+func (r *reporter) putBackLocked(req api.ObserveRequest, away bool) {
 	keep := max(0, min(len(req.Events), maxWaitingEvents-len(r.events)))
 	r.events = append(req.Events[:keep:keep], r.events...)
 	r.lost += req.Lost + uint64(len(req.Events)-keep)
 	for _, d := range req.Changed {
 		if _, newer := r.decisions[d.Facts.Run]; !newer {
 			r.decisions[d.Facts.Run] = d
+		}
+	}
+	for _, o := range req.Observations {
+		if _, newer := r.checkpoints[o.Run]; away && !newer && !o.Final && !r.ended[o.Run] {
+			r.checkpoints[o.Run] = o
 		}
 	}
 }
