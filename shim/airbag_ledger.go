@@ -158,7 +158,7 @@ func (s *Service) moved(c *container, d api.Decision, n raising) {
 	if c.watch != nil {
 		c.watch.raised()
 	}
-	if err := s.cfg.Containers.Write(c.record()); err != nil {
+	if err := s.save(c); err != nil {
 		log.L.WithError(err).WithField("id", c.id.Container).Warn("forefend: raised limit not recorded")
 	}
 	e := api.Event{
@@ -251,7 +251,7 @@ func (s *ledger) waitingOf(c *container) []raising {
 }
 
 // fitAirbag makes the airbag of a container what the decision in force says. Where a predicted limit cannot be watched it is
-// taken away: nobody would raise it in time. The caller holds c.updating, or is the only one who knows the container.
+// taken away: nobody would raise it in time. The caller holds c.updating.
 func (s *Service) fitAirbag(c *container) {
 	d := c.current()
 	f, ok := d.Effective.Lookup(policy.KeyMemory)

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	taskv3 "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"forefend.dev/forefend/runtime/orchestrator/api"
@@ -205,5 +207,91 @@ func TestLedgerKeepsOrder(t *testing.T) {
 		if e.Fields["revision"] != string(rune('2'+i)) {
 			t.Errorf("event %d: %+v", i, e)
 		}
+	}
+}
+
+// TestChangeOfAFreshContainer: a change that comes while a container's predicted limit is about to be watched does not have it watched twice, of
+// which only one would end when somebody else sets the limit.
+func TestChangeOfAFreshContainer(t *testing.T) {
+	p := newPretend(t, t.TempDir(), false, 200*mib, 100*mib)
+	table := plain()
+	f, c, sentry := predicted(t, p, &table)
+	c.end()
+	sentry.disarm(c)
+	c.airbag, c.watch = nil, nil
+	exec := policy.Field{Key: policy.KeyExec, Value: policy.Tight, Origin: policy.Origin{Author: policy.Operator, Source: "test"}}
+	before := c.current()
+	after := before
+	after.Revision++
+	after.Effective = before.Effective.Put(exec)
+
+	sentry.airbags.mu.Lock() // it takes a while
+	var both sync.WaitGroup
+	watched := make(chan struct{})
+	both.Go(func() {
+		close(watched)
+		f.service.follow(c, p.group())
+	})
+	both.Go(func() {
+		<-watched
+		for {
+			resp, err := adapter{f.service}.Adapt(f.ctx, api.AdaptRequest{
+				Version: api.Version, Oldest: api.Oldest, ID: c.id, Run: before.Facts.Run, Before: before.Revision, After: after,
+			})
+			if errdefs.IsNotFound(err) {
+				time.Sleep(time.Millisecond) // nothing is known of it yet
+				continue
+			}
+			if err != nil || resp.Decision.Revision != after.Revision {
+				t.Errorf("%+v, %v", resp, err)
+			}
+			return
+		}
+	})
+	time.Sleep(50 * time.Millisecond)
+	sentry.airbags.mu.Unlock()
+	both.Wait()
+	sentry.airbags.mu.Lock()
+	defer sentry.airbags.mu.Unlock()
+	bags := 0
+	for _, b := range sentry.bags {
+		if b != nil {
+			bags++
+		}
+	}
+	if bags != 1 || c.airbag == nil {
+		t.Errorf("%d airbags of one container", bags)
+	}
+}
+
+// TestRecordOfARaise: a record that was put together before a raise, and is written beside it (that of another agent, say), does not take the
+// place of that of the raise.
+func TestRecordOfARaise(t *testing.T) {
+	p := newPretend(t, t.TempDir(), false, 200*mib, 100*mib)
+	table := plain()
+	f, c, _ := predicted(t, p, &table)
+	c.saving.Lock() // as save does
+	older := c.record()
+	stale := *older.Decision
+	older.Decision = &stale
+	raised := make(chan struct{})
+	go func() {
+		defer close(raised)
+		c.updating.Lock()
+		defer c.updating.Unlock()
+		f.service.moved(c, c.current(), raising{at: time.Now(), from: 200 * mib, to: 300 * mib})
+	}()
+	select {
+	case <-raised:
+	case <-time.After(50 * time.Millisecond):
+	}
+	if err := f.cfg.Containers.Write(older); err != nil {
+		t.Fatal(err)
+	}
+	c.saving.Unlock()
+	<-raised
+	r, err := f.cfg.Containers.Read(c.id)
+	if err != nil || r.Decision.Revision != 2 || r.Decision.Effective.Value(policy.KeyMemory, 0) != 300*mib {
+		t.Errorf("recorded is revision %d, %v", r.Decision.Revision, err)
 	}
 }

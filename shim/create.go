@@ -249,9 +249,17 @@ func (s *Service) created(ctx context.Context, c *container, pid uint32) error {
 		return err
 	}
 	c.agent.created()
+	s.follow(c, group)
+	return nil
+}
+
+// follow begins to watch a container, and its predicted limit. By the watch its policy can be changed, which is to find the airbag there: a
+// second one would go on raising a limit that somebody has set.
+func (s *Service) follow(c *container, group cgroup.Group) {
+	c.updating.Lock()
+	defer c.updating.Unlock()
 	c.watch = newWatch(s, c, group)
 	s.fitAirbag(c)
-	return nil
 }
 
 // undo removes every trace of a container that did not come to be.
