@@ -11,7 +11,8 @@ import (
 	"forefend.dev/forefend/runtime/policy"
 )
 
-// tellAlone says once, in the log and to the daemon when there is one again, what this shim decided without it.
+// tellAlone says once, in the log and to the daemon when there is one again, what this shim decided without it. Where the daemon was too late
+// with an answer, it believes that to be in force.
 func (s *Service) tellAlone(ctx context.Context, operation string, d api.Decision, why error) {
 	mode, sealed := policy.KeyMode.Format(d.Effective.Mode()), d.Effective.Sealed()
 	log.G(ctx).WithFields(log.Fields{
@@ -26,4 +27,6 @@ func (s *Service) tellAlone(ctx context.Context, operation string, d api.Decisio
 		Message: "decided by the shim, the daemon could not be asked: " + string(d.Availability) + ", mode " + mode,
 		Fields:  map[string]string{"availability": string(d.Availability), "mode": mode, "sealed": strconv.FormatBool(sealed)},
 	})
+	d.Seccomp, d.Table = nil, nil
+	s.reporter.changed(d)
 }

@@ -100,6 +100,12 @@ func TestDecidingAloneIsTold(t *testing.T) {
 	if len(told) != 1 {
 		t.Fatalf("%+v", told)
 	}
+	s.reporter.mu.Lock()
+	whole, waits := s.reporter.decisions[d.Facts.Run]
+	s.reporter.mu.Unlock()
+	if !waits || whole.Availability != d.Availability || whole.Revision != 1 || whole.Seccomp != nil || len(whole.Table) > 0 {
+		t.Errorf("the daemon, which may believe in an answer that came too late, is told %+v", whole)
+	}
 	e := told[0]
 	if e.Kind != api.EventAdmitted || e.ID != d.Facts.ID || e.Run != d.Facts.Run || e.Fields["availability"] != "site-default" ||
 		e.Fields["mode"] != "adaptive" || e.Fields["sealed"] != "false" {

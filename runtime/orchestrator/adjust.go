@@ -49,6 +49,7 @@ func (s *Service) Adjust(ctx context.Context, req api.AdjustRequest) (resp api.A
 		if c, err = s.adjustable(req.ID); err != nil {
 			return resp, err
 		}
+		s.notice(ctx, *c.record.Decision)
 	}
 	facts = c.record.Facts
 	for before, try := *c.record.Decision, 0; try < adjustTries; try++ {
@@ -71,6 +72,7 @@ func (s *Service) Adjust(ctx context.Context, req api.AdjustRequest) (resp api.A
 		}
 		switch {
 		case adapted.Stale:
+			s.notice(ctx, adapted.Decision)
 			if known { // a client of containerd has changed what was requested, say
 				if c, err = s.adjustable(req.ID); err != nil {
 					return resp, err
@@ -240,18 +242,19 @@ func (s *Service) attempted(wanted api.Decision, adapted api.AdaptResponse) {
 // adjusted keeps a decision that a shim has put in force, and tells of it.
 func (s *Service) adjusted(ctx context.Context, before api.Decision, adapted api.AdaptResponse) {
 	kept := withoutCode(adapted.Decision)
-	id := kept.Facts.ID
+	id, news := kept.Facts.ID, true
 	s.mu.Lock()
 	if r := s.running[id]; r != nil && r.decision.Facts.Run == kept.Facts.Run {
-		kept.Facts, kept.Sources = r.decision.Facts, r.decision.Sources // it may know more by now, see identifyAgain
-		r.decision = kept
-		s.keepLocked(id, r)
+		kept.Facts, kept.Sources = r.decision.Facts, r.decision.Sources
+		if news = supersedes(kept, r.decision); news { // else the shim's report of this change, or of the next, was here first
+			s.replaceLocked(r, kept)
+		}
 	}
 	s.mu.Unlock()
 	s.enter(ctx, before, kept, func() {
 		for _, change := range kept.Changes {
-			if change.Revision > before.Revision {
-				s.publish(change.Event(kept.Facts))
+			if e := change.Event(kept.Facts); change.Revision > before.Revision && (news || !s.events.told(e)) {
+				s.publish(e)
 			}
 		}
 	})
@@ -265,14 +268,13 @@ func (s *Service) renew(ctx context.Context, id workload.ID, run string) {
 	}
 	s.mu.Lock()
 	known := s.running[id]
-	if known == nil || known.decision.Facts.Run != run || known.decision.Revision >= r.Decision.Revision {
+	if known == nil || !supersedes(*r.Decision, known.decision) {
 		s.mu.Unlock()
 		return
 	}
-	kept, before := withoutCode(*r.Decision), known.decision
-	kept.Facts, kept.Sources = before.Facts, before.Sources
-	known.decision = kept
-	s.keepLocked(id, known)
+	before := known.decision
+	s.replaceLocked(known, withoutCode(*r.Decision))
+	kept := known.decision
 	s.mu.Unlock()
 	s.enter(ctx, before, kept, nil)
 }

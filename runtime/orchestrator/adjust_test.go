@@ -24,11 +24,13 @@ import (
 
 // fakeShim is the shim of a container, and its record: a change is in force when it has been asked for.
 type fakeShim struct {
-	t     testing.TB
-	mu    sync.Mutex
-	dir   record.Dir         // guarded by mu
-	r     record.Record      // guarded by mu
-	asked []api.AdaptRequest // guarded by mu
+	t      testing.TB
+	mu     sync.Mutex
+	dir    record.Dir         // guarded by mu
+	r      record.Record      // guarded by mu
+	asked  []api.AdaptRequest // guarded by mu
+	behind func()             // what happens before an answer; nil: nothing
+	fail   error              // instead of an answer
 }
 
 func (f *fakeShim) Adapt(_ context.Context, req api.AdaptRequest) (resp api.AdaptResponse, err error) {
@@ -45,10 +47,17 @@ func (f *fakeShim) Adapt(_ context.Context, req api.AdaptRequest) (resp api.Adap
 	}
 	results := []api.Result{{Lever: "network", Status: api.ResultApplied}}
 	f.putLocked(admit.Settled(before, withoutCode(after), results))
+	inForce := *f.r.Decision
+	if f.behind != nil {
+		f.behind()
+	}
+	if f.fail != nil {
+		return resp, f.fail
+	}
 	if req.Brief {
 		return api.AdaptResponse{AsAsked: true, Results: results}, nil
 	}
-	return api.AdaptResponse{Decision: *f.r.Decision, Results: results}, nil
+	return api.AdaptResponse{Decision: inForce, Results: results}, nil
 }
 
 func (f *fakeShim) Agent(context.Context, api.AgentRequest) (api.Agent, error) {

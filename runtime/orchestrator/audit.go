@@ -28,14 +28,16 @@ func (s *Service) audit(ctx context.Context) {
 	}
 }
 
-// enter puts a decision into the journal. What was in force before, and what records had of its container, goes first: behind it, nobody
+// enter puts a decision into the journal, unless a later one is in force by now, which is put there by who knows of it. What was in force before, and what records had of its container, goes first: behind it, nobody
 // would look for the events of those changes any more. tell, which may be nil, tells of the decision in between.
 func (s *Service) enter(ctx context.Context, before, d api.Decision, tell func()) {
 	s.auditing.Lock()
 	defer s.auditing.Unlock()
 	var found []api.Decision
 	s.mu.Lock()
-	if r := s.running[d.Facts.ID]; r == nil || r.decision.Facts.Run != before.Facts.Run || r.entered < before.Revision {
+	r := s.running[d.Facts.ID]
+	overtaken := r != nil && supersedes(r.decision, d)
+	if r == nil || r.decision.Facts.Run != before.Facts.Run || r.entered < before.Revision {
 		found = append(found, before) // else this daemon has put it there, and need not read it back
 	}
 	s.unaudited = slices.DeleteFunc(s.unaudited, func(old api.Decision) bool {
@@ -52,6 +54,9 @@ func (s *Service) enter(ctx context.Context, before, d api.Decision, tell func()
 	if tell != nil {
 		tell()
 	}
+	if overtaken {
+		return
+	}
 	s.journal.AppendDecision(d) // a decision goes there after the events of its changes: see auditOne
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -67,13 +72,19 @@ func (s *Service) catchUp(ctx context.Context) {
 		if err != nil || r.Decision == nil || !r.Alive() {
 			continue
 		}
-		s.mu.Lock()
-		known := s.running[r.ID]
-		news := known != nil && known.decision.Facts.Run == r.Run && known.decision.Revision < r.Decision.Revision
-		s.mu.Unlock()
-		if news {
-			s.changed(ctx, *r.Decision)
-		}
+		s.notice(ctx, *r.Decision)
+	}
+}
+
+// notice takes over what a running container's shim has in force, where that is not known. Nobody else tells of a change whose request had been
+// given up by the time the shim had made it.
+func (s *Service) notice(ctx context.Context, d api.Decision) {
+	s.mu.Lock()
+	known := s.running[d.Facts.ID]
+	news := known != nil && supersedes(d, known.decision)
+	s.mu.Unlock()
+	if news {
+		s.changed(ctx, d)
 	}
 }
 
@@ -127,7 +138,7 @@ func (s *Service) takeDecision(ctx context.Context, path string) error {
 // covers tells whether d, from a record, is no news beside the last decision that the journal has of its container.
 func covers(kept, d api.Decision) bool {
 	if kept.Facts.Run == d.Facts.Run {
-		return kept.Revision >= d.Revision
+		return !supersedes(d, kept)
 	}
 	return kept.Time.After(d.Time) // of the next container of this name
 }

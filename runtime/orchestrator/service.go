@@ -168,6 +168,9 @@ func (s *Service) Admit(ctx context.Context, req api.AdmitRequest) (d api.Decisi
 	if err != nil || req.DryRun || d.Wait > 0 {
 		return d, err
 	}
+	if err := ctx.Err(); err != nil { // the shim has decided by itself meanwhile
+		return api.Decision{}, fmt.Errorf("container %s: nobody waits for this decision any more: %w", req.Facts.ID, err)
+	}
 	s.admitted(d)
 	return d, nil
 }
@@ -231,8 +234,8 @@ func (s *Service) Update(ctx context.Context, req api.UpdateRequest) (after api.
 	kept := withoutCode(after)
 	s.mu.Lock()
 	if r := s.running[req.ID]; r != nil && r.decision.Facts.Run == kept.Facts.Run {
-		r.decision = kept
-		s.keepLocked(req.ID, r)
+		s.replaceLocked(r, kept)
+		kept = r.decision
 	}
 	s.mu.Unlock()
 	s.enter(ctx, req.Before, kept, nil)
@@ -284,15 +287,36 @@ func (s *Service) changed(ctx context.Context, d api.Decision) {
 	}
 	kept := withoutCode(d)
 	s.mu.Lock()
-	if r := s.running[d.Facts.ID]; r != nil && r.decision.Facts.Run == d.Facts.Run && r.decision.Revision < d.Revision {
-		kept.Facts, kept.Sources = r.decision.Facts, r.decision.Sources // it may know more by now, see identifyAgain
-		r.decision = kept
-		s.keepLocked(d.Facts.ID, r)
+	if r := s.running[d.Facts.ID]; r != nil && supersedes(d, r.decision) {
+		s.replaceLocked(r, kept)
+		kept = r.decision
 	}
 	s.mu.Unlock()
 	s.auditing.Lock()
 	defer s.auditing.Unlock()
 	s.auditOne(ctx, kept)
+}
+
+// supersedes reports whether d, by its shim's word, came into force after old, which is taken to be in force. Answers and reports of a shim can
+// overtake one another. Of one number the later is the shim's: the other one was undone, or was the answer of a daemon that was too late with it.
+func supersedes(d, old api.Decision) bool {
+	switch {
+	case d.Facts.Run != old.Facts.Run:
+		return false
+	case d.Revision != old.Revision:
+		return d.Revision > old.Revision
+	case d.Availability != old.Availability:
+		return old.Availability == api.ByDaemon
+	}
+	return d.Changed().After(old.Changed())
+}
+
+// replaceLocked puts another decision about the same run in the place of the one that r has, but for what is known by now of who it is (see
+// identifyAgain). s.mu is held.
+func (s *Service) replaceLocked(r *running, d api.Decision) {
+	d.Facts, d.Sources = r.decision.Facts, r.decision.Sources
+	r.decision = d
+	s.keepLocked(d.Facts.ID, r)
 }
 
 // record makes an observation durable, and the next prediction use it.
@@ -331,8 +355,12 @@ func (s *Service) note(o workload.Observation) {
 // know takes over a container that was decided without this daemon: its shim
 // reports, and has written the record.
 func (s *Service) know(o workload.Observation) {
+	knows := func() bool { // of an earlier run it may not have heard the end
+		known := s.running[o.ID]
+		return known != nil && known.decision.Facts.Run == o.Run
+	}
 	s.mu.Lock()
-	known := s.running[o.ID] != nil
+	known := knows()
 	s.mu.Unlock()
 	if known {
 		return
@@ -343,7 +371,7 @@ func (s *Service) know(o workload.Observation) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.running[o.ID] == nil { // else it was admitted meanwhile
+	if !knows() { // else it was admitted meanwhile
 		s.keepLocked(o.ID, &running{decision: *r.Decision, pid: r.PID, started: r.Started})
 	}
 	s.unaudited = append(s.unaudited, *r.Decision)
