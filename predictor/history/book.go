@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/runtime/store"
 	"forefend.dev/forefend/runtime/workload"
 )
@@ -320,6 +321,16 @@ func (b *Book) Abandon(ctx context.Context, id string) error {
 		return fmt.Errorf("abandon run %.80s: %w", id, err)
 	}
 	return nil
+}
+
+// Found is what a run that goes on was found at, by its last checkpoint.
+func (b *Book) Found(run string) evidence.Findings {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	if r := b.model.open[run]; r != nil {
+		return r.obs.Findings
+	}
+	return evidence.Findings{}
 }
 
 // OpenRuns lists the runs that go on as far as the Book knows.

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/runtime/store"
 	"forefend.dev/forefend/runtime/workload"
 )
@@ -215,5 +216,25 @@ func TestListing(t *testing.T) {
 	}
 	if got := f.Workloads(redis.Keys()[0].Value[:8], 0); len(got) != 1 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// What a run that goes on was found at outlives the daemon, and ends with the run.
+func TestFoundSoFar(t *testing.T) {
+	f := newFixture(t)
+	o := observe(redis, 1, 64<<20, "read")
+	o.Final, o.Ended = false, time.Time{}
+	o.Findings.Contacts = []evidence.Contact{{Destination: "tcp/192.0.2.1:443"}}
+	f.record(o)
+	for range 2 {
+		if found := f.Found(o.Run); len(found.Contacts) != 1 || !f.Found("another").Empty() {
+			t.Errorf("found %+v", found)
+		}
+		f.crash()
+	}
+	o.Final = true
+	f.record(o)
+	if found := f.Found(o.Run); !found.Empty() {
+		t.Errorf("after its end %+v", found)
 	}
 }

@@ -128,9 +128,10 @@ func (s *Service) look(o *workload.Observation) (news []api.Event, ours bool) {
 		s.mu.Unlock()
 		return nil, false
 	}
-	d, before := r.decision, r.found
+	d, before, past := r.decision, r.found, r.past
 	s.mu.Unlock()
 	found, news := s.monitor.Watch(o, d, before)
+	found = past.With(found)
 	risk := s.monitor.Reassess(d, found)
 	o.Findings = found
 	o.Findings.Forecasts = nil // of a moment, not of the run

@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"forefend.dev/forefend/predictor/evidence"
 	"forefend.dev/forefend/runtime/orchestrator/api"
 	"forefend.dev/forefend/runtime/policy"
 	"forefend.dev/forefend/runtime/workload"
@@ -169,5 +170,50 @@ func TestNextRunOfAName(t *testing.T) {
 	}
 	if kept := n.history.observations(); len(kept) != 1 || len(kept[0].Keys) == 0 {
 		t.Errorf("its history has %+v", kept)
+	}
+}
+
+// remembering is a history that knows what a run was found at.
+type remembering struct {
+	*fakeHistory
+	of map[string]evidence.Findings
+}
+
+func (r remembering) Found(run string) evidence.Findings { return r.of[run] }
+
+// assessing is a Monitor that finds a container as risky as it has been found at something, and that in no report.
+type assessing struct{ *suspicious }
+
+func (assessing) Reassess(_ api.Decision, f evidence.Findings) *evidence.Risk {
+	if f.Empty() {
+		return &evidence.Risk{Score: 5, Level: evidence.Low}
+	}
+	return &evidence.Risk{Score: 90, Level: evidence.Critical}
+}
+
+// A daemon that starts anew knows what the containers that run were found at, and has it answered: nothing may be reported of them for minutes.
+func TestRestartedDaemonKnowsWhatWasFound(t *testing.T) {
+	r := &scripted{}
+	n := newNode(t, func(c *Config) { c.Monitor, c.Responder = assessing{&suspicious{}}, r })
+	f := n.shimOf(t, "web", true)
+	past := evidence.Findings{Contacts: []evidence.Contact{{Destination: "tcp/192.0.2.1:443"}}}
+	n.Service = New(n.cfg, remembering{n.history, map[string]evidence.Findings{f.r.Run: past}}, n.journal, identify(named), n.history, nil)
+	if s, ok := n.Subject(f.r.ID); !ok || s.Risk != 90 {
+		t.Errorf("%+v, %t", s, ok)
+	}
+	if ids, _ := n.responses.take(n.cfg.Now(), 9); !slices.Equal(ids, []workload.ID{f.r.ID}) {
+		t.Errorf("looked at is %v", ids)
+	}
+	o := observation("web", false)
+	n.watch(t.Context(), &o)
+	if d, _ := n.explained(t, f.r.ID); len(d.Findings.Contacts) != 1 || len(o.Findings.Contacts) != 1 {
+		t.Errorf("after a report it was found at %+v", d.Findings)
+	}
+	n.mu.Lock() // too many run, and it comes back with its next report
+	n.dropLocked(f.r.ID)
+	n.mu.Unlock()
+	n.know(o)
+	if s, ok := n.Subject(f.r.ID); !ok || s.Risk != 90 {
+		t.Errorf("come back: %+v, %t", s, ok)
 	}
 }

@@ -106,6 +106,7 @@ type running struct {
 	pid      int
 	started  time.Time
 	found    evidence.Findings // by the monitor
+	past     evidence.Findings // of found, what an earlier daemon found
 	looks    int               // how often the monitor has found
 	risk     *evidence.Risk    // with found; nil: as decided
 }
@@ -140,9 +141,27 @@ func (s *Service) adopt() {
 		if err != nil || r.Decision == nil || !r.Alive() {
 			continue
 		}
-		s.keepLocked(r.ID, &running{decision: *r.Decision, pid: r.PID, started: r.Started})
+		s.keepLocked(r.ID, s.found(r))
 		s.unaudited = append(s.unaudited, *r.Decision)
+		if s.cfg.responds() { // an earlier daemon may not have come to it, and nothing is reported of a container that has become quiet
+			s.responses.at(r.ID, s.cfg.Now())
+		}
 	}
+}
+
+// found is a container that a record tells of, with what it was found at.
+func (s *Service) found(rec record.Record) *running {
+	r := &running{decision: *rec.Decision, pid: rec.PID, started: rec.Started}
+	if h, ok := s.history.(finder); ok && s.monitor != nil {
+		r.past = h.Found(rec.Run)
+		r.found, r.risk = r.past, s.monitor.Reassess(r.decision, r.past)
+	}
+	return r
+}
+
+// finder is a History that knows what a run that goes on was found at, by its last observation.
+type finder interface {
+	Found(run string) evidence.Findings
 }
 
 // Admit implements api.Orchestrator.
@@ -369,10 +388,11 @@ func (s *Service) know(o workload.Observation) {
 	if err != nil || r.Decision == nil || r.Run != o.Run {
 		return
 	}
+	found := s.found(r)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !knows() { // else it was admitted meanwhile
-		s.keepLocked(o.ID, &running{decision: *r.Decision, pid: r.PID, started: r.Started})
+		s.keepLocked(o.ID, found)
 	}
 	s.unaudited = append(s.unaudited, *r.Decision)
 }
