@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,16 +71,16 @@ func (naming) Settings(own EgressContainer, pod []EgressContainer) json.RawMessa
 type heeding struct {
 	Agent
 	slow, goOn chan struct{} // nil: it is not
+	called     atomic.Bool
 
 	mu  sync.Mutex
 	has string // guarded by mu
 }
 
 func (h *heeding) Settings(_ context.Context, settings json.RawMessage) error {
-	select {
-	case h.slow <- struct{}{}:
+	if h.slow != nil && h.called.CompareAndSwap(false, true) {
+		h.slow <- struct{}{}
 		<-h.goOn
-	default:
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -122,7 +123,7 @@ const bothBlocked = `{"batch":["b.example"],"sandbox":null,"web":["w.example"]}`
 func TestPodKeepsAllRules(t *testing.T) {
 	for name, agent := range map[string]*heeding{
 		"one after the other": {},
-		"at once":             {slow: make(chan struct{}, 1), goOn: make(chan struct{})},
+		"at once":             {slow: make(chan struct{}), goOn: make(chan struct{})},
 	} {
 		t.Run(name, func(t *testing.T) {
 			lever, _, web, batch := podOf(agent)
