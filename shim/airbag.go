@@ -196,7 +196,16 @@ func (a *airbags) change(b *bag) {
 	a.hearLocked(a.sentry)
 }
 
-// fit follows a decision: its table, and the limit that the kernel has now, unless it was raised since change.
+// keep says, after change, that the limit will not be lowered: who writes a lower one has an old one.
+func (a *airbags) keep(b *bag) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.bags[b.slot] == b {
+		_ = a.orderLocked(b, order{do: actKeep}) // or it is lost, which is told
+	}
+}
+
+// fit follows a decision: its table, and the limit that the kernel has now, unless it was raised since change or was to be kept.
 func (a *airbags) fit(b *bag, table *api.Airbag, soft int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

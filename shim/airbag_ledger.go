@@ -26,6 +26,9 @@ const (
 	// quietRaises is how long no limit is raised before runc is told of the last: it keeps a state of its own, and would put the
 	// limit that it knows back in force with whatever else it is asked to change.
 	quietRaises = time.Second
+	// growingRaises is how long that is put off at most while memory in use grows: runc may take seconds to write what it is told, and by
+	// then a container that grows has come to have more.
+	growingRaises = time.Minute
 )
 
 // ledger writes down what the airbag has done: the kernel came first.
@@ -36,13 +39,19 @@ type ledger struct {
 
 	mu     sync.Mutex
 	news   map[*container][]raising // in order; guarded by mu
-	untold map[*container]time.Time // since when runc knows another limit; guarded by mu
+	untold map[*container]untold    // whose limit runc does not know; guarded by mu
+}
+
+// untold is what is known of a container whose limit runc does not know.
+type untold struct {
+	since time.Time
+	used  int64 // memory, when that was looked at last; 0: it was not
 }
 
 func newLedger() *ledger {
 	return &ledger{
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
-		news: make(map[*container][]raising), untold: make(map[*container]time.Time),
+		news: make(map[*container][]raising), untold: make(map[*container]untold),
 	}
 }
 
@@ -95,7 +104,7 @@ func (s *Service) keepLedger() {
 			}
 			tick.Reset(quietRaises)
 		case <-tick.C:
-			due, more := s.ledger.due(time.Now().Add(-quietRaises / 2))
+			due, more := s.ledger.due(time.Now())
 			for _, c := range due {
 				s.tellRunc(c)
 			}
@@ -106,15 +115,22 @@ func (s *Service) keepLedger() {
 	}
 }
 
-// due takes the containers whose limit was moved last before a time and runc does not know it.
-func (s *ledger) due(before time.Time) (out []*container, more bool) {
+// due takes the containers of whose limits runc is to be told: they have neither been raised since a while nor do they grow, or grow without end.
+func (s *ledger) due(now time.Time) (out []*container, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for c, since := range s.untold {
-		if since.Before(before) {
-			out = append(out, c)
-			delete(s.untold, c)
+	for c, u := range s.untold {
+		if now.Sub(u.since) < quietRaises/2 {
+			continue
 		}
+		used, err := cgroup.FromMap(c.cgroup).Used() // on an error it is about to end
+		if err == nil && (u.used == 0 || used > u.used+calmGrowth) && now.Sub(u.since) < growingRaises {
+			u.used = used
+			s.untold[c] = u
+			continue
+		}
+		out = append(out, c)
+		delete(s.untold, c)
 	}
 	return out, len(s.untold) > 0
 }
@@ -153,7 +169,7 @@ func (s *Service) moved(c *container, d api.Decision, n raising) {
 	after.Changes = append(append([]api.Change(nil), d.Changes[max(0, len(d.Changes)-maxChanges+1):]...), change)
 	c.put(after)
 	s.ledger.mu.Lock()
-	s.ledger.untold[c] = time.Now()
+	s.ledger.untold[c] = untold{since: time.Now()}
 	s.ledger.mu.Unlock()
 	if c.watch != nil {
 		c.watch.raised()
@@ -214,6 +230,7 @@ func (s *Service) tellRunc(c *container) {
 		return // the next raise tells
 	}
 	defer s.changing(c)()
+	s.airbags.keep(c.airbag)
 	if err := s.runcMemory(c, limit); err != nil {
 		log.L.WithError(err).WithField("id", c.id.Container).Debug("forefend: runc was not told of a raised memory limit")
 	}

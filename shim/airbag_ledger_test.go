@@ -104,6 +104,86 @@ func TestLedgerOfARaise(t *testing.T) {
 	}
 }
 
+// runc is told once a container no longer grows: it may take seconds to write what it is told, and a limit of before would be in force. Who
+// grows without end does not put it off for good.
+func TestLedgerTellsWhoHasGrown(t *testing.T) {
+	p := newPretend(t, t.TempDir(), true, 200*mib, 100*mib)
+	c := &container{cgroup: map[string]string{"memory": p.dir}}
+	l := newLedger()
+	begin := time.Now()
+	due := func(after time.Duration) bool {
+		out, more := l.due(begin.Add(after))
+		if more == (len(out) > 0) {
+			t.Errorf("after %v: %d due, more %v", after, len(out), more)
+		}
+		return len(out) == 1
+	}
+	for name, test := range map[string]struct {
+		grows int64 // each second
+		want  time.Duration
+	}{
+		"calm": {want: 2 * time.Second}, "as good as calm": {grows: calmGrowth, want: 2 * time.Second}, "growing": {grows: 8 * mib, want: growingRaises},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l.untold[c] = untold{since: begin}
+			for after := time.Duration(0); ; after += time.Second {
+				p.grow(100*mib + int64(after/time.Second)*test.grows)
+				if due(after) {
+					if after != test.want {
+						t.Errorf("due after %v, not %v", after, test.want)
+					}
+					return
+				}
+				if after > 2*growingRaises {
+					t.Fatal("never due")
+				}
+			}
+		})
+	}
+	l.untold[c] = untold{since: begin}
+	c.cgroup = map[string]string{"memory": t.TempDir()}
+	if !due(time.Second) {
+		t.Error("a container whose memory cannot be read is never due")
+	}
+}
+
+// A change that does not lower a predicted limit is made also if that is raised in the midst of it; one that lowers it is not.
+func TestLimitRaisedMeanwhile(t *testing.T) {
+	p := newPretend(t, t.TempDir(), true, 250*mib, 100*mib)
+	policyOf := func(n int64, by policy.Author) policy.Effective {
+		return policy.Effective{}.Put(policy.Field{Key: policy.KeyMemory, Value: policy.Value(n), Origin: policy.Origin{Author: by}})
+	}
+	table := plain()
+	f, c, drill := predicted(t, p, &table)
+	for name, test := range map[string]struct {
+		before, after policy.Effective
+		keeps         bool
+	}{
+		"the same":         {policyOf(200*mib, policy.Prediction), policyOf(200*mib, policy.Prediction), true},
+		"a higher one":     {policyOf(200*mib, policy.Prediction), policyOf(240*mib, policy.Prediction), true},
+		"a lower one":      {policyOf(300*mib, policy.Prediction), policyOf(240*mib, policy.Prediction), false},
+		"an operator's":    {policyOf(200*mib, policy.Prediction), policyOf(240*mib, policy.Operator), false},
+		"no predicted one": {policyOf(200*mib, policy.Operator), policyOf(240*mib, policy.Operator), false},
+	} {
+		c.updating.Lock()
+		over := f.service.changing(c)
+		kept := f.service.keepLimit(c, test.before, test.after)
+		drill.sees(c.airbag, func(_ *sentry, g *guard) {
+			if kept != test.keeps || g.keeps != test.keeps {
+				t.Errorf("%s: kept %v, by the sentry %v", name, kept, g.keeps)
+			}
+		})
+		over()
+		c.updating.Unlock()
+		if err := inForce(p.group(), test.after, kept); (err == nil) != test.keeps {
+			t.Errorf("%s, and the kernel has 250 MiB: %v", name, err)
+		}
+	}
+	if err := inForce(p.group(), policyOf(300*mib, policy.Prediction), true); err == nil {
+		t.Error("the kernel has less than was to be in force, and nobody says so")
+	}
+}
+
 // What is held is an event and no revision; what was told of a limit that is somebody else's by now is none.
 func TestLedgerOfWhatIsHeld(t *testing.T) {
 	p := newPretend(t, t.TempDir(), false, 200*mib, 100*mib)

@@ -299,6 +299,59 @@ func fastGrower(t *testing.T, predicted, rate int64) {
 	p.end()
 }
 
+// TestRootAirbagAgainstOldLimits: while a container grows, another process writes the limit that was in force before, again and again, as runc
+// does that has been told of it and takes long. Containers that grew from 1 GiB at 100 MB/s were killed at such a limit (docs/live.md).
+func TestRootAirbagAgainstOldLimits(t *testing.T) {
+	const predicted = 64 * mib
+	name, g := airbagGroup(t, predicted)
+	other, err := g.Memory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	var h heard
+	a := newAirbags(h.tell)
+	defer a.close()
+	table := &api.Airbag{Predicted: predicted, Ceiling: 16 << 30, CeilingBy: "test"}
+	b, err := a.arm(nil, g, table, math.MaxInt64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var work sync.WaitGroup
+	written := 0
+	work.Go(func() {
+		for {
+			old := kernelLimit(t, g)
+			a.change(b)
+			a.keep(b)
+			for until := time.Now().Add(300 * time.Millisecond); kernelLimit(t, g) == old && time.Now().Before(until); {
+				time.Sleep(time.Millisecond)
+			}
+			if state, err := other.State(); err == nil && old > state.Need+4*mib && kernelLimit(t, g) > old && other.SetLimit(old) == nil {
+				written++
+			}
+			time.Sleep(500 * time.Millisecond) // until it has ended
+			a.fit(b, table, math.MaxInt64)
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	})
+	out := startGrower(t, name, fmt.Sprintf("anon:%d:%d", 12*predicted, 100*mib)).grow(t)
+	close(stop)
+	work.Wait()
+	if !strings.HasSuffix(out, "done") {
+		t.Errorf("killed: %q", out)
+	}
+	if !other.Unified() && written == 0 {
+		t.Error("no old limit was written over a raised one: this shows nothing")
+	}
+	t.Logf("%s, %d raises, %d old limits", out, len(h.all()), written)
+}
+
 // TestRootAirbagOfAStarvedShim lets a container have nearly all of both processors, so that the shim's own threads hardly run while they
 // have much to do: the sentry is not held up by what they hold in Go's runtime. Its looks were 51 to 140 ms late before it stood apart. A
 // virtual machine that is itself held up may make one of three late.

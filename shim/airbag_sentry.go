@@ -19,6 +19,7 @@ const (
 	calmAfter    = second            // without growth it goes to sleep
 	calmGrowth   = 1 << 20           // bytes that are no growth
 	slowLook     = second            // where the bell cannot tell all, or room may come of itself
+	keepLook     = 4 * millisecond   // while an old limit may be written: until then nothing is raised over it
 	rateMemory   = 250 * millisecond // how long a rate that was seen counts
 
 	millisecond = 1_000_000 // of the sentry's clock: nanoseconds, CLOCK_MONOTONIC
@@ -82,6 +83,7 @@ type guard struct {
 	ended      bool  // nothing will be raised any more
 	changing   bool  // somebody else is moving limits
 	raised     bool  // it was raised since that began
+	keeps      bool  // they are not to lower this one, but may not know it
 }
 
 // action is what an order wants.
@@ -91,6 +93,7 @@ const (
 	actAdd    action = iota // guard what the order brings
 	actDrop                 // guard it no longer
 	actChange               // somebody else is about to move limits
+	actKeep                 // ... and not to lower this one
 	actFit                  // ... has done so: these are the terms now
 	actRing                 // this is the bell, of marks for that limit
 	actEnd
@@ -210,7 +213,9 @@ func (s *sentry) obey(now int64) {
 	case o.do == actDrop:
 		g.live = false
 	case o.do == actChange:
-		g.changing, g.raised = true, false
+		g.changing, g.raised, g.keeps = true, false, false
+	case o.do == actKeep:
+		g.keeps, g.next = true, now
 	case o.do == actFit:
 		o.errno = s.fit(g, now)
 	case o.do == actRing:
@@ -220,7 +225,8 @@ func (s *sentry) obey(now int64) {
 	s.ring(s.obeyed)
 }
 
-// fit goes by the order's terms from now on, and by the limit that the kernel has, unless it was raised since the change began.
+// fit goes by the order's terms from now on, and by the limit that the kernel has, unless it was raised since the change began or was to be
+// kept.
 //
 //go:nosplit
 //go:norace
@@ -228,13 +234,13 @@ func (s *sentry) fit(g *guard, now int64) syscall.Errno {
 	g.terms = s.order.guard.terms
 	g.changing, g.ended, g.held, g.stale = false, false, causeNone, true
 	is, errno := g.files.Limit(&s.buf)
-	if errno == 0 && g.raised && is < g.limit {
+	if errno == 0 && (g.raised || g.keeps) && is < g.limit {
 		is, errno = g.limit, g.files.SetLimit(g.limit, &s.buf)
 	}
 	if errno != 0 {
 		return errno
 	}
-	g.limit, g.raised = is, false
+	g.limit, g.raised, g.keeps = is, false, false
 	g.grew, g.next = now, now
 	return s.throttle(g)
 }
@@ -258,6 +264,9 @@ func (s *sentry) look(slot int, g *guard, began int64) {
 		s.lose(slot, g, errno)
 		return
 	}
+	if g.keeps {
+		s.keep(g)
+	}
 	g.measure(state.Need, clock()) // not began: what was taken while the thread did not run would count as taken at once
 	switch {
 	case g.ended || g.changing && g.files.Unified():
@@ -267,6 +276,21 @@ func (s *sentry) look(slot int, g *guard, began int64) {
 		g.held = causeNone
 	}
 	s.rest(slot, g, state.Usage, began)
+}
+
+// keep puts back a limit that was written over by who did not know it: runc takes long on a busy machine, and what it was told before is
+// lower than what a container has come to meanwhile.
+//
+//go:nosplit
+//go:norace
+func (s *sentry) keep(g *guard) {
+	is, errno := g.files.Limit(&s.buf)
+	if errno != 0 {
+		return
+	}
+	if is >= g.limit || g.files.SetLimit(g.limit, &s.buf) != 0 {
+		g.limit = is
+	}
 }
 
 // measure notes what is needed, and how fast that grows.
@@ -298,7 +322,7 @@ func (g *guard) measure(need, now int64) {
 //go:nosplit
 //go:norace
 func (s *sentry) raise(slot int, g *guard, began int64) {
-	if g.changing { // somebody else may just have moved it
+	if g.changing && !g.keeps { // somebody else may just have moved it
 		if is, errno := g.files.Limit(&s.buf); errno == 0 {
 			g.limit = is
 		}
@@ -341,6 +365,10 @@ func (s *sentry) raise(slot int, g *guard, began int64) {
 //go:nosplit
 //go:norace
 func (s *sentry) rest(slot int, g *guard, usage, now int64) {
+	if g.keeps {
+		g.next = now + keepLook
+		return
+	}
 	if g.ended && !g.stale {
 		g.next = 0
 		return

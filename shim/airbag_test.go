@@ -269,6 +269,55 @@ func TestAirbagWhileOthersChangeLimits(t *testing.T) {
 	})
 }
 
+// A limit that is to be kept is put back at once where others write what they know of it, and is looked at often until the change is over;
+// what they raise stands.
+func TestAirbagKeepsWhatOthersDoNotKnow(t *testing.T) {
+	bothVersions(t, func(t *testing.T, v1 bool) {
+		p := newPretend(t, t.TempDir(), v1, 200*mib, 190*mib)
+		a, b, h := inflated(t, p, plain())
+		raised := p.limit()
+		if raised <= 210*mib {
+			t.Fatalf("raised to %d MiB only", raised/mib)
+		}
+		a.change(b)
+		a.keep(b)
+		p.setLimit(200 * mib) // runc writes what it was told before that raise
+		a.sees(b, func(s *sentry, g *guard) {
+			now := clock()
+			s.look(b.slot, g, now)
+			if g.next-now > keepLook {
+				t.Errorf("the next look is %d ms later", (g.next-now)/millisecond)
+			}
+		})
+		if is := p.limit(); is < raised {
+			t.Errorf("%d MiB, and not %d, while others change something", is/mib, raised/mib)
+		}
+		p.setLimit(200 * mib)
+		table := plain()
+		a.fit(b, &table, math.MaxInt64)
+		if is := p.limit(); is < raised {
+			t.Errorf("%d MiB, and not %d, once others have changed something", is/mib, raised/mib)
+		}
+		n := len(h.all())
+		a.change(b)
+		a.keep(b)
+		p.setLimit(600 * mib)
+		a.ring(b)
+		a.fit(b, &table, math.MaxInt64)
+		a.ring(b)
+		if p.limit() != 600*mib || len(h.all()) != n {
+			t.Errorf("%d MiB where others have set 600: %+v", p.limit()/mib, h.all()[n:])
+		}
+		a.change(b)
+		p.setLimit(500 * mib)
+		a.ring(b)
+		a.fit(b, &table, math.MaxInt64)
+		if p.limit() != 500*mib {
+			t.Errorf("%d MiB where others have lowered it to 500, in another change", p.limit()/mib)
+		}
+	})
+}
+
 func TestAirbagFollowsTheDecision(t *testing.T) {
 	bothVersions(t, func(t *testing.T, v1 bool) {
 		p := newPretend(t, t.TempDir(), v1, 200*mib, 190*mib)

@@ -49,6 +49,7 @@ func (l resourcesLever) move(ctx context.Context, c *container, before, after po
 	if err := possible(c, before, after); err != nil {
 		return nil, err
 	}
+	keeps := l.s.keepLimit(c, before, after)
 	undo := manner{}
 	if how.update != nil {
 		undo.update = &specs.LinuxResources{}
@@ -56,7 +57,7 @@ func (l resourcesLever) move(ctx context.Context, c *container, before, after po
 	back := func(ctx context.Context) error { return l.apply(ctx, c, after, before, undo) }
 	err := l.apply(ctx, c, before, after, how)
 	if err == nil {
-		err = inForce(group, after)
+		err = inForce(group, after, keeps)
 	}
 	if err == nil {
 		return back, nil
@@ -148,8 +149,19 @@ func explainBusy(group cgroup.Group, before, after policy.Effective, err error) 
 		policy.KeyMemory.Format(policy.Value(used)), errdefs.ErrFailedPrecondition)
 }
 
-// inForce reads back from the kernel what a policy says of limits.
-func inForce(group cgroup.Group, e policy.Effective) error {
+// keepLimit has the airbag keep a predicted limit that a change does not lower: it may be raised in the midst of it. It reports whether it may.
+func (s *Service) keepLimit(c *container, before, after policy.Effective) bool {
+	old, had := before.Lookup(policy.KeyMemory)
+	f, has := after.Lookup(policy.KeyMemory)
+	if c.airbag == nil || !had || !has || old.Author != policy.Prediction || f.Author != policy.Prediction || f.Value < old.Value {
+		return false
+	}
+	s.airbags.keep(c.airbag)
+	return true
+}
+
+// inForce reads back from the kernel what a policy says of limits; raised: that of memory may have been raised meanwhile.
+func inForce(group cgroup.Group, e policy.Effective, raised bool) error {
 	is, err := group.Limits()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // the container is just ending
@@ -165,7 +177,9 @@ func inForce(group cgroup.Group, e policy.Effective) error {
 		}
 	}
 	page := int64(os.Getpagesize())
-	check(policy.KeyMemory, is.Memory, page)
+	if want, _ := e.Limit(policy.KeyMemory); !raised || is.Memory < want {
+		check(policy.KeyMemory, is.Memory, page)
+	}
 	check(policy.KeyPIDs, is.PIDs, 1)
 	// A quota is whole microseconds of a period: half a thousandth of a processor may be lost, and 10 are the least.
 	if cpus, _ := e.Limit(policy.KeyCPUs); cpus == 0 || cpus > 10 {
