@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -61,11 +62,12 @@ func (a *asks) put(method string, body []byte) (uint64, <-chan api.AnswerRequest
 	return id, answer, nil
 }
 
-// drop forgets a question that nobody waits for any more.
+// drop forgets a question that nobody waits for any more. The shim that comes late is not asked it: it takes no more than may be open.
 func (a *asks) drop(id uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	delete(a.open, id)
+	a.waiting = slices.DeleteFunc(a.waiting, func(q api.Ask) bool { return q.ID == id })
 }
 
 // fetch waits until there are questions, within ctx and for as long as wait.

@@ -74,3 +74,21 @@ func TestAsksAreBounded(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// TestLateShim: what nobody waits for any more is not asked. A shim that was held up for a while would be asked more than may be open, which it takes
+// for an agent that was taken over.
+func TestLateShim(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAsks()
+		for range 3 * api.MaxAsks {
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			if _, err := a.Ask(ctx, "decide", nil); !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatal(err)
+			}
+			cancel()
+		}
+		if got := a.fetch(t.Context(), time.Second); len(got) != 0 {
+			t.Errorf("%d questions of which nobody waits for the answer", len(got))
+		}
+	})
+}
