@@ -106,7 +106,7 @@ func (c *Chunks) step(b byte) bool {
 			return true
 		}
 		c.state = inTrailerName
-		return classes[b]&token != 0
+		return c.line <= maxTrailers && classes[b]&token != 0
 	case inTrailerName:
 		if b == ':' {
 			c.state = inTrailerValue

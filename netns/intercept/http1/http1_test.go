@@ -115,6 +115,12 @@ func TestAuthority(t *testing.T) {
 		"GET HTTP://h?y|h":                  "h 0 /",
 		"GET https://h|h":                   "h 0 /",
 		"GET http://h/|g":                   "host",
+		"GET http://h:80/|h":                "h 80 /",
+		"GET http://h/|H.:80":               "h 0 /",
+		"GET https://h:443/|h":              "h 443 /",
+		"GET https://h:80/|h":               "host",
+		"GET http://h:81/|h":                "host",
+		"GET http://h/|h:x":                 "host",
 		"GET ftp://h/|h":                    "target",
 		"GET http:///|":                     "target",
 		"GET h|h":                           "target",
@@ -204,7 +210,7 @@ func TestChunks(t *testing.T) {
 		"5\r\nhello\n0\r\n\r\n": false, "0\r\n\n": false, "0\r\nA\r\n\r\n": false, "0\r\n b: c\r\n\r\n": false, "0\r\n: c\r\n\r\n": false,
 		"fffffffffffffffff\r\n": false, "1000000000000000\r\n": false, "5\r\rhello": false, "5 5\r\n": false, "0\r\nA: \x00\r\n\r\n": false,
 		"1;" + strings.Repeat("x", maxSizeLine) + "\r\nx\r\n0\r\n\r\n": false, "1" + strings.Repeat(" ", maxSizeLine) + "\r\nx\r\n0\r\n\r\n": false,
-		"0\r\n" + strings.Repeat("A: b\r\n", maxTrailers/6+2) + "\r\n": false,
+		"0\r\n" + strings.Repeat("A: b\r\n", maxTrailers/6+2) + "\r\n": false, "0\r\n" + strings.Repeat("A:\r\n", maxTrailers/4+2) + "\r\n": false,
 	} {
 		for _, step := range []int{1, 2, 3, 7, 1 << 20} {
 			n, done, err := chunks([]byte(body+"next"), step)

@@ -2,6 +2,7 @@ package http1
 
 import (
 	"bytes"
+	"cmp"
 	"strconv"
 )
 
@@ -28,15 +29,26 @@ func (h *Head) Authority() (host []byte, port uint16, err error) {
 	if !ok {
 		return nil, 0, fault(BadTarget)
 	}
-	// A server goes by the target (RFC 9112, 3.2.2), a careless one by the field: they have to agree.
-	if h.Host != nil && !bytes.EqualFold(h.Host, authority) {
-		return nil, 0, fault(BadHost)
-	}
 	host, port, ok = SplitHost(authority)
 	if !ok || len(host) == 0 {
 		return nil, 0, fault(BadTarget)
 	}
+	// A server goes by the target (RFC 9112, 3.2.2), a careless one by the field: they have to agree.
+	if h.Host != nil && !h.names(host, port) {
+		return nil, 0, fault(BadHost)
+	}
 	return host, port, nil
+}
+
+// names tells whether the Host field has the same host and port as an absolute target. Java writes a scheme's own port into one of them
+// alone, where somebody has written it.
+func (h *Head) names(host []byte, port uint16) bool {
+	field, other, ok := SplitHost(h.Host)
+	own := uint16(80)
+	if Is(h.Target[:len("https")], "https") {
+		own = 443
+	}
+	return ok && bytes.EqualFold(field, host) && cmp.Or(other, own) == cmp.Or(port, own)
 }
 
 // absolute cuts a target such as http://example.com/path.
