@@ -133,16 +133,17 @@ func (s *Service) connect(ctx context.Context, sp *space, u *use) error {
 	var err error
 	switch {
 	case u.tunnel.Kind == Direct:
-	case again:
-		if old.Made != u.made { // nothing that was decided for another configuration may go on
-			sp.strand(ctx, old.Index)
-			old.Index = 0
-		}
+	case again && old.Made == u.made:
 		sp.strand(ctx, old.Index, p.Addresses...)
 		u.asks = 1 // the earlier process has counted it
 		u.way, err = sp.AttachAs(old.Mark, old.Index, p)
+	case again: // nothing that was decided for another configuration may go on, or begin
+		sp.strand(ctx, old.Index)
+		sp.freeLocked(old.Mark, s.now())
+		u.asks = 1 // likewise
+		fallthrough
 	default:
-		u.way, err = sp.Space.Attach(p, sp.keptLocked()...)
+		u.way, err = sp.Space.Attach(p, sp.keptLocked(s.now())...)
 	}
 	if err != nil {
 		return err
@@ -160,12 +161,28 @@ func (sp *space) strand(ctx context.Context, index int, again ...netip.Prefix) {
 	}
 }
 
-// keptLocked are the marks of devices that are about to be where they were before. mu is held.
-func (sp *space) keptLocked() (all []uint32) {
+// keptLocked are the marks that no other tunnel may have: of devices that are about to be where they were before, and those that interceptors
+// may still go by, to which the tunnel that they were told of does not lead any more. mu is held.
+func (sp *space) keptLocked(now time.Time) (all []uint32) {
 	for _, l := range sp.before {
 		all = append(all, l.Mark)
 	}
+	for mark, since := range sp.saved.Freed {
+		if now.Sub(since) < unaskedDrained {
+			all = append(all, mark)
+		} else {
+			delete(sp.saved.Freed, mark)
+		}
+	}
 	return all
+}
+
+// freeLocked notes that a mark leads nowhere from now on. mu is held.
+func (sp *space) freeLocked(mark uint32, now time.Time) {
+	if sp.saved.Freed == nil {
+		sp.saved.Freed = make(map[uint32]time.Time)
+	}
+	sp.saved.Freed[mark] = now
 }
 
 // first is the first endpoint of a tunnel. Where its gateway gives peers out, that says where it is, too.

@@ -104,11 +104,12 @@ func TestRootKilled(t *testing.T) {
 		change func(*errand) // before tunneld is started again
 		same   bool          // the gateway gives the same address again
 		goesOn bool
+		other  bool // the tunnel is another one by then, to which nothing leads that led to the one before
 	}{
-		"as before":           {nil, func(*errand) {}, true, true},
-		"another address":     {[]string{"duplicate-cn"}, func(*errand) {}, false, false}, // what comes with the same certificate is another client
-		"a tunnel changed":    {nil, func(e *errand) { e.Tunnels[0].MTU = 1380 }, true, false},
-		"a tunnel taken away": {nil, func(e *errand) { e.Tunnels[0].Name = "other" }, true, false},
+		"as before":           {nil, func(*errand) {}, true, true, false},
+		"another address":     {[]string{"duplicate-cn"}, func(*errand) {}, false, false, false}, // what comes with the same certificate is another client
+		"a tunnel changed":    {nil, func(e *errand) { e.Tunnels[0].MTU = 1380 }, true, false, true},
+		"a tunnel taken away": {nil, func(e *errand) { e.Tunnels[0].Name = "other" }, true, false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := newVPN(t, c.more...)
@@ -135,7 +136,7 @@ func TestRootKilled(t *testing.T) {
 			eventually(t, "openvpn gone with its tunneld", func() bool { return unix.Kill(openvpns[0], 0) != nil })
 			c.change(&e)
 			again, _, _ := e.begin(t)
-			if first.Tunnel = e.Tunnels[0].Name; again != first {
+			if led := again.Mark != first.Mark && again.Device != first.Device; again.Tunnel != e.Tunnels[0].Name || led != c.other || !led && again != first {
 				t.Errorf("after the kill %+v, before %+v", again, first)
 			}
 			if c.goesOn {

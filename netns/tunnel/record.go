@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"forefend.dev/forefend/netns/egress"
 	"forefend.dev/forefend/runtime/whole"
@@ -25,6 +26,8 @@ type saved struct {
 	Namespace uint64       `json:"namespace"`
 	Base      egress.Base  `json:"base"`
 	Leases    []savedLease `json:"leases,omitempty"`
+	// Freed are marks that lead nowhere any more, and since when: an interceptor may still go by what it was told of them.
+	Freed map[uint32]time.Time `json:"freed,omitempty"`
 }
 
 type savedLease struct {

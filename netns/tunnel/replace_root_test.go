@@ -59,3 +59,39 @@ func TestRootReload(t *testing.T) {
 		t.Errorf("the new one: %+v, %v", got, err)
 	}
 }
+
+// TestRootMarkIsNotGivenOn: while an interceptor may still go by what it was told of a tunnel, that leads to no other one, which may be weaker:
+// of a tunnel that is gone, and of one that is another one by now, to an earlier process, too.
+func TestRootMarkIsNotGivenOn(t *testing.T) {
+	root.Test(t)
+	ctx, dir := t.Context(), t.TempDir()
+	strong, weak := newGateway(t).tunnel(t, "strong", 1), newGateway(t).tunnel(t, "weak", 1)
+	s, stop := serve(t, dir, strong, weak)
+	c := newContainer(t)
+	guarded, err := s.Guard(ctx, c.guard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := make(map[uint32]string)
+	attach := func(name string) {
+		t.Helper()
+		a, err := s.Attach(ctx, api.AttachRequest{Namespace: guarded.Namespace, Profile: flow.Profile{Encryption: flow.Standard, Endpoint: name}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if before := told[a.Mark]; before != "" {
+			t.Errorf("%s leaves by mark %#x and device %s, of which it was told that they are of %s", name, a.Mark, a.Device, before)
+		}
+		told[a.Mark] = name + " as it was"
+	}
+	attach("strong")
+	if err := s.Reload(ctx, []Tunnel{weak}); err != nil {
+		t.Fatal(err)
+	}
+	attach("weak")
+	changed := weak
+	changed.MTU = 1300
+	stop()
+	s, _ = serve(t, dir, changed)
+	attach("weak")
+}

@@ -166,6 +166,7 @@ func (s *Service) resume(ctx context.Context, old saved) error {
 				if _, still := sp.before[l.Lease]; still && !sp.over {
 					sp.strand(ctx, l.Index)
 				}
+				sp.freeLocked(l.Mark, s.now())
 				delete(sp.before, l.Lease)
 				sp.mu.Unlock()
 				log.G(ctx).WithError(err).WithField("container", old.Container).Warn("forefend tunneld: a tunnel of before is not attached again")

@@ -154,6 +154,7 @@ func (s *Service) drop(sp *space, u *use) error {
 	sp.uses = slices.DeleteFunc(sp.uses, func(o *use) bool { return o == u })
 	var err error
 	if u.way != nil {
+		sp.freeLocked(u.way.Mark, s.now())
 		err = sp.Detach(u.way)
 	}
 	s.pool.Release(u.lease)
