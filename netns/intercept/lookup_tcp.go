@@ -18,7 +18,7 @@ func (s *session) beginsQuery() (is, ok bool) {
 	for end := time.Now().Add(s.e.limits.Load().Head); ; {
 		b := s.client.buf.bytes()
 		switch {
-		case hello.Begins(b):
+		case len(b) >= hello.Enough && hello.Begins(b):
 			return false, true
 		case len(b) >= names.First:
 			return names.Begins(b), true

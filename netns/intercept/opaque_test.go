@@ -158,7 +158,7 @@ func TestDenied(t *testing.T) {
 		c := r.client()
 		c.send(first)
 		if first[0] == 0x16 {
-			c.send("\x00\x05xxxxx")
+			c.send("\x00\x05\x01xxxx")
 		}
 		if got, reset := c.rest(); got != "" || !reset {
 			t.Errorf("%q, reset: %v", got, reset)

@@ -259,9 +259,7 @@ func (s *session) listen(up *upstream) flow.Protocol {
 			s.e.count.cut.Add(1)
 			return ""
 		}
-		if seen = append(seen, s.client.buf.bytes()...); len(seen) > maxLine {
-			return flow.Opaque
-		}
+		seen = append(seen, s.client.buf.bytes()...) // shorter than maxLine: of more it is known
 	}
 }
 

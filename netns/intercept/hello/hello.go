@@ -35,11 +35,25 @@ const (
 	maxProtocols = 32
 )
 
-// Begins tells whether these first bytes of a connection can be a TLS record with a handshake; with fewer than 3, whether
+// Enough is how many bytes of a connection it takes to tell whether it begins with a ClientHello.
+const Enough = recordHeader + 1
+
+// Begins tells whether these first bytes of a connection can be a TLS record with a ClientHello; with fewer than Enough, whether
 // they still can become one.
 func Begins(b []byte) bool {
-	return len(b) > 0 && b[0] == handshake && (len(b) < 2 || b[1] == 3) && (len(b) < 3 || b[2] <= 4)
+	if len(b) == 0 || !isHandshake(b) {
+		return false
+	}
+	if len(b) < Enough {
+		return true
+	}
+	n := binary.BigEndian.Uint16(b[3:])
+	return n == 0 || n <= maxRecord && b[recordHeader] == clientHello
 }
+
+// isHandshake tells whether a record is one of a handshake, as far as it is there. Its version says nothing (RFC 8446, 5.1): OpenSSL's servers
+// look at the first byte of it, Go's take all that are below 0x1000.
+func isHandshake(b []byte) bool { return b[0] == handshake && (len(b) < 2 || b[1] < 0x10) }
 
 // Parse reads the ClientHello at the beginning of a connection. It returns ErrShort or ErrMalformed.
 func Parse(b []byte) (Hello, error) {
@@ -62,7 +76,7 @@ func message(b []byte) ([]byte, error) {
 		if used >= MaxSize {
 			return nil, ErrMalformed
 		}
-		if !Begins(b[used:]) && used < len(b) {
+		if used < len(b) && !isHandshake(b[used:]) {
 			return nil, ErrMalformed
 		}
 		if len(b)-used < recordHeader {

@@ -78,6 +78,29 @@ func build(extensions ...byte) []byte {
 	return append([]byte{22, 3, 1, byte(len(message) >> 8), byte(len(message))}, message...)
 }
 
+// TestVersions: servers do not go by the version of a record, so it hides nothing. What is no ClientHello is none by its sixth byte.
+func TestVersions(t *testing.T) {
+	b := capture(t, &tls.Config{ServerName: "example.com"})
+	for _, version := range []uint16{0x0300, 0x0303, 0x0305, 0x03ff, 0x0000, 0x0fff} {
+		binary.BigEndian.PutUint16(b[1:], version)
+		for _, split := range [][]byte{b, records(b, 1)} {
+			if h, err := Parse(split); err != nil || h.Name != "example.com" || !Begins(split) {
+				t.Errorf("%#x: %+v, %v", version, h, err)
+			}
+		}
+	}
+	for _, other := range []string{"\x16\x10\x01", "\x17", "", "\x16\x03\x01\x00\x05\x02", "\x16\x03\x01\x40\x01\x01", "\x16\x03\x00\x00\x01\x00\x00\x00"} {
+		if Begins([]byte(other)) {
+			t.Errorf("%q begins one", other)
+		}
+	}
+	for _, maybe := range []string{"\x16", "\x16\x03", "\x16\x0f\x00\x00\x01", "\x16\x03\x01\x00\x00\x16"} {
+		if !Begins([]byte(maybe)) {
+			t.Errorf("%q does not begin one", maybe)
+		}
+	}
+}
+
 func TestMalformed(t *testing.T) {
 	name := []byte{0, 0, 0, 6, 0, 4, 0, 0, 1, 'a'}
 	if h, err := Parse(build(name...)); err != nil || h.Name != "a" {
