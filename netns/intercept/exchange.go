@@ -75,6 +75,9 @@ func (s *session) conclude(x *exchange, up *upstream, out outcome) (more bool) {
 		}
 	case switched:
 		up.flow.serve(&x.context, x.decision, true)
+		if s.e.epoch.Load() != x.epoch { // whoever decided flows again saw a request
+			s.e.redecide(&up.flow)
+		}
 		s.relay(up)
 	case badUpload:
 		s.e.count.fault(http1.BadChunk)
@@ -157,7 +160,7 @@ func (s *session) attempt(x *exchange, up *upstream) outcome {
 	go func() { upload <- s.upload(x, up) }()
 	out := s.respond(x, up)
 	s.enter(uploading)
-	if out != complete || up.hung.Load() {
+	if out != complete && out != switched || up.hung.Load() { // another protocol begins after the body
 		s.client.interrupt()
 	}
 	err := <-upload
@@ -165,6 +168,8 @@ func (s *session) attempt(x *exchange, up *upstream) outcome {
 	switch {
 	case err == nil:
 		x.whole, x.sent = true, 0
+	case out == switched:
+		return cut
 	case errors.As(err, new(*http1.Fault)):
 		if out == complete {
 			return cut
@@ -315,7 +320,7 @@ func (s *session) final(x *exchange, up *upstream, answered bool) outcome {
 	left, done := int64(0), true
 	switch x.resp.ResponseBody(x.method) {
 	case http1.Switch:
-		if x.resp.Status == 101 && !x.req.Upgrade || !x.whole {
+		if x.resp.Status == 101 && !x.req.Upgrade {
 			return s.fault(&http1.Fault{Kind: http1.BadLine}, answered)
 		}
 		if err := d.write(&s.client, up.buf.bytes()[:size]); err != nil {
