@@ -164,6 +164,7 @@ func (s *session) attempt(x *exchange, up *upstream) outcome {
 		s.client.interrupt()
 	}
 	err := <-upload
+	s.enter(busy) // before resume: the server's end would interrupt the client once more
 	s.client.resume()
 	switch {
 	case err == nil:
@@ -288,9 +289,9 @@ func faultOf(err error) *http1.Fault {
 	return f
 }
 
-// awaitAnswer reads the head of a response. A client that waits for long is watched.
+// awaitAnswer reads the head of a response. A client that waits for long is watched, and so is whether the server is there.
 func (s *session) awaitAnswer(up *upstream) (size int, err error) {
-	if s.client.watch.Load() != 0 {
+	if s.client.watch.Load() != 0 && up.alive {
 		return readHead(&up.side, 0)
 	}
 	_ = up.tcp.SetReadDeadline(time.Now().Add(watchAfter))
@@ -298,6 +299,7 @@ func (s *session) awaitAnswer(up *upstream) (size int, err error) {
 	up.resume()
 	if isTimeout(err) {
 		s.watchClient()
+		up.keepAlive()
 		return readHead(&up.side, 0)
 	}
 	return size, err
@@ -346,6 +348,7 @@ func (s *session) final(x *exchange, up *upstream, answered bool) outcome {
 	up.buf.consume(size)
 	if !done || left != 0 {
 		s.watchClient()
+		up.keepAlive()
 	}
 	if !done {
 		err = d.pumpChunks(&s.client, &up.side, &chunks)

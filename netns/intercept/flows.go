@@ -88,9 +88,10 @@ func (l *live) carry(m *mux, k *link) {
 	l.mu.Unlock()
 }
 
+// rest notes that the connection carries nothing now, and is there for requests that are decided one by one.
 func (l *live) rest() {
 	l.mu.Lock()
-	l.busy = false
+	l.busy, l.opaque = false, false
 	l.mu.Unlock()
 }
 

@@ -73,8 +73,11 @@ func (s *session) awaitRequest() error {
 	}
 	err := s.client.fill()
 	s.enter(busy)
-	if err != nil && last != nil && last.hung.Load() {
-		return io.EOF
+	if last != nil && last.hung.Load() {
+		if err != nil {
+			return io.EOF
+		}
+		s.client.resume() // the request came just before it was interrupted
 	}
 	return err
 }

@@ -66,7 +66,7 @@ func (m *mux) dial(key routeKey, st *stream) *link {
 			m.s.drop(conn, false)
 			return
 		}
-		keepAlive(conn)
+		conn.keepAlive()
 		l.begin(m, &conn.side, serverWindow)
 		l.conn, l.ready, l.promised, l.unacked = conn, true, m.client.initial, 1
 		conn.flow.carry(m, l)

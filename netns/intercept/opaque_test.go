@@ -74,6 +74,33 @@ func TestHesitation(t *testing.T) {
 		t.Errorf("%d connections", n)
 	}
 
+	t.Run("and another way, by other rules", func(t *testing.T) {
+		r := newRig(t, "192.0.2.1:80", Limits{FirstByte: time.Millisecond})
+		r.dialer.to["a"], r.dialer.to["b"] = server(t, func(c *client) { _, _ = io.Copy(io.Discard, c.r) }), echo(t, "b")
+		r.rules.set(func(c flow.Context) (flow.Decision, error) {
+			if c.Protocol == flow.Opaque {
+				return endpoint("a"), nil
+			}
+			return endpoint("b"), nil
+		})
+		c := r.client()
+		eventually(t, func() error {
+			if len(r.Flows()) == 0 {
+				return errors.New("no flow")
+			}
+			return nil
+		})
+		c.want(fmt.Sprintf(get, "/"), "GET", 200, "b GET / ")
+		r.rules.set(func(c flow.Context) (flow.Decision, error) {
+			if c.Protocol == flow.Opaque {
+				return deny("opaque", ""), nil
+			}
+			return endpoint("b"), nil
+		})
+		r.Redecide() // what was taken for opaque is not
+		c.want(fmt.Sprintf(get, "/"), "GET", 200, "b GET / ")
+	})
+
 	t.Run("where nothing opaque may pass", func(t *testing.T) {
 		r := newRig(t, echo(t, "a"), Limits{FirstByte: time.Millisecond})
 		r.rules.set(func(c flow.Context) (flow.Decision, error) {

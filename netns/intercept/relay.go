@@ -137,7 +137,7 @@ func (d direction) copy(dst, src *side) error {
 
 // relay passes bytes both ways until both have ended, or one side is reset, and then the other one is.
 func (s *session) relay(up *upstream) {
-	keepAlive(up)
+	up.keepAlive()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -151,9 +151,13 @@ func (s *session) relay(up *upstream) {
 	<-done
 }
 
-// keepAlive has the kernel find out when a server vanished that nobody expects an answer of.
-func keepAlive(up *upstream) {
-	_ = up.tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4}) // a closed one needs none
+// keepAlive has the kernel find out when a server vanished to which nothing is sent, and keep the way there open meanwhile: what the
+// application asks of its own socket ends at ours. A connection that ends after one quick answer needs none.
+func (up *upstream) keepAlive() {
+	if !up.alive {
+		up.alive = true
+		_ = up.tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4}) // nor does a closed one
+	}
 }
 
 // serveUnsure relays a connection whose client was silent, or did not finish its first line. If it speaks HTTP or TLS before
@@ -169,7 +173,7 @@ func (s *session) serveUnsure(c *flow.Context) {
 	if up == nil {
 		return
 	}
-	keepAlive(up)
+	up.keepAlive()
 	down := make(chan error, 1)
 	go func() {
 		err := (direction{s, &up.flow, false}).copy(&s.client, &up.side)
@@ -187,6 +191,7 @@ func (s *session) serveUnsure(c *flow.Context) {
 		}
 		up.resume()
 		if p == flow.HTTP {
+			up.flow.rest()
 			s.serveRequests()
 			return
 		}

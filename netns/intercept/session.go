@@ -60,6 +60,7 @@ type upstream struct {
 	used  bool        // it has carried a request
 	hung  atomic.Bool // the server sends no more
 	fin   bool        // we send no more; guarded by the session's mu
+	alive bool        // the kernel finds out when the server vanishes
 }
 
 // routeKey is what makes two requests go the same way.
@@ -223,6 +224,7 @@ func (s *session) watchClient() {
 }
 
 func (s *session) watchServer(up *upstream) {
+	up.keepAlive()
 	if up.watch.Load() == 0 {
 		s.watch(&up.side, func(bool) { s.serverHung(up) })
 	}
