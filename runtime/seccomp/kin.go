@@ -57,6 +57,22 @@ func (r *responder) amongKin() bool {
 	return false
 }
 
+// asksForFilterStops reports whether the call at hand asks the kernel to stop a tracee where a filter of the tracer's own
+// says SECCOMP_RET_TRACE. A watched call that passes never comes to such a stop: of two filters' answers the kernel obeys
+// the stricter one, ours, and continues behind both. A tracer that lost some of its stops would go wrong in ways nobody
+// can explain, or take for confined what is not. One that is told that there are none does without.
+func (r *responder) asksForFilterStops() bool {
+	if name, _ := numberingOf(r.n.arch).name(int(r.n.nr)); name != "ptrace" {
+		return false
+	}
+	const oldSetOptions = 21 // x86's and 32-bit ARM's PTRACE_OLDSETOPTIONS; nothing elsewhere
+	switch r.n.args[0] {
+	case unix.PTRACE_SETOPTIONS, unix.PTRACE_SEIZE, oldSetOptions:
+		return r.n.args[3]&unix.PTRACE_O_TRACESECCOMP != 0
+	}
+	return false
+}
+
 // intArgument reads an argument as the kernel does where it takes an int.
 func intArgument(arg uint64) int { return int(int32(arg)) }
 

@@ -66,6 +66,28 @@ func TestAmongKin(t *testing.T) {
 	}
 }
 
+func TestAsksForFilterStops(t *testing.T) {
+	const options = unix.PTRACE_O_TRACEEXEC | unix.PTRACE_O_TRACESECCOMP
+	foreign := asking(1, "ptrace", unix.PTRACE_SETOPTIONS, 2, 0, options)
+	foreign.n.nr, foreign.n.arch = int32(foreignNumbering().byName["ptrace"]), foreignAuditArch
+	for name, c := range map[string]struct {
+		r    *responder
+		want bool
+	}{
+		"options":                {asking(1, "ptrace", unix.PTRACE_SETOPTIONS, 2, 0, options), true},
+		"options of long ago":    {asking(1, "ptrace", 21, 2, 0, options), true},
+		"seized with options":    {asking(1, "ptrace", unix.PTRACE_SEIZE, 2, 0, options), true},
+		"a 32-bit call":          {foreign, true},
+		"other options":          {asking(1, "ptrace", unix.PTRACE_SETOPTIONS, 2, 0, unix.PTRACE_O_TRACEEXEC), false},
+		"data of another kind":   {asking(1, "ptrace", unix.PTRACE_POKEDATA, 2, 0, options), false},
+		"another call's numbers": {asking(1, "prctl", unix.PTRACE_SETOPTIONS, 2, 0, options), false},
+	} {
+		if got := c.r.asksForFilterStops(); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
 func TestSharesMemory(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

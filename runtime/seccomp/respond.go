@@ -43,6 +43,11 @@ func (r *responder) serve(l *listener) bool {
 	if d.Own && l.origin == OriginExec {
 		d.Verdict = Watch
 	}
+	if d.Verdict == Watch && r.asksForFilterStops() {
+		r.a.error = -int32(unix.EINVAL) // neither a denial nor a use: as with clone3's ENOSYS, a kernel that lacks it
+		_ = send(r.fd, &r.a)            // else the caller was interrupted, and asks again
+		return true
+	}
 	if l.origin == OriginExec && r.n.nr == unix.SYS_KILL && r.n.arch == nativeAuditArch && d.Verdict == Watch {
 		if f := l.container.supervisor.config.OnSignal; f != nil {
 			f(l.container.id, intArgument(r.n.args[1]))

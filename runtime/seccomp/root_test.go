@@ -142,6 +142,8 @@ func TestRootVerdictsChangeLive(t *testing.T) {
 		}
 	}
 	want("umask", "ok")
+	want("ptrace", "3")
+	want("ptrace_filter_stops", "22") // 3 where the kernel has them to give
 	set("umask", Deny)
 	want("umask", "1")
 	want("umask", "1")
@@ -157,7 +159,7 @@ func TestRootVerdictsChangeLive(t *testing.T) {
 	}
 	p.end()
 	counts := c.Counts()
-	if counts.Allowed["umask"] != 2 || counts.Denied["umask"] != 2 || counts.Denied["ptrace"] != 1 {
+	if counts.Allowed["umask"] != 2 || counts.Denied["umask"] != 2 || counts.Allowed["ptrace"] != 1 || counts.Denied["ptrace"] != 1 {
 		t.Errorf("counts %+v", counts)
 	}
 	eventually(t, "one event per verdict", func() bool { return len(events.find("umask")) == 2 })

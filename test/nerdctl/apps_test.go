@@ -73,7 +73,7 @@ const s = http.createServer((q, r) => r.end(\"served\")).listen(8080, () => http
 		"git": {script: `cd /tmp; git init -q r; cd r; git config user.email a@b; git config user.name n; echo 1 >f; git add f; git commit -qm c; git clone -q /tmp/r /tmp/r2; git -C /tmp/r2 log --oneline | wc -l
 			git gc -q; git daemon --reuseaddr --base-path=/tmp --export-all /tmp & until git clone -q git://127.0.0.1/r /tmp/r3 2>/dev/null; do sleep 0.1; done; echo cloned; kill %1`, want: "^cloned$"},
 		"ping":   {script: `ping -c1 -W5 127.0.0.1 | grep -c "1 received"; su app -c "ping -c1 127.0.0.1 | grep -c \"1 received\""`, want: "^1$"},
-		"strace": {script: `strace -f -o /tmp/o sh -c "ls / >/dev/null; true"; echo $?; grep -c execve /tmp/o; strace -e trace=write echo hi 2>&1 | grep -o "^write(1, .hi.n"`, want: `^write\(1`},
+		"strace": {script: `strace -f -o /tmp/o sh -c "ls / >/dev/null; true"; echo $?; grep -c execve /tmp/o; strace -e trace=write echo hi 2>&1 | grep -o "^write(1, .hi.n"; strace -f --seccomp-bpf -e trace=execve -o /tmp/b sh -c "ls / >/dev/null; true"; grep -c "^[0-9]* *execve(" /tmp/b`, want: `^write\(1`},
 		"gdb": {script: `cd /tmp; printf "int f(int a){return a+1;}\nint main(){return f(3);}\n" >a.c; gcc -g -o a a.c; gdb -q -batch -ex "break f" -ex run -ex "print a" -ex c ./a 2>&1 | grep -o "^.1 = 3\|exited with code 04"`,
 			want: "exited with code 04"},
 		"attach with a capability": {options: "--cap-add SYS_PTRACE", script: `sleep 100 & (timeout -s INT 1 strace -p $! -o /tmp/o 2>/dev/null); kill %1; test -s /tmp/o && echo traced`, want: "^traced$"},

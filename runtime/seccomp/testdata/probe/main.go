@@ -103,6 +103,8 @@ func number(name string) (uintptr, [6]uintptr) {
 		return 165, [6]uintptr{}
 	case "ptrace":
 		return 101, [6]uintptr{16 /* ATTACH */, 1 << 22}
+	case "ptrace_filter_stops":
+		return 101, [6]uintptr{0x4200 /* SETOPTIONS */, 1 << 22, 0, 0x80 /* O_TRACESECCOMP */}
 	case "bpf":
 		return 321, [6]uintptr{}
 	case "keyctl":
