@@ -16,6 +16,7 @@ type application struct {
 // TestApplications runs a few programs of the images that CI has anyway.
 func TestApplications(t *testing.T) {
 	h := newHost(t)
+	h.load(t, "redis")
 	h.runAll(t, "redis", map[string]application{
 		"redis": {script: `redis-server --port 7000 --save 60 1 --dir /tmp --daemonize yes >/dev/null; until redis-cli -p 7000 ping 2>/dev/null | grep -q PONG; do sleep 0.1; done
 			redis-cli -p 7000 set k v; redis-cli -p 7000 get k; redis-cli -p 7000 bgsave; redis-cli -p 7000 shutdown; ls /tmp/dump.rdb`, want: "^/tmp/dump.rdb$"},
@@ -36,9 +37,7 @@ func TestApps(t *testing.T) {
 		t.Skip("real applications in a large image: run make test-apps")
 	}
 	h := newHost(t)
-	if err := h.Nerdctl("load", "-i", h.ImageDir+"/apps.tar").Check(); err != nil {
-		t.Fatal(err)
-	}
+	h.load(t, "apps")
 	h.runAll(t, "apps", map[string]application{
 		"postgres": {options: "-u postgres", script: `export PATH=$PATH:/usr/lib/postgresql/15/bin; initdb -D /tmp/pg >/dev/null 2>&1; pg_ctl -D /tmp/pg -o "-k /tmp" -l /tmp/log -w start >/dev/null
 			psql -h /tmp -tAc "create table t(a int); insert into t select generate_series(1,1000); select sum(a) from t"; pg_ctl -D /tmp/pg -m fast -w stop >/dev/null`, want: "^500500$"},

@@ -26,20 +26,23 @@ const (
 // runtimes are what everything is done with, stock first.
 var runtimes = []string{stock, forefend}
 
-// host is an environment with nerdctl.
+// host is an environment with nerdctl and the busybox image.
 type host struct{ *harness.Env }
 
 func newHost(t *testing.T, opts ...harness.Option) *host {
 	t.Helper()
 	t.Cleanup(func() { removeBridges(t) }) // once the environment is gone: the next one makes the same ones
 	h := &host{harness.New(t, opts...)}
-	for _, name := range []string{"busybox", "redis", "nginx"} {
-		// nerdctl's own way in: it notes for which platform an image is.
-		if err := h.Nerdctl("load", "-i", h.ImageDir+"/"+name+".tar").Check(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	h.load(t, "busybox")
 	return h
+}
+
+// load takes an image in by nerdctl's own way: it notes for which platform an image is.
+func (h *host) load(t *testing.T, name string) {
+	t.Helper()
+	if err := h.Nerdctl("load", "-i", h.ImageDir+"/"+name+".tar").Check(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // removeBridges removes the bridges of this network namespace.

@@ -18,7 +18,7 @@ services:
     runtime: ENGINE
     depends_on: [web]
     volumes: ["kept:/kept"]
-    command: ["sh", "-c", "until wget -qO /kept/answer http://web/small.txt 2>/dev/null; do sleep 0.1; done; echo web-says-$$(cat /kept/answer); sleep 1000"]
+    command: ["sh", "-c", "trap 'exit 0' TERM; until wget -qO /kept/answer http://web/small.txt 2>/dev/null; do sleep 0.1; done; echo web-says-$$(cat /kept/answer); while :; do sleep 0.1; done"]
 volumes:
   kept: {}
 `
@@ -26,6 +26,7 @@ volumes:
 // TestCompose is an application of several containers, from up to down.
 func TestCompose(t *testing.T) {
 	h := newHost(t)
+	h.load(t, "nginx")
 	h.same(t,
 		step{args: "compose -f FILE config", file: shop, loose: true, want: "runtime: "},
 		step{args: "compose -f FILE up -d --quiet-pull", loose: true},

@@ -5,6 +5,7 @@ import "testing"
 // TestNetworks are networks of nerdctl's own making, and those that containers share.
 func TestNetworks(t *testing.T) {
 	h := newHost(t)
+	h.load(t, "nginx")
 	for name, steps := range map[string][]step{
 		"published port": {
 			{args: "run -d --name NAME -p 127.0.0.1:PORT:80 RUNTIME nginx"},
