@@ -407,6 +407,9 @@ func TestRootFilters(t *testing.T) {
 			before := of()
 			w.send(t, to, dscp, 20)
 			after := of()
+			for end := time.Now().Add(10 * time.Second); after[at]-before[at] < 20 && time.Now().Before(end); after = of() {
+				time.Sleep(10 * time.Millisecond) // the first wait until a neighbour is found
+			}
 			for class := range after {
 				// The standard class has what looks for neighbours, too.
 				if n := after[class] - before[class]; class == at && n < 20 || class != at && class != 2 && n != 0 {
