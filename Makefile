@@ -142,13 +142,11 @@ test: ## Set everything up, then every test, root parts and a smoke test in the 
 	@$(MAKE) --no-print-directory lint cover fuzz-ci
 	@$(MAKE) --no-print-directory test-root VM_SMOKE_BESIDE=yes
 
-# Packages with tests that change the machine, by what these import: one after the other in two rows; the rest side by side, and beside the soak,
-# which mostly waits. All have leave to run what needs root, so a test that this overlooks is not skipped. Never from go's cache: it does not
-# see that a binary in ./bin changed. What lint has vetted is not vetted again. The second row is of packages whose environments are all that
-# they change; both rows wait a good part of the time, and where they do not the first one's timings go first. With VM_SMOKE_BESIDE the VM,
-# which uses one processor and shares nothing with this machine but its files, begins the second row.
+# Packages with tests that change the machine, by what these import: one after the other; the rest side by side, and beside the soak, which
+# mostly waits. All have leave to run what needs root, so a test that this overlooks is not skipped. Never from go's cache: it does not see
+# that a binary in ./bin changed. What lint has vetted is not vetted again. With VM_SMOKE_BESIDE the VM, which uses one processor and
+# shares nothing with this machine but its files, is beside the tests that need root, which wait a good part of the time.
 ROOT_TESTS := '$$0 ~ /forefend\/test\/(root|network|e2e\/harness)( |$$)/'
-SECOND_ROW := ./test/nerdctl ./test/cri ./test/crash
 
 .PHONY: test-root
 test-root: ## The tests that need root, containerd and the images, and whole what check runs short (after: setup-test build images)
@@ -158,13 +156,10 @@ test-root: ## The tests that need root, containerd and the images, and whole wha
 	 echo '== tests that change nothing'; \
 	 $(GO) test -vet=off -count=1 -timeout 20m $$(awk '!('$(ROOT_TESTS)') {print $$1}' <<<"$$tests") || status=$$?; \
 	 wait $$soak || status=$$?; cat .cache/soak.log; \
-	 (second=0; [ -z '$(VM_SMOKE_BESIDE)' ] || { echo '== in the VM'; $(VM_SMOKE_TEST) || second=$$?; }; \
-	  echo '== tests that need root, second row'; nice -n 5 $(GO) test -vet=off -p 1 -count=1 -timeout 45m $(SECOND_ROW) || second=$$?; \
-	  exit $$second) >.cache/second-row.log 2>&1 & second=$$!; \
+	 [ -z '$(VM_SMOKE_BESIDE)' ] || { $(VM_SMOKE_TEST) >.cache/vm-smoke.log 2>&1 & smoke=$$!; }; \
 	 echo '== tests that need root'; \
-	 others=$$($(GO) list $(SECOND_ROW) ./test/soak); \
-	 $(GO) test -vet=off -p 1 -count=1 -timeout 45m $$(awk $(ROOT_TESTS)' {print $$1}' <<<"$$tests" | grep -vxF "$$others") || status=$$?; \
-	 wait $$second || status=$$?; cat .cache/second-row.log; \
+	 $(GO) test -vet=off -p 1 -count=1 -timeout 45m $$(awk $(ROOT_TESTS)' && $$1 !~ /test\/soak$$/ {print $$1}' <<<"$$tests") || status=$$?; \
+	 [ -z '$(VM_SMOKE_BESIDE)' ] || { wait $$smoke || status=$$?; echo '== in the VM'; cat .cache/vm-smoke.log; }; \
 	 exit $$status
 
 .PHONY: test-apps

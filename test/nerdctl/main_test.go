@@ -1,13 +1,10 @@
 package nerdctl
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"regexp"
 	"runtime"
-	"slices"
 	"strings"
 	"testing"
 
@@ -50,9 +47,6 @@ func settle() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	if err := letGo(); err != nil {
-		return err
-	}
 	if err := os.MkdirAll(cniState, 0o755); err != nil {
 		return err
 	}
@@ -63,37 +57,4 @@ func settle() error {
 		return fmt.Errorf("ip link set lo up: %w: %s", err, out)
 	}
 	return nil
-}
-
-// letGo unmounts here what belongs to environments beside this one: a mount that stays here keeps alive what they have unmounted, a network
-// namespace for one.
-func letGo() error {
-	text, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return err
-	}
-	for _, point := range foreign(string(text)) {
-		// It may have gone with one that it was below.
-		if err := unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("unmount %s: %w", point, err)
-		}
-	}
-	return nil
-}
-
-// environment matches what lies in the directory of an environment of test/e2e/harness.
-var environment = regexp.MustCompile(`/ff[0-9]+/`)
-
-// foreign lists the mounts of mountinfo that environments made, and those that keep a namespace; the youngest first.
-func foreign(mountinfo string) []string {
-	var points []string
-	for line := range strings.Lines(mountinfo) {
-		front, back, ok := strings.Cut(line, " - ")
-		f, b := strings.Fields(front), strings.Fields(back)
-		if ok && len(f) > 4 && len(b) > 0 && (b[0] == "nsfs" || environment.MatchString(f[4])) {
-			points = append(points, f[4])
-		}
-	}
-	slices.Reverse(points)
-	return points
 }
