@@ -147,7 +147,7 @@ func TestLedgerTellsWhoHasGrown(t *testing.T) {
 	}
 }
 
-// A change that does not lower a predicted limit is made also if that is raised in the midst of it; one that lowers it is not.
+// A change that leaves a predicted limit is made also if that is raised in the midst of it; one that moves it has to be what the kernel has.
 func TestLimitRaisedMeanwhile(t *testing.T) {
 	p := newPretend(t, t.TempDir(), true, 250*mib, 100*mib)
 	policyOf := func(n int64, by policy.Author) policy.Effective {
@@ -160,7 +160,7 @@ func TestLimitRaisedMeanwhile(t *testing.T) {
 		keeps         bool
 	}{
 		"the same":         {policyOf(200*mib, policy.Prediction), policyOf(200*mib, policy.Prediction), true},
-		"a higher one":     {policyOf(200*mib, policy.Prediction), policyOf(240*mib, policy.Prediction), true},
+		"a higher one":     {policyOf(200*mib, policy.Prediction), policyOf(240*mib, policy.Prediction), false},
 		"a lower one":      {policyOf(300*mib, policy.Prediction), policyOf(240*mib, policy.Prediction), false},
 		"an operator's":    {policyOf(200*mib, policy.Prediction), policyOf(240*mib, policy.Operator), false},
 		"no predicted one": {policyOf(200*mib, policy.Operator), policyOf(240*mib, policy.Operator), false},

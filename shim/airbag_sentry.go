@@ -19,7 +19,7 @@ const (
 	calmAfter    = second            // without growth it goes to sleep
 	calmGrowth   = 1 << 20           // bytes that are no growth
 	slowLook     = second            // where the bell cannot tell all, or room may come of itself
-	keepLook     = 4 * millisecond   // while an old limit may be written: until then nothing is raised over it
+	keepLook     = 4 * millisecond   // how long an old limit that is written over this one may stand
 	rateMemory   = 250 * millisecond // how long a rate that was seen counts
 
 	millisecond = 1_000_000 // of the sentry's clock: nanoseconds, CLOCK_MONOTONIC

@@ -149,11 +149,12 @@ func explainBusy(group cgroup.Group, before, after policy.Effective, err error) 
 		policy.KeyMemory.Format(policy.Value(used)), errdefs.ErrFailedPrecondition)
 }
 
-// keepLimit has the airbag keep a predicted limit that a change does not lower: it may be raised in the midst of it. It reports whether it may.
+// keepLimit has the airbag keep a predicted limit that a change leaves as it is: it may be raised in the midst of it. It reports whether it may. A
+// limit that is to change is not kept: going back, where that fails, would look like an old one.
 func (s *Service) keepLimit(c *container, before, after policy.Effective) bool {
 	old, had := before.Lookup(policy.KeyMemory)
 	f, has := after.Lookup(policy.KeyMemory)
-	if c.airbag == nil || !had || !has || old.Author != policy.Prediction || f.Author != policy.Prediction || f.Value < old.Value {
+	if c.airbag == nil || !had || !has || old.Author != policy.Prediction || f.Author != policy.Prediction || f.Value != old.Value {
 		return false
 	}
 	s.airbags.keep(c.airbag)

@@ -28,8 +28,9 @@ func (s *Service) audit(ctx context.Context) {
 	}
 }
 
-// enter puts a decision into the journal, unless a later one is in force by now, which is put there by who knows of it. What was in force before, and what records had of its container, goes first: behind it, nobody
-// would look for the events of those changes any more. tell, which may be nil, tells of the decision in between.
+// enter puts a decision into the journal, unless a later one is in force by now, which is put there by who knows of it. What was in force
+// before, and what records had of its container, goes first: behind it, nobody would look for the events of those changes any more. tell,
+// which may be nil, tells of the decision in between.
 func (s *Service) enter(ctx context.Context, before, d api.Decision, tell func()) {
 	s.auditing.Lock()
 	defer s.auditing.Unlock()
